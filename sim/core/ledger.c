@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/core/ledger.h"
+
+#include <string.h>
+
+const char *const kv_scope_names[] = {"layer", "pass", NULL};
+const char *const kv_layout_names[] = {"per-head", "per-layer", "shared", NULL};
+
+enum moment { BEFORE, DURING, AFTER, MOMENTS };
+
+/* One pass of a run: what each class holds, and what lies in place. A lane in place spans tokens [0, end) but for the
+ * hole [sinks, hole_end) that its eviction left. */
+struct line;
+struct kv_snapshot {
+    struct line *line[2];       /* (classes,) work space of sums */
+    struct kv_member *all;      /* (classes,) every class once: the members of a shared table */
+    int64_t *length[MOMENTS];   /* (classes,) */
+    int64_t *hole_end[MOMENTS]; /* (classes,) */
+    int64_t end[MOMENTS];
+};
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* ---- sums over a run ---- */
+
+int64_t kv_floor_sum(int64_t n, int64_t m, int64_t a, int64_t b)
+{
+    int64_t sum = 0;
+    while (n > 0) {
+        sum += n * (n - 1) / 2 * (a / m) + n * (b / m);
+        a %= m;
+        b %= m;
+        int64_t top = a * n + b;
+        if (top < m)
+            break;
+        n = top / m; /* count lattice points the other way round */
+        b = top % m;
+        int64_t swap = m;
+        m = a;
+        a = swap;
+    }
+    return sum;
+}
+
+/* value + slope x j */
+struct line {
+    int64_t value, slope;
+};
+
+/* The line that is largest from `j` on, and the first place beyond which another one is. */
+static const struct line *upper_line(const struct line *line, int64_t n_lines, int64_t j, int64_t n, int64_t *until)
+{
+    const struct line *top = line;
+    for (const struct line *l = line + 1; l < line + n_lines; l++) {
+        int64_t a = l->value + l->slope * j, b = top->value + top->slope * j;
+        if (a > b || (a == b && l->slope > top->slope))
+            top = l;
+    }
+    *until = n;
+    int64_t here = top->value + top->slope * j;
+    for (const struct line *l = line; l < line + n_lines; l++)
+        if (l->slope > top->slope)
+            *until = least(*until, j + (here - l->value - l->slope * j) / (l->slope - top->slope) + 1);
+    return top;
+}
+
+/* ceil(largest line / page), summed over j = 0 .. n-1. */
+static int64_t sum_pages(const struct line *line, int64_t n_lines, int64_t n, int64_t page)
+{
+    int64_t sum = 0;
+    for (int64_t j = 0, until; j < n; j = until) {
+        const struct line *top = upper_line(line, n_lines, j, n, &until);
+        sum += kv_floor_sum(until - j, page, top->slope, top->value + top->slope * j + page - 1);
+    }
+    return sum;
+}
+
+/* Whole pages inside the hole that starts at `sinks` and ends at the lowest line: `line` holds minus that end. */
+static int64_t sum_holes(const struct line *line, int64_t n_lines, int64_t n, int64_t page, int64_t sinks)
+{
+    int64_t sum = 0, first = ceil_div(sinks, page);
+    for (int64_t j = 0, until; j < n; j = until) {
+        const struct line *top = upper_line(line, n_lines, j, n, &until);
+        int64_t end = -(top->value + top->slope * j), slope = -top->slope, from = j;
+        if (end < (first + 1) * page) /* no whole page yet */
+            from = slope ? j + ceil_div((first + 1) * page - end, slope) : until;
+        if (from < until)
+            sum += kv_floor_sum(until - from, page, slope, end + slope * (from - j)) - first * (until - from);
+    }
+    return sum;
+}
+
+/* ---- one pass of a run ---- */
+
+static int64_t sinks_of(const struct kv_ledger *l, int64_t c)
+{
+    return l->classes->at[c].window ? 0 : l->policy->keys.sink_size;
+}
+
+static void take_snapshot(const struct kv_ledger *l, const struct kv_run *run, int64_t j)
+{
+    struct kv_snapshot *s = l->snap;
+    const struct kv_pass *p = &run->pass;
+    int64_t seen = p->seen + j * p->n_new;
+    s->end[BEFORE] = seen;
+    s->end[DURING] = seen + p->n_new + p->n_patch;
+    s->end[AFTER] = seen + p->n_new;
+    for (int64_t c = 0; c < l->classes->n; c++) {
+        int64_t before = run->before[c] + j * run->gain[c], after = before + run->gain[c];
+        s->length[BEFORE][c] = before;
+        s->length[DURING][c] = before + p->n_new + p->n_patch;
+        s->length[AFTER][c] = after;
+        s->hole_end[BEFORE][c] = s->hole_end[DURING][c] = seen - before + sinks_of(l, c);
+        s->hole_end[AFTER][c] = seen + p->n_new - after + sinks_of(l, c);
+    }
+}
+
+static int64_t pages_in_place(const struct kv_ledger *l, int64_t end, int64_t sinks, int64_t hole_end)
+{
+    return ceil_div(end, l->page) - most(0, hole_end / l->page - ceil_div(sinks, l->page));
+}
+
+/* What one layer holds: entries, or pages of a layout. */
+enum measure { ENTRIES, HEAD_PAGES, HEAD_PAGES_IN_PLACE, LAYER_PAGES, LAYER_PAGES_IN_PLACE, MEASURES };
+
+static void measure_layer(const struct kv_ledger *l, int64_t layer, enum moment at, int64_t value[MEASURES])
+{
+    const struct kv_snapshot *s = l->snap;
+    int64_t longest = 0, sinks = 0, hole_end = INT64_MAX;
+    memset(value, 0, sizeof(int64_t) * MEASURES);
+    for (int64_t i = l->classes->first[layer]; i < l->classes->first[layer + 1]; i++) {
+        int64_t c = l->classes->member[i].class_index, lanes = l->classes->member[i].lanes;
+        int64_t length = s->length[at][c];
+        value[ENTRIES] += lanes * length;
+        value[HEAD_PAGES] += lanes * ceil_div(length, l->page);
+        value[HEAD_PAGES_IN_PLACE] += lanes * pages_in_place(l, s->end[at], sinks_of(l, c), s->hole_end[at][c]);
+        longest = most(longest, length);
+        sinks = most(sinks, sinks_of(l, c));
+        hole_end = least(hole_end, s->hole_end[at][c]);
+    }
+    value[LAYER_PAGES] = ceil_div(longest, l->page);
+    value[LAYER_PAGES_IN_PLACE] = pages_in_place(l, s->end[at], sinks, hole_end);
+}
+
+/* One table for all: there is no layer to run first. */
+static int64_t shared_pages(const struct kv_ledger *l, enum moment at, enum kv_compaction how)
+{
+    const struct kv_snapshot *s = l->snap;
+    int64_t longest = 0, sinks = 0, hole_end = INT64_MAX;
+    for (int64_t c = 0; c < l->classes->n; c++) {
+        longest = most(longest, s->length[at][c]);
+        sinks = most(sinks, sinks_of(l, c));
+        hole_end = least(hole_end, s->hole_end[at][c]);
+    }
+    return how == KV_COMPACT ? ceil_div(longest, l->page) : pages_in_place(l, s->end[at], sinks, hole_end);
+}
+
+struct moments {
+    int64_t peak[MEASURES][KV_SCOPES], layer[MEASURES][KV_SCOPES];
+    int64_t end[MEASURES];
+    int64_t shared[KV_COMPACTIONS], shared_end[KV_COMPACTIONS];
+};
+
+/* The largest moments of the pass whose snapshot was taken, and what it leaves. */
+static void find_moments(const struct kv_ledger *l, struct moments *m)
+{
+    int64_t value[MOMENTS][MEASURES], held[MEASURES] = {0}, taken[MEASURES] = {0};
+    memset(m, 0, sizeof *m);
+    for (int64_t layer = 0; layer < l->shape->layers; layer++) {
+        measure_layer(l, layer, BEFORE, value[BEFORE]);
+        for (int i = 0; i < MEASURES; i++)
+            held[i] += value[BEFORE][i];
+    }
+    memcpy(taken, held, sizeof taken);
+    for (int64_t layer = 0; layer < l->shape->layers; layer++) {
+        for (int at = BEFORE; at < MOMENTS; at++)
+            measure_layer(l, layer, (enum moment)at, value[at]);
+        for (int i = 0; i < MEASURES; i++) {
+            held[i] += value[DURING][i] - value[BEFORE][i];
+            taken[i] += value[DURING][i] - value[BEFORE][i];
+            if (held[i] > m->peak[i][KV_SCOPE_LAYER]) {
+                m->peak[i][KV_SCOPE_LAYER] = held[i];
+                m->layer[i][KV_SCOPE_LAYER] = layer;
+            }
+            held[i] += value[AFTER][i] - value[DURING][i];
+        }
+    }
+    for (int i = 0; i < MEASURES; i++) {
+        m->peak[i][KV_SCOPE_PASS] = taken[i];
+        m->layer[i][KV_SCOPE_PASS] = l->shape->layers - 1;
+        m->end[i] = held[i];
+    }
+    for (int how = 0; how < KV_COMPACTIONS; how++) {
+        m->shared[how] = shared_pages(l, DURING, (enum kv_compaction)how);
+        m->shared_end[how] = shared_pages(l, AFTER, (enum kv_compaction)how);
+    }
+}
+
+/* ---- peaks ---- */
+
+static const enum measure measure_of[2][KV_COMPACTIONS] = {{HEAD_PAGES, HEAD_PAGES_IN_PLACE},
+                                                           {LAYER_PAGES, LAYER_PAGES_IN_PLACE}};
+
+static int64_t peak_value(const struct moments *m, int measure, int scope)
+{
+    return measure < MEASURES ? m->peak[measure][scope] : m->shared[measure - MEASURES];
+}
+
+/* Within a run nothing falls, so its last pass holds the most; the position said is that of the first that holds as much. */
+static int64_t first_pass_with(struct kv_ledger *l, const struct kv_run *run, int measure, int scope, int64_t value,
+                               struct moments *m)
+{
+    int64_t low = 0, high = run->passes - 1;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        take_snapshot(l, run, middle);
+        find_moments(l, m);
+        if (peak_value(m, measure, scope) == value)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    take_snapshot(l, run, low);
+    find_moments(l, m);
+    return low;
+}
+
+static int64_t bytes_at_moment(const struct kv_ledger *l, int64_t running, enum kv_scope scope)
+{
+    const struct kv_snapshot *s = l->snap;
+    int64_t bytes = 0;
+    for (int64_t layer = 0; layer < l->shape->layers; layer++) {
+        enum moment at = scope == KV_SCOPE_PASS || layer == running ? DURING : layer < running ? AFTER : BEFORE;
+        for (int64_t i = l->classes->first[layer]; i < l->classes->first[layer + 1]; i++)
+            bytes += l->classes->member[i].lanes *
+                     kv_store_held_bytes(&l->policy->store, s->length[at][l->classes->member[i].class_index]);
+    }
+    return bytes;
+}
+
+static bool raise_peak(struct kv_ledger *l, const struct kv_run *run, int measure, int scope, const struct moments *last,
+                       struct kv_peak *peak)
+{
+    int64_t value = peak_value(last, measure, scope);
+    if (value <= peak->value)
+        return false;
+    struct moments m = *last;
+    int64_t j = run->passes - 1;
+    if (j > 0 && !l->skip_places)
+        j = first_pass_with(l, run, measure, scope, value, &m);
+    *peak = (struct kv_peak){
+        .value = value,
+        .pass = run->pass.index + j,
+        .seen = run->pass.seen + j * run->pass.n_new,
+        .layer = measure < MEASURES ? m.layer[measure][scope] : -1,
+        .decode = run->pass.decode_step >= 0,
+        .patched = run->pass.n_patch > 0,
+    };
+    return true;
+}
+
+static void raise_peaks(struct kv_ledger *l, const struct kv_run *run, const struct moments *last)
+{
+    for (int scope = 0; scope < KV_SCOPES; scope++) {
+        if (raise_peak(l, run, ENTRIES, scope, last, &l->entries[scope]))
+            l->peak_bytes[scope] = bytes_at_moment(l, l->entries[scope].layer, (enum kv_scope)scope);
+        for (int how = 0; how < KV_COMPACTIONS; how++) {
+            if (how == KV_IN_PLACE && !l->in_place)
+                continue;
+            for (int layout = 0; layout < KV_SHARED; layout++)
+                raise_peak(l, run, measure_of[layout][how], scope, last, &l->pages[layout][how].peak[scope]);
+            raise_peak(l, run, MEASURES + how, scope, last, &l->pages[KV_SHARED][how].peak[scope]);
+        }
+    }
+}
+
+/* ---- sums ---- */
+
+static void add_pages(struct kv_page_count *count, int64_t during, int64_t after, int64_t n_new, int64_t lanes)
+{
+    count->returned += (during - after) * lanes;
+    count->steps += during * lanes * n_new;
+}
+
+/* Pages of a set of classes that share a table, summed over the run. */
+static void add_table(const struct kv_ledger *l, const struct kv_run *run, const struct kv_member *member,
+                      int64_t n_members, int64_t lanes, struct kv_page_count count[KV_COMPACTIONS])
+{
+    const struct kv_pass *p = &run->pass;
+    struct line *d = l->snap->line[0], *f = l->snap->line[1];
+    int64_t sinks = 0, n = run->passes, fresh = p->n_new + p->n_patch;
+    for (int64_t i = 0; i < n_members; i++) {
+        int64_t c = member[i].class_index;
+        d[i] = (struct line){run->before[c] + fresh, run->gain[c]};
+        f[i] = (struct line){run->before[c] + run->gain[c], run->gain[c]};
+    }
+    add_pages(&count[KV_COMPACT], sum_pages(d, n_members, n, l->page), sum_pages(f, n_members, n, l->page), p->n_new,
+              lanes);
+    if (!l->in_place)
+        return;
+    for (int64_t i = 0; i < n_members; i++) {
+        int64_t c = member[i].class_index, slope = p->n_new - run->gain[c];
+        int64_t hole_end = p->seen - run->before[c] + sinks_of(l, c);
+        d[i] = (struct line){-hole_end, -slope};
+        f[i] = (struct line){-hole_end - slope, -slope};
+        sinks = most(sinks, sinks_of(l, c));
+    }
+    struct line end_during = {p->seen + fresh, p->n_new}, end_after = {p->seen + p->n_new, p->n_new};
+    add_pages(&count[KV_IN_PLACE],
+              sum_pages(&end_during, 1, n, l->page) - sum_holes(d, n_members, n, l->page, sinks),
+              sum_pages(&end_after, 1, n, l->page) - sum_holes(f, n_members, n, l->page, sinks), p->n_new, lanes);
+}
+
+static void add_sums(struct kv_ledger *l, const struct kv_run *run)
+{
+    const struct kv_pass *p = &run->pass;
+    const struct kv_classes *classes = l->classes;
+    int64_t n = run->passes, w = p->n_new;
+    for (int64_t c = 0; c < classes->n; c++) {
+        int64_t begins = n * run->before[c] + run->gain[c] * (n * (n - 1) / 2);
+        l->entry_steps += classes->at[c].lanes * (w * begins + n * (w * (w + 1) / 2));
+        struct kv_member alone = {.class_index = c, .lanes = 1};
+        add_table(l, run, &alone, 1, classes->at[c].lanes, l->pages[KV_PER_HEAD]);
+    }
+    for (int64_t layer = 0; layer < classes->layers; layer++) {
+        const struct kv_member *first = classes->member + classes->first[layer];
+        add_table(l, run, first, classes->first[layer + 1] - classes->first[layer], 1, l->pages[KV_PER_LAYER]);
+    }
+    add_table(l, run, l->snap->all, classes->n, 1, l->pages[KV_SHARED]);
+    l->steps += n * w;
+    l->passes += n;
+    l->evictions += p->evict ? n : 0;
+}
+
+static int64_t layer_scratch(const struct kv_ledger *l, const struct kv_run *run, int64_t layer)
+{
+    int64_t moves = 0;
+    for (int64_t i = l->classes->first[layer]; i < l->classes->first[layer + 1]; i++) {
+        int64_t c = l->classes->member[i].class_index, gain = run->gain[c];
+        if (gain < run->pass.n_new) /* something left, so what is behind it moves */
+            moves += l->classes->member[i].lanes * (run->before[c] + gain - run->frozen[c]);
+    }
+    return moves;
+}
+
+/* ---- the ledger ---- */
+
+void kv_ledger_open(struct kv_ledger *l, const struct kv_policy *p, const struct kv_shape *s,
+                    const struct kv_classes *c, int64_t page, struct kv_arena *a)
+{
+    *l = (struct kv_ledger){.shape = s, .classes = c, .policy = p, .page = page, .in_place = p->score->positional};
+    l->lanes = s->layers * s->store_heads;
+    l->snap = KV_NEW(a, struct kv_snapshot);
+    l->snap->line[0] = KV_NEW_N(a, struct line, c->n);
+    l->snap->line[1] = KV_NEW_N(a, struct line, c->n);
+    l->snap->all = KV_NEW_N(a, struct kv_member, c->n);
+    for (int64_t i = 0; i < c->n; i++)
+        l->snap->all[i] = (struct kv_member){.class_index = i, .lanes = c->at[i].lanes};
+    for (int at = 0; at < MOMENTS; at++) {
+        l->snap->length[at] = KV_NEW_N(a, int64_t, c->n);
+        l->snap->hole_end[at] = KV_NEW_N(a, int64_t, c->n);
+    }
+}
+
+void kv_ledger_reset(struct kv_ledger *l)
+{
+    *l = (struct kv_ledger){.shape = l->shape,
+                            .classes = l->classes,
+                            .policy = l->policy,
+                            .page = l->page,
+                            .lanes = l->lanes,
+                            .in_place = l->in_place,
+                            .skip_places = l->skip_places,
+                            .snap = l->snap};
+}
+
+static void end_pages(struct kv_page_count *count, int64_t value, const struct kv_pass *p)
+{
+    count->end = value;
+    count->end_peak = most(count->end_peak, value);
+    if (p->last || p->decode_step >= 0)
+        count->resident = most(count->resident, value);
+}
+
+void kv_ledger_add(struct kv_ledger *l, const struct kv_run *run)
+{
+    struct moments last;
+    take_snapshot(l, run, run->passes - 1);
+    find_moments(l, &last);
+    l->end_entries = last.end[ENTRIES];
+    l->end_bytes = 0;
+    for (int64_t c = 0; c < l->classes->n; c++)
+        l->end_bytes += l->classes->at[c].lanes * kv_store_held_bytes(&l->policy->store, l->snap->length[AFTER][c]);
+    if (l->end_entries > l->end_entries_peak) {
+        l->end_entries_peak = l->end_entries;
+        l->end_peak_bytes = l->end_bytes;
+    }
+    for (int scope = 0; scope < KV_SCOPES; scope++)
+        l->pass_entries[scope] = last.peak[ENTRIES][scope];
+    for (int how = 0; how < KV_COMPACTIONS; how++) {
+        for (int layout = 0; layout < KV_SHARED; layout++) {
+            end_pages(&l->pages[layout][how], last.end[measure_of[layout][how]], &run->pass);
+            memcpy(l->pass_pages[layout][how], last.peak[measure_of[layout][how]], sizeof l->pass_pages[layout][how]);
+        }
+        end_pages(&l->pages[KV_SHARED][how], last.shared_end[how], &run->pass);
+        l->pass_pages[KV_SHARED][how][KV_SCOPE_LAYER] = l->pass_pages[KV_SHARED][how][KV_SCOPE_PASS] = last.shared[how];
+    }
+    raise_peaks(l, run, &last);
+    add_sums(l, run);
+    for (int64_t layer = 0; run->pass.evict && layer < l->shape->layers; layer++)
+        l->scratch_entries = most(l->scratch_entries, layer_scratch(l, run, layer));
+}
+
+int64_t kv_ledger_page_bytes(const struct kv_ledger *l, enum kv_layout layout)
+{
+    int64_t lane = l->page * kv_store_entry_bytes(&l->policy->store);
+    return layout == KV_PER_HEAD ? lane : layout == KV_PER_LAYER ? lane * l->shape->store_heads : lane * l->lanes;
+}
+
+int64_t kv_ledger_buffer_bytes(const struct kv_ledger *l)
+{
+    return l->lanes * kv_store_lane_buffer_bytes(&l->policy->store);
+}
+
+/* ---- summaries ---- */
+
+int64_t kv_summary_bytes(const struct kv_policy *p, const struct kv_shape *s, int64_t entries)
+{
+    struct kv_summary sum = p->kind->reads ? p->kind->reads->summary(p) : (struct kv_summary){0};
+    if (!sum.block)
+        return 0;
+    int64_t blocks = sum.whole ? entries / sum.block : ceil_div(entries, sum.block);
+    return s->layers * s->store_heads * blocks * sum.vectors * kv_store_entry_bytes(&p->store) / 2;
+}
+
+double kv_summary_entry_steps(const struct kv_policy *p, const struct kv_shape *s, int64_t last)
+{
+    struct kv_summary sum = p->kind->reads ? p->kind->reads->summary(p) : (struct kv_summary){0};
+    if (!sum.block)
+        return 0;
+    int64_t blocks = kv_floor_sum(last, sum.block, 1, sum.whole ? 1 : sum.block);
+    return (double)(s->layers * s->store_heads) * (double)blocks * (double)sum.vectors / 2;
+}

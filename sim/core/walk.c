@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/core/walk.h"
+
+#include <string.h>
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- classes ---- */
+
+static int64_t find_class(struct kv_classes *c, int64_t *group, int64_t number, int64_t window, int64_t layer,
+                          int64_t head)
+{
+    for (int64_t i = c->n - 1; i >= 0; i--)
+        if (group[i] == number && c->at[i].window == window)
+            return i;
+    group[c->n] = number;
+    c->at[c->n] = (struct kv_class){.layer = layer, .head = head, .window = window};
+    return c->n++;
+}
+
+static struct kv_member *find_member(struct kv_classes *c, int64_t layer, int64_t class_index)
+{
+    struct kv_member *m = c->member + c->first[layer];
+    for (; m < c->member + c->first[layer + 1]; m++)
+        if (m->class_index == class_index)
+            return m;
+    c->first[layer + 1]++;
+    *m = (struct kv_member){.class_index = class_index};
+    return m;
+}
+
+bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a,
+                     struct kv_err *e)
+{
+    size_t lanes = (size_t)(s->layers * s->store_heads);
+    *c = (struct kv_classes){.layers = s->layers};
+    c->at = kv_alloc_many(a, lanes, sizeof *c->at, "lanes", e);
+    c->member = kv_alloc_many(a, lanes, sizeof *c->member, "lanes", e);
+    c->first = kv_alloc_many(a, (size_t)s->layers + 1, sizeof *c->first, "layers", e);
+    int64_t *group = kv_alloc_many(a, lanes, sizeof *group, "lanes", e);
+    if (!c->at || !c->member || !c->first || !group)
+        return false;
+    for (int64_t layer = 0; layer < s->layers; layer++) {
+        c->first[layer + 1] = c->first[layer];
+        for (int64_t head = 0; head < s->store_heads; head++) {
+            int64_t number = p->law->group ? p->law->group(p, s, layer, head) : 0;
+            int64_t i = find_class(c, group, number, s->window ? s->window[layer] : 0, layer, head);
+            c->at[i].lanes++;
+            find_member(c, layer, i)->lanes++;
+        }
+    }
+    return true;
+}
+
+/* ---- requests ---- */
+
+int64_t kv_walk_most_tokens(const struct kv_shape *s)
+{
+    int64_t lanes = s->layers * s->store_heads, most = 1 << 30;
+    while (most > 1 && most / 2 + 1 > (INT64_MAX / 4) / lanes / most) /* 4: patch tokens, page rounding */
+        most /= 2;
+    return most;
+}
+
+bool kv_request_check(const struct kv_request *r, const struct kv_shape *s, struct kv_err *e)
+{
+    int64_t most = kv_walk_most_tokens(s);
+    if (r->prompt < 1)
+        return kv_fail(e, KV_USAGE, "prompt of %lld tokens; it has at least 1", (long long)r->prompt);
+    if (r->output < 0)
+        return kv_fail(e, KV_USAGE, "output of %lld tokens is negative", (long long)r->output);
+    if (r->prompt > most || r->output > most - r->prompt)
+        return kv_fail(e, KV_USAGE, "prompt of %lld and output of %lld tokens are more than the %lld that can be summed over "
+                       "%lld lanes", (long long)r->prompt, (long long)r->output, (long long)most,
+                       (long long)(s->layers * s->store_heads));
+    return true;
+}
+
+/* ---- walking ---- */
+
+void kv_walk_start(struct kv_walk *w, const struct kv_policy *p, const struct kv_shape *s, const struct kv_classes *c,
+                   const struct kv_request *r, struct kv_arena *a)
+{
+    *w = (struct kv_walk){.policy = p, .shape = s, .classes = c};
+    w->held = KV_NEW_N(a, int64_t, c->n);
+    w->now = KV_NEW_N(a, int64_t, c->n);
+    w->gain = KV_NEW_N(a, int64_t, c->n);
+    w->frozen = KV_NEW_N(a, int64_t, c->n);
+    w->before = KV_NEW_N(a, int64_t, c->n);
+    kv_walk_restart(w, r);
+}
+
+void kv_walk_restart(struct kv_walk *w, const struct kv_request *r)
+{
+    size_t bytes = sizeof(int64_t) * (size_t)w->classes->n;
+    w->request = *r;
+    w->index = w->seen = w->unit = 0;
+    memset(w->held, 0, bytes);
+    memset(w->now, 0, bytes);
+}
+
+/* What the policy leaves a class at this pass: everything when it does not evict. */
+static struct kv_room room_at(const struct kv_walk *w, const struct kv_class *c, int64_t held,
+                              const struct kv_pass *pass)
+{
+    struct kv_room room = {.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
+    if (pass->evict && w->policy->law->room) {
+        struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = held};
+        room = w->policy->law->room(w->policy, w->shape, &lane, pass);
+    }
+    int64_t floor = w->policy->floor - room.frozen;
+    if (room.keep < floor)
+        room.keep = floor;
+    /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
+     * policy of sinks and recents leaves recents alone (docs/DESIGN.md, "Sliding windows"). */
+    if (c->window) {
+        if (pass->evict && room.keep != KV_NO_BOUND && w->policy->keys.sink_size < room.keep)
+            room.keep -= w->policy->keys.sink_size;
+        room.keep = least(room.keep, c->window);
+    }
+    return room;
+}
+
+/* Passes from this one on for which the class changes by the same amount, given that the passes themselves are alike. */
+static int64_t steady_for(const struct kv_room *room, int64_t now, int64_t n_new)
+{
+    if (room->steady == KV_SAME_GAIN)
+        return INT64_MAX;
+    if (room->steady == KV_VARIES)
+        return 1;
+    if (room->keep == KV_NO_BOUND || now == room->keep)
+        return INT64_MAX;
+    return now < room->keep && room->keep - now >= n_new ? (room->keep - now) / n_new : 1;
+}
+
+bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
+{
+    struct kv_pass *p = &run->pass;
+    if (!kv_plan_next(&w->policy->when, &w->request, w->index, w->seen, w->unit, INT64_MAX, p))
+        return false;
+    run->passes = least(p->repeat, most);
+    for (int64_t i = 0; i < w->classes->n; i++) {
+        struct kv_room room = room_at(w, &w->classes->at[i], w->held[i], p);
+        int64_t loose = w->now[i] + p->n_new - room.frozen;
+        w->before[i] = w->now[i];
+        w->frozen[i] = room.frozen;
+        w->gain[i] = room.frozen + least(loose, room.keep) - w->now[i];
+        run->passes = least(run->passes, steady_for(&room, w->now[i], p->n_new));
+    }
+    for (int64_t i = 0; i < w->classes->n; i++) {
+        w->now[i] += w->gain[i] * run->passes;
+        if (p->evict)
+            w->held[i] = w->now[i];
+    }
+    w->index += run->passes;
+    w->seen += p->n_new * run->passes;
+    w->unit = p->evict ? 0 : w->unit + p->n_new * run->passes;
+    run->before = w->before;
+    run->gain = w->gain;
+    run->frozen = w->frozen;
+    return true;
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* SnapKV: the last queries of a unit score its keys; the same number stays in every layer. A unit is the whole prompt, a
+ * prefill chunk, or what was decoded since the last eviction. */
+#include "sim/policies/laws.h"
+
+#include <math.h>
+
+struct uniform_params {
+    int64_t round_to;
+};
+
+static const struct kv_field uniform_fields[] = {
+    {.key = "round_to", .type = KV_T_COUNT, .offset = offsetof(struct uniform_params, round_to), .def = "64", .min = 1,
+     .max = 65536, .help = "the capacity after prefill is rounded up to a multiple of this; chunks are never rounded"},
+};
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t capacity_of(const struct kv_policy *p, int64_t tokens)
+{
+    return isnan(p->kept) ? p->budget : kv_trunc_share(p->kept, tokens);
+}
+
+struct kv_capacity kv_unit_capacity(const struct kv_policy *p, const struct kv_lane *lane, const struct kv_pass *pass,
+                                    int64_t round_to)
+{
+    struct kv_capacity c = {.window = p->keys.window_size, .steady = KV_VARIES};
+    if (pass->decode_step >= 0) {
+        c.decode = true;
+        c.total = lane->held + pass->n_unit;
+        c.capacity = most(capacity_of(p, pass->seen + pass->n_new), c.window);
+        c.steady = isnan(p->kept) ? KV_SAME_TOTAL : KV_VARIES;
+    } else if (p->when.at & KV_AT_CHUNK) {
+        c.chunk = true;
+        c.total = pass->n_unit + pass->n_patch;
+        c.capacity = capacity_of(p, pass->n_unit) + pass->n_patch;
+        c.steady = KV_SAME_GAIN;
+    } else {
+        c.total = lane->held + pass->n_unit;
+        c.capacity = kv_round_up(most(capacity_of(p, pass->prompt), c.window), round_to);
+    }
+    return c;
+}
+
+int64_t kv_snapkv_keeps(const struct kv_capacity *c)
+{
+    if (c->decode)
+        return c->capacity;
+    if (c->total < c->capacity || c->total <= c->window)
+        return c->total;
+    return c->capacity <= c->window ? c->window : c->capacity;
+}
+
+struct kv_room kv_unit_room(const struct kv_capacity *c, const struct kv_lane *lane, const struct kv_pass *pass,
+                            int64_t keeps)
+{
+    return (struct kv_room){
+        .frozen = c->chunk ? lane->held : 0,
+        .keep = most(keeps - pass->n_patch, 0),
+        .steady = c->steady,
+    };
+}
+
+static bool prepare_uniform(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
+{
+    (void)s;
+    (void)a;
+    if (isnan(p->kept) && p->budget == KV_UNSET)
+        return kv_fail(e, KV_USAGE, "%s no budget: give one of keep, compression_ratio, tokens, bytes", p->where);
+    return true;
+}
+
+static struct kv_room uniform_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
+                                   const struct kv_pass *pass)
+{
+    (void)s;
+    struct kv_capacity c =
+        kv_unit_capacity(p, lane, pass, ((const struct uniform_params *)p->law_params)->round_to);
+    return kv_unit_room(&c, lane, pass, kv_snapkv_keeps(&c));
+}
+
+struct kv_paper_form kv_paper_chunked(const struct kv_policy *p, const struct kv_request *r, int64_t chunk)
+{
+    bool postfill = p->when.at == KV_AT_POSTFILL;
+    return (struct kv_paper_form){.defined = !isnan(p->kept) && (postfill || p->when.at == KV_AT_CHUNK),
+                                  .chunk = postfill ? r->prompt : chunk,
+                                  .kv_sparsity = isnan(p->keys.compression_ratio) ? 1.0 - p->kept
+                                                                                  : p->keys.compression_ratio};
+}
+
+const struct kv_law kv_law_uniform = {
+    .name = "uniform",
+    .help = "each unit keeps the budget, window included, the same in all layers; earlier chunks are never rescored",
+    .field = uniform_fields,
+    .n_fields = sizeof uniform_fields / sizeof *uniform_fields,
+    .params_size = sizeof(struct uniform_params),
+    .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
+    .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
+    .prepare = prepare_uniform,
+    .room = uniform_room,
+    .paper = kv_paper_chunked,
+};
+
+const struct kv_score kv_score_window = {
+    .name = "window",
+    .help = "attention of the last window_size queries of the unit, pooled",
+    .needs = "window sums of every chunk (own keys) or of the prompt's end (all keys)",
+};
+
+const struct kv_kind kv_kind_snapkv = {
+    .name = "snapkv",
+    .title = "SnapKV, in each chunk or after prefill; patched with patch = 64",
+    .source = "Li et al. 2024, arXiv 2404.14469; chunked and patched: arXiv 2506.17121, section 4, princeton-pli/PruLong",
+    .differs = "a chunk of at most the window keeps all, where upstream fails; one set per KV head, where upstream without "
+               "grouping keeps one per query head (store = query-head)",
+    .preset = "when=chunk, window_size=64",
+    .also = "snap_kv, snap",
+    .law = &kv_law_uniform,
+    .score = &kv_score_window,
+};
