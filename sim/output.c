@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/output.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct kv_err *e)
+{
+    struct stat st;
+    bool special = !stat(path, &st) && !S_ISREG(st.st_mode);
+    *o = (struct kv_out){.path = path, .part = special ? NULL : kv_format(a, "%s.part", path)};
+    o->file = fopen(special ? path : o->part, "w");
+    return o->file || kv_fail(e, KV_ENV, "cannot write '%s': %s", path, strerror(errno));
+}
+
+bool kv_out_close(struct kv_out *o, struct kv_err *e)
+{
+    bool good = !fflush(o->file) && !ferror(o->file);
+    int why = errno;
+    if (fclose(o->file) && good) {
+        good = false;
+        why = errno;
+    }
+    if (good && o->part && rename(o->part, o->path)) {
+        good = false;
+        why = errno;
+    }
+    if (good)
+        return true;
+    if (o->part)
+        unlink(o->part);
+    return kv_fail(e, KV_ENV, "cannot write '%s': %s", o->path, strerror(why));
+}
+
+static bool make_folders(char *path)
+{
+    for (char *c = path + 1; *c; c++)
+        if (*c == '/') {
+            *c = '\0';
+            int rc = mkdir(path, 0777);
+            *c = '/';
+            if (rc && errno != EEXIST)
+                return false;
+        }
+    return !mkdir(path, 0777) || errno == EEXIST;
+}
+
+/* Whether it holds nothing, or results of ours. */
+static bool is_ours(const char *path, struct kv_arena *a)
+{
+    struct stat st;
+    if (!stat(kv_format(a, "%s/provenance.json", path), &st))
+        return true;
+    DIR *dir = opendir(path);
+    bool other = false;
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        size_t length = strlen(entry->d_name);
+        bool part = length > 5 && !strcmp(entry->d_name + length - 5, ".part"); /* of a run that was killed */
+        other |= entry->d_name[0] != '.' && !part;
+    }
+    if (dir)
+        closedir(dir);
+    return !other;
+}
+
+bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e)
+{
+    struct stat st;
+    if (!*path || !make_folders(kv_copy_text(a, path)))
+        return kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(*path ? errno : ENOENT));
+    if (stat(path, &st) || !S_ISDIR(st.st_mode))
+        return kv_fail(e, KV_ENV, "cannot make the result folder '%s': it is no folder", path);
+    if (access(path, W_OK | X_OK))
+        return kv_fail(e, KV_ENV, "cannot write in the result folder '%s': %s", path, strerror(errno));
+    if (!is_ours(path, a))
+        return kv_fail(e, KV_USAGE, "'%s' holds files that are no results of kvsim; give an empty folder or a new name",
+                       path);
+    return true;
+}
