@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/plan.h"
+
+#include "sim/draw.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- requests ---- */
+
+static bool check_lengths(const struct kv_settings *s, int64_t longest, struct kv_err *e)
+{
+    const struct kv_lengths *lengths[] = {&s->workload.prompt, &s->workload.output};
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? "output" : "prompt";
+        if (lengths[i]->distribution == KV_UNIFORM && (lengths[i]->least == KV_UNSET || lengths[i]->most == KV_UNSET))
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name, name,
+                    name);
+    }
+    int64_t prompt = s->workload.prompt.distribution == KV_FIXED ? s->workload.prompt.tokens : 1;
+    int64_t output = s->workload.output.distribution == KV_FIXED ? s->workload.output.tokens : 1;
+    if (s->workload.prompt.distribution == KV_FIXED && prompt < 1)
+        kv_fail(e, KV_USAGE, "%s: [workload] prompt_tokens is 0; a request has at least 1", s->path);
+    if (prompt + output > longest)
+        kv_fail(e, KV_USAGE, "%s: [workload] a prompt of %lld and an output of %lld tokens exceed max_model_len = %lld; "
+                "shorten them, or set [engine] max_model_len", s->path, (long long)prompt, (long long)output,
+                (long long)longest);
+    return !e->n;
+}
+
+static bool draw_requests(struct kv_plan *p, int64_t longest, struct kv_arena *a, struct kv_err *e)
+{
+    const struct kv_settings *s = p->settings;
+    if (!check_lengths(s, longest, e))
+        return false;
+    p->n_requests = s->workload.requests;
+    p->request = kv_alloc_many(a, (size_t)p->n_requests, sizeof *p->request, "the requests", e);
+    if (!p->request)
+        return false;
+    gsl_rng *rng = kv_draw_open();
+    for (int64_t i = 0; i < p->n_requests; i++) {
+        struct kv_request *r = &p->request[i];
+        kv_draw_seek(rng, (uint64_t)s->run.seed, "output length", (uint64_t)i);
+        r->output = least(kv_draw_length(rng, &s->workload.output, longest - 1), longest - 1);
+        kv_draw_seek(rng, (uint64_t)s->run.seed, "prompt length", (uint64_t)i);
+        r->prompt = most(1, least(kv_draw_length(rng, &s->workload.prompt, longest - r->output), longest - r->output));
+        r->prefill = r->prompt - s->engine.prefill;
+        kv_quantiles_add(&p->prompts, (double)r->prompt);
+        kv_quantiles_add(&p->outputs, (double)r->output);
+    }
+    gsl_rng_free(rng);
+    return true;
+}
+
+/* ---- rows ---- */
+
+static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int64_t chunk, enum kv_baseline baseline,
+                    struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_plan_row *row = KV_NEW(a, struct kv_plan_row);
+    struct kv_defaults run = {.chunk = chunk, .dtype = p->dtype};
+    row->baseline = baseline;
+    if (!kv_counter_open(&row->counter, policy, &p->model, &run, p->settings->engine.block_size, a, e))
+        return false;
+    row->counter.ledger.skip_places = true;
+    if (p->compaction == KV_IN_PLACE && !row->counter.policy.score->positional)
+        return kv_fail(e, KV_USAGE, "%s compaction = false needs to know which entries stay, and lengths do not tell for score "
+                       "'%s'; set [engine] compaction = true", policy->where, policy->score->name);
+    p->row[p->n_rows++] = row;
+    return true;
+}
+
+static bool is_full(const struct kv_policy *p, int dtype)
+{
+    return !strcmp(p->kind->name, "full") && p->keys.kv_cache_dtype == dtype;
+}
+
+static bool add_baseline(struct kv_plan *p, const char *name, const char *spec, enum kv_baseline baseline,
+                         struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_policy *policy = KV_NEW(a, struct kv_policy);
+    if (!kv_policy_from_spec(policy, spec, a, e))
+        return false;
+    policy->name = name;
+    return add_row(p, policy, p->settings->plan.chunks.at[0], baseline, a, e);
+}
+
+/* The full cache and its fp8 form stand beside every plan, and prefix caching where requests share one. They do not depend
+ * on the chunk. */
+static bool add_baselines(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
+{
+    enum { AUTO = 0, FP8 = 3 };
+    const struct kv_settings *s = p->settings;
+    bool full = false, fp8 = false;
+    for (int i = 0; i < s->n_policies; i++) {
+        full |= is_full(&s->policy[i], AUTO);
+        fp8 |= is_full(&s->policy[i], FP8);
+    }
+    if (!s->plan.baselines)
+        return true;
+    return (full || add_baseline(p, "full", "full", KV_BASELINE, a, e)) &&
+           (fp8 || add_baseline(p, "full + fp8", "full:kv_cache_dtype=fp8", KV_BASELINE, a, e)) &&
+           (!s->workload.shared_prefix ||
+            add_baseline(p, "full + prefix caching", "full", KV_PREFIX_CACHING, a, e));
+}
+
+static bool make_rows(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
+{
+    const struct kv_settings *s = p->settings;
+    p->row = KV_NEW_N(a, struct kv_plan_row *, s->n_policies * s->plan.chunks.n + 3);
+    add_baselines(p, a, e);
+    for (int c = 0; c < s->plan.chunks.n; c++)
+        for (int i = 0; i < s->n_policies; i++) {
+            bool own_chunk = s->policy[i].when.chunk > 0, full = !s->policy[i].law->room;
+            if ((own_chunk || full) && c > 0) /* the chunk is its own, or changes nothing */
+                continue;
+            if (!add_row(p, &s->policy[i], s->plan.chunks.at[c], KV_OWN_POLICY, a, e))
+                break;
+        }
+    return !e->n;
+}
+
+/* ---- counting ---- */
+
+static int64_t request_bytes(const struct kv_plan *p, const struct kv_count *n, int layout)
+{
+    return n->pages[layout][p->compaction][p->scope].bytes;
+}
+
+/* Bytes of the full blocks that all requests share. */
+static int64_t shared_bytes(const struct kv_plan *p, const struct kv_plan_row *row)
+{
+    int64_t block = p->settings->engine.block_size;
+    return row->baseline == KV_PREFIX_CACHING
+               ? p->settings->workload.shared_prefix / block * block * p->pool.token_bytes
+               : 0;
+}
+
+static int64_t how_many_fit(const struct kv_plan *p, const struct kv_plan_row *row, int64_t peak, double resident)
+{
+    double shared = (double)shared_bytes(p, row), own = resident - shared;
+    if (peak > p->pool.bytes)
+        return 0;
+    return own < 1 ? INT64_MAX : (int64_t)(((double)p->pool.bytes - (double)peak) / own) + 1;
+}
+
+static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
+{
+    double n = (double)p->n_requests;
+    row->footprint_actual /= n;
+    row->footprint_paper /= n;
+    row->peak_actual /= n;
+    row->peak_paper /= n;
+    row->active /= n;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        row->resident[layout] /= n;
+        row->fit[layout] = how_many_fit(p, row, row->peak[layout], row->resident[layout]);
+    }
+    row->fit_at_peak = row->peak[p->layout] ? p->pool.bytes / row->peak[p->layout] : 0;
+    row->fits = row->fit[p->layout] >= p->settings->workload.concurrency;
+}
+
+static bool fits_alone(const struct kv_plan *p, struct kv_plan_row *row, int64_t prompt, int64_t output, int layout)
+{
+    struct kv_request r = {.prompt = prompt, .output = output, .prefill = prompt - p->settings->engine.prefill};
+    struct kv_count n;
+    return kv_counter_run(&row->counter, &r, &n, &row->err) && request_bytes(p, &n, layout) <= p->pool.bytes;
+}
+
+/* The longest prompt, with the mean output behind it, that fits alone: doubled until it does not, then halved in. */
+static int64_t largest_context(const struct kv_plan *p, struct kv_plan_row *row, int layout)
+{
+    int64_t output = llrint(p->outputs.sum / (double)p->outputs.n), low = 0, high = 1, bound = p->most_context - output;
+    while (high < bound && fits_alone(p, row, high, output, layout)) {
+        low = high;
+        high *= 2;
+    }
+    if (high >= bound) {
+        if (fits_alone(p, row, bound, output, layout))
+            return p->most_context;
+        high = bound;
+    }
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (fits_alone(p, row, middle, output, layout))
+            low = middle;
+        else
+            high = middle;
+    }
+    return low ? low + output : 0;
+}
+
+static void count_row(const struct kv_plan *p, struct kv_plan_row *row)
+{
+    struct kv_count n;
+    int64_t same = 1;
+    for (int64_t i = 0; i < p->n_requests; i += same) {
+        const struct kv_request *r = &p->request[i];
+        for (same = 1; i + same < p->n_requests && !memcmp(r, &r[same], sizeof *r);)
+            same++;
+        if (!kv_counter_run(&row->counter, r, &n, &row->err))
+            return;
+        int64_t bytes = request_bytes(p, &n, p->layout);
+        double times = (double)same;
+        row->footprint_actual += times * n.footprint_actual;
+        row->footprint_paper += times * n.footprint_paper;
+        row->peak_actual += times * n.peak_actual[p->scope];
+        row->peak_paper += times * n.peak_paper;
+        row->active += times * n.active;
+        if (i == 0 || bytes > request_bytes(p, &row->largest, p->layout))
+            row->largest = n;
+        for (int64_t j = 0; j < same; j++)
+            kv_quantiles_add(&row->peak_bytes, (double)bytes);
+        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+            row->resident[layout] += times * (double)n.pages_resident[layout][p->compaction];
+            row->peak[layout] = most(row->peak[layout], request_bytes(p, &n, layout));
+        }
+    }
+    finish_row(p, row);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        row->context[layout] = largest_context(p, row, layout);
+}
+
+struct work {
+    const struct kv_plan *plan;
+    atomic_int next;
+};
+
+static void *count_rows(void *work_)
+{
+    struct work *work = work_;
+    for (int i; (i = atomic_fetch_add(&work->next, 1)) < work->plan->n_rows;)
+        count_row(work->plan, work->plan->row[i]);
+    return NULL;
+}
+
+static void count_all(const struct kv_plan *p, int jobs)
+{
+    enum { MOST_JOBS = 256 };
+    pthread_t thread[MOST_JOBS];
+    struct work work = {.plan = p};
+    int started = 0;
+    while (started < jobs - 1 && started < MOST_JOBS && started < p->n_rows - 1 &&
+           !pthread_create(&thread[started], NULL, count_rows, &work))
+        started++;
+    count_rows(&work); /* with no thread to be had, this one does it all */
+    for (int i = 0; i < started; i++)
+        pthread_join(thread[i], NULL);
+}
+
+/* ---- the plan ---- */
+
+static int64_t longest_pass(const struct kv_settings *s)
+{
+    int64_t tokens = 0, patch = 0;
+    for (int i = 0; i < s->plan.chunks.n; i++)
+        tokens = most(tokens, s->plan.chunks.at[i]);
+    for (int i = 0; i < s->n_policies; i++) {
+        tokens = most(tokens, s->policy[i].when.chunk);
+        patch = most(patch, s->policy[i].when.patch);
+    }
+    return tokens + patch;
+}
+
+bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, struct kv_arena *a, struct kv_err *e)
+{
+    static const enum kv_dtype dtype_of_choice[] = {KV_BF16, KV_BF16, KV_FP16, KV_FP8, KV_INT8, KV_INT4};
+    *p = (struct kv_plan){.settings = s,
+                          .layout = (enum kv_layout)s->engine.kv_layout,
+                          .scope = (enum kv_scope)s->engine.evict_scope,
+                          .compaction = s->engine.compaction ? KV_COMPACT : KV_IN_PLACE};
+    if (!kv_settings_model(s, &p->model, a, e))
+        return false;
+    p->dtype = s->engine.kv_cache_dtype ? dtype_of_choice[s->engine.kv_cache_dtype]
+               : p->model.dtype == KV_FP8 ? KV_BF16
+                                          : p->model.dtype;
+    int64_t longest = s->engine.max_model_len != KV_UNSET ? s->engine.max_model_len
+                      : p->model.max_positions            ? p->model.max_positions
+                                                          : INT64_C(1) << 30;
+    kv_pool_derive(&p->pool, s, &p->model, p->dtype, least(longest_pass(s), longest));
+    if (!draw_requests(p, longest, a, e) || !make_rows(p, a, e))
+        return false;
+    if (!p->n_rows)
+        return kv_fail(e, KV_USAGE, "%s: no policy to plan; add a section [policy NAME], or set [plan] baselines = true",
+                       s->path);
+    if (p->pool.bytes <= 0)
+        return true;
+    p->most_context = INT64_MAX;
+    for (int i = 0; i < p->n_rows; i++)
+        p->most_context = least(p->most_context, kv_walk_most_tokens(&p->row[i]->counter.shape));
+    count_all(p, jobs);
+    for (int i = 0; i < p->n_rows; i++)
+        if (p->row[i]->err.n) {
+            *e = p->row[i]->err;
+            return kv_while(e, "policy '%s'", p->row[i]->counter.policy.name);
+        }
+    return true;
+}
+
+bool kv_plan_fits(const struct kv_plan *p)
+{
+    for (int i = 0; i < p->n_rows; i++)
+        if (p->row[i]->fits)
+            return true;
+    return false;
+}

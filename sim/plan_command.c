@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* `kvsim plan`: a config in; a table, a reading and a result folder out. */
+#include "sim/cli.h"
+#include "sim/core/units.h"
+#include "sim/output.h"
+#include "sim/plan.h"
+#include "sim/table.h"
+
+#include <unistd.h>
+
+static const struct kv_option options[] = {
+    {.name = "set", .value = "S.KEY=VALUE", .repeat = true, .help = "set a key over the config: --set engine.block_size=32"},
+    {.name = "output", .letter = 'o', .value = "DIR", .help = "write results there; 'kvsim plot DIR' draws them"},
+    {.name = "seed", .value = "N", .help = "seed of drawn lengths, over [run] seed"},
+    {.name = "jobs", .letter = 'j', .value = "N", .help = "threads (default: all cores); results do not depend on it"},
+    KV_OPTIONS_TABLE,
+    KV_OPTIONS_COMMON,
+};
+
+/* The answer is no when nothing fits. */
+static bool answer(const struct kv_plan *p, struct kv_err *e)
+{
+    char pool[KV_NUMBER_TEXT], weights[KV_NUMBER_TEXT], usable[KV_NUMBER_TEXT], wanted[KV_NUMBER_TEXT];
+    const char *device = p->settings->hardware.device;
+    if (p->pool.bytes <= 0)
+        return kv_fail(e, KV_NO, "'%s' does not fit on %s: weights %s, activations and overhead leave no KV pool of %s usable; "
+                       "use more or larger devices, or a quantised checkpoint (weights = N GiB)", p->model.name, device,
+                       kv_print_bytes(weights, p->pool.weights), kv_print_bytes(usable, p->pool.usable));
+    if (!kv_plan_fits(p))
+        return kv_fail(e, KV_NO, "no policy fits %s requests at the same time into a KV pool of %s",
+                       kv_print_count(wanted, p->settings->workload.concurrency), kv_print_bytes(pool, p->pool.bytes));
+    return true;
+}
+
+static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    int n = kv_arg_times(args, "set");
+    const char **set = KV_NEW_N(a, const char *, n + 2);
+    for (int i = 0; i < n; i++)
+        set[i] = kv_arg_nth(args, "set", i);
+    if (kv_arg_flag(args, "seed"))
+        set[n++] = kv_format(a, "run.seed=%s", kv_arg_text(args, "seed", ""));
+    int64_t jobs = sysconf(_SC_NPROCESSORS_ONLN);
+    struct kv_settings settings;
+    struct kv_plan *plan = KV_NEW(a, struct kv_plan);
+    if (!kv_arg_count(args, "jobs", 1, 1024, &jobs, a, e) ||
+        !kv_settings_read(args->operand[0], set, n, &settings, a, e))
+        return false;
+    const char *folder = kv_arg_text(args, "output", settings.run.output);
+    if (folder && !kv_result_folder(folder, a, e)) /* known before the work is done */
+        return false;
+    if (!kv_plan_compute(plan, &settings, (int)jobs, a, e) || (folder && !kv_plan_write(plan, folder, a, e)))
+        return false;
+    if (kv_arg_flag(args, "csv")) {
+        struct kv_table t;
+        kv_plan_table(plan, &t, a);
+        kv_table_csv(&t, stdout);
+    } else if (kv_arg_flag(args, "json")) {
+        json_t *root = kv_plan_json(plan, a);
+        kv_json_print(root, stdout);
+        json_decref(root);
+    } else {
+        kv_plan_print(plan, a);
+        if (folder)
+            printf("\nResults in %s; draw them with: kvsim plot %s\n", folder, folder);
+    }
+    return answer(plan, e);
+}
+
+const struct kv_command kv_command_plan = {
+    .name = "plan",
+    .operands = "CONFIG",
+    .summary = "How many requests fit on a device, under which policy, and what to change when they do not.",
+    .about = "'kvsim config template' prints a config with every key explained.",
+    .least = 1,
+    .most = 1,
+    .option = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run,
+};

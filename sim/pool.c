@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/pool.h"
+
+#include "sim/core/units.h"
+
+#include <stdio.h>
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+int64_t kv_activation_bytes(const struct kv_model *m, int64_t tokens, int64_t seqs)
+{
+    enum { ELEMENT_BYTES = 2, LOGIT_BYTES = 2 + 4 };
+    int64_t head = m->kv_lora_rank ? m->nope_dim + m->rope_dim : m->head_dim;
+    int64_t attention = (2 * m->q_heads + 2 * m->kv_heads) * head; /* q, k, v and the output before its projection */
+    int64_t mlp = 3 * m->intermediate;                             /* gate, up and their product */
+    if (m->experts)
+        mlp = 3 * (m->experts_per_token * m->moe_intermediate + m->shared_intermediate);
+    return tokens * (2 * m->hidden + most(attention, mlp)) * ELEMENT_BYTES + seqs * m->vocab * LOGIT_BYTES;
+}
+
+void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m, enum kv_dtype dtype,
+                    int64_t pass_tokens)
+{
+    struct kv_store store = {.dtype = dtype,
+                             .elements = m->kv_lora_rank ? m->kv_lora_rank + m->rope_dim : 2 * m->head_dim,
+                             .group = 32,
+                             .residual = 32};
+    *p = (struct kv_pool){
+        .memory = s->hardware.memory == KV_UNSET ? 0 : s->hardware.memory,
+        .weights = m->weight_bytes,
+        .overhead = s->hardware.overhead,
+        .batched_tokens = s->engine.max_num_batched_tokens == KV_UNSET ? pass_tokens : s->engine.max_num_batched_tokens,
+        .measured = s->engine.kv_pool != KV_UNSET,
+        .activations_estimated = s->hardware.activations == KV_UNSET,
+        .token_bytes = m->layers * (m->kv_lora_rank ? 1 : m->kv_heads) * kv_store_entry_bytes(&store),
+    };
+    p->usable = (int64_t)((double)p->memory * s->engine.gpu_memory_utilization);
+    p->activations = p->activations_estimated
+                         ? kv_activation_bytes(m, p->batched_tokens, s->engine.max_num_seqs)
+                         : s->hardware.activations;
+    p->bytes = p->measured ? s->engine.kv_pool : p->usable - p->weights - p->activations - p->overhead;
+}
+
+static void line(const char *what, int64_t bytes, const char *why)
+{
+    char text[KV_NUMBER_TEXT];
+    printf("  %-22s %12s  %s\n", what, kv_print_bytes(text, bytes), why);
+}
+
+void kv_pool_print(const struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m)
+{
+    char why[160], tokens[KV_NUMBER_TEXT], blocks[KV_NUMBER_TEXT];
+    const char *device = s->hardware.title ? s->hardware.title : s->hardware.device;
+    printf("Memory on %s\n", device);
+    if (!p->measured) {
+        line("device memory", p->memory, "");
+        snprintf(why, sizeof why, "x %.2f gpu_memory_utilization", s->engine.gpu_memory_utilization);
+        line("usable", p->usable, why);
+        snprintf(why, sizeof why, "%s%s", m->name, s->model.weights == KV_UNSET ? "" : ", as given");
+        line("- weights", p->weights, why);
+        snprintf(why, sizeof why, "passes of %s tokens, %s", kv_print_count(tokens, p->batched_tokens),
+                 p->activations_estimated ? "estimated" : "as given");
+        line("- activations", p->activations, why);
+        line("- overhead", p->overhead, "driver context, libraries, graphs");
+    }
+    if (p->bytes <= 0) {
+        line("= KV pool", p->bytes, "nothing is left");
+        return;
+    }
+    snprintf(why, sizeof why, "%s tokens of the full cache, %s blocks of %lld; %s",
+             kv_print_count(tokens, p->bytes / p->token_bytes),
+             kv_print_count(blocks, p->bytes / (p->token_bytes * s->engine.block_size)),
+             (long long)s->engine.block_size, p->measured ? "as measured" : "estimated, not measured");
+    line("= KV pool", p->bytes, why);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* How much of a device is left for KV: memory x utilisation - weights - activations - overhead, each line kept so that it
+ * can be printed. It is an estimate unless `kv_pool` was measured, and says so. */
+#ifndef KV_POOL_H
+#define KV_POOL_H
+
+#include "sim/settings.h"
+
+struct kv_pool {
+    int64_t memory, usable, weights, activations, overhead;
+    int64_t bytes;              /* for KV; may be negative: the model does not fit */
+    int64_t batched_tokens;     /* of a pass, which the activations were estimated for */
+    bool measured;              /* given as kv_pool */
+    bool activations_estimated;
+    int64_t token_bytes;        /* KV of one token, in the run's dtype */
+};
+
+/* `pass_tokens`: the longest pass of the plan, used where max_num_batched_tokens is auto. */
+void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m, enum kv_dtype dtype,
+                    int64_t pass_tokens);
+
+/* Bytes a forward pass of `tokens` tokens needs beside weights and KV: residual stream and its norm, and the larger of
+ * attention's projections and the MLP's, in 2-byte elements; logits of `seqs` sequences, computed in fp32 from 2-byte
+ * ones. A lower estimate: workspaces of kernels are not in it. */
+int64_t kv_activation_bytes(const struct kv_model *m, int64_t tokens, int64_t seqs);
+
+void kv_pool_print(const struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m);
+
+#endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/settings.h"
+
+#include "sim/core/ledger.h"
+#include "sim/core/preset.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { TOKENS_MAX = 1 << 30, MANY = 10000000 };
+static const char *const dtype_words[] = {"auto", "bf16", "fp16", "fp8", "int8", "int4", NULL};
+static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
+static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", NULL};
+
+#define AT(section, member) (offsetof(struct kv_settings, section.member) - offsetof(struct kv_settings, section))
+#define FIELD(section, member, kind) .key = #member, .type = kind, .offset = AT(section, member)
+
+static const struct kv_field run_fields[] = {
+    {FIELD(run, name, KV_T_TEXT), .def = "plan", .help = "name shown in results"},
+    {FIELD(run, output, KV_T_TEXT), .also = "output_dir, out", .help = "folder for results; -o says it too; auto: none are kept"},
+    {FIELD(run, seed, KV_T_COUNT), .def = "1", .min = 0, .max = 0x1p53, .help = "same seed and files, same bytes"},
+};
+static const struct kv_field model_fields[] = {
+    {FIELD(model, name, KV_T_TEXT), .also = "preset, model", .help = "a preset of models/, such as Llama-3.1-8B"},
+    {FIELD(model, path, KV_T_TEXT), .also = "folder, file", .help = "instead: a Hugging Face folder with config.json, or a preset file"},
+    {FIELD(model, weights, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "weight_bytes",
+     .help = "memory of the weights; auto: parameters x element size"},
+    {FIELD(model, disable_sliding_window, KV_T_BOOL), .def = "false", .also = "sliding_window",
+     .help = "sliding-window layers hold everything (vLLM's name)"},
+};
+static const struct kv_field hardware_fields[] = {
+    {FIELD(hardware, device, KV_T_TEXT), .def = "h200", .also = "gpu, name", .help = "a preset of configs/hardware/, or a file; keys below override it"},
+    {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
+    {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size", .help = "device memory"},
+    {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .help = "bytes a second to device memory"},
+    {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops", .help = "dense bf16 operations a second"},
+    {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth", .help = "bytes a second to the host, one way"},
+    {FIELD(hardware, activations, KV_T_BYTES), .min = 0, .max = 0x1p60,
+     .help = "memory of a pass beside weights and KV; auto: estimated from the model and max_num_batched_tokens; prefer a measured value"},
+    {FIELD(hardware, overhead, KV_T_BYTES), .def = "1 GiB", .min = 0, .max = 0x1p60,
+     .help = "driver context, libraries, graphs; the default is an assumption"},
+};
+static const struct kv_field engine_fields[] = {
+    {FIELD(engine, gpu_memory_utilization, KV_T_SHARE), .def = "0.9", .also = "utilization, utilisation, mem_fraction_static",
+     .help = "share of device memory the engine may use (vLLM)"},
+    {FIELD(engine, block_size, KV_T_COUNT), .def = "16", .min = 1, .max = 1 << 20, .also = "page_size, page", .help = "entries of a page (vLLM)"},
+    {FIELD(engine, max_num_batched_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
+     .help = "tokens of a forward pass, for the activations (vLLM); auto: the largest chunk with its patch"},
+    {FIELD(engine, max_num_seqs, KV_T_COUNT), .def = "256", .min = 1, .max = MANY, .help = "sequences of a pass, for the logits (vLLM)"},
+    {FIELD(engine, max_model_len, KV_T_COUNT), .min = 1, .max = TOKENS_MAX, .also = "max_len, max_context",
+     .help = "longest prompt and output together (vLLM); auto: the model's positions"},
+    {FIELD(engine, kv_pool, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "pool, num_gpu_blocks_override",
+     .help = "memory for KV; auto: memory x utilization - weights - activations - overhead; prefer a measured value"},
+    {FIELD(engine, kv_cache_dtype, KV_T_CHOICE), .def = "auto", .choices = dtype_words, .help = "element type of entries (vLLM); auto: the model's"},
+    {FIELD(engine, kv_layout, KV_T_CHOICE), .def = "shared", .choices = kv_layout_names, .also = "layout",
+     .help = "page tables: shared by all heads and layers as in vLLM, one per layer, or one per head; per-head is always shown beside it"},
+    {FIELD(engine, compaction, KV_T_BOOL), .def = "true",
+     .help = "survivors of an eviction move together; false: a page goes when every entry in it went"},
+    {FIELD(engine, evict_scope, KV_T_CHOICE), .def = "layer", .choices = kv_scope_names,
+     .help = "each layer evicts as its own attention ends, or all at the end of the pass"},
+    {FIELD(engine, prefill, KV_T_CHOICE), .def = "prompt", .choices = prefill_words,
+     .help = "prompt-1: the last prompt token is the first decode step"},
+};
+#define LENGTHS(member, default_)                                                                                      \
+    {.key = #member "_tokens", .type = KV_T_COUNT, .offset = AT(workload, member.tokens), .def = default_, .min = 0,   \
+     .max = TOKENS_MAX, .also = #member ", " #member "_len, " #member "_length",                                       \
+     .help = #member " tokens of a request, or their mean"},                                                           \
+    {.key = #member "_distribution", .type = KV_T_CHOICE, .offset = AT(workload, member.distribution), .def = "fixed", \
+     .choices = distribution_words, .help = "how " #member " lengths are drawn"},                                      \
+    {.key = #member "_cv", .type = KV_T_REAL, .offset = AT(workload, member.cv), .def = "0.5", .min = 0.001,           \
+     .max = 100, .help = "lognormal: standard deviation / mean"},                                                      \
+    {.key = #member "_min", .type = KV_T_COUNT, .offset = AT(workload, member.least), .min = 0, .max = TOKENS_MAX,     \
+     .help = "shortest draw; auto: 1; the lower end of uniform"},                                                      \
+    {.key = #member "_max", .type = KV_T_COUNT, .offset = AT(workload, member.most), .min = 0, .max = TOKENS_MAX,      \
+     .help = "longest draw; auto: what max_model_len leaves; the upper end of uniform"}
+static const struct kv_field workload_fields[] = {
+    {FIELD(workload, requests, KV_T_COUNT), .def = "1", .min = 1, .max = MANY, .also = "num_requests", .help = "requests to count"},
+    {FIELD(workload, concurrency, KV_T_COUNT), .def = "1", .min = 1, .max = MANY, .also = "concurrent, batch, batch_size",
+     .help = "requests that must fit at the same time"},
+    {FIELD(workload, shared_prefix, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
+     .help = "first prompt tokens all requests share; a row 'full + prefix caching' then counts them once"},
+    LENGTHS(prompt, "131072"),
+    LENGTHS(output, "256"),
+};
+static const struct kv_field plan_fields[] = {
+    {FIELD(plan, chunks, KV_T_COUNTS), .def = "8192", .min = 1, .max = TOKENS_MAX, .also = "chunk, prefill_chunk_size, chunk_size",
+     .help = "prefill chunks to plan with; a policy's own `chunk` replaces them"},
+    {FIELD(plan, chunk_sweep, KV_T_COUNTS), .def = "512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072", .min = 1,
+     .max = TOKENS_MAX, .help = "chunks of the footprint-against-chunk plot"},
+    {FIELD(plan, baselines, KV_T_BOOL), .def = "true", .help = "add rows for the full cache, in fp8 too, when no policy has them"},
+};
+static const struct kv_field report_fields[] = {
+    {FIELD(report, plots, KV_T_TEXTS), .def = "memory, chunk, bars, pages", .help = "plots that 'kvsim plot' draws of the result"},
+    {FIELD(report, formats, KV_T_TEXTS), .def = "png", .also = "format", .help = "png, svg, pdf"},
+};
+
+#define SECTION(member, text)                                                                                          \
+    {.name = #member, .help = text, .field = member##_fields,                                                          \
+     .n = sizeof member##_fields / sizeof *member##_fields, .offset = offsetof(struct kv_settings, member)}
+const struct kv_section kv_sections[] = {
+    SECTION(run, "the run itself"),
+    SECTION(model, "the model, whose shape decides what an entry weighs"),
+    SECTION(hardware, "the device"),
+    SECTION(engine, "the serving engine; vLLM's names and meanings where it has one"),
+    SECTION(workload, "the requests"),
+    SECTION(plan, "what to plan"),
+    SECTION(report, "pictures"),
+};
+const int kv_n_sections = sizeof kv_sections / sizeof *kv_sections;
+
+static bool is_policy(const char *name)
+{
+    return !strncmp(name, "policy ", 7) || !strcmp(name, "policy");
+}
+
+static bool known_section(const struct kv_ini_section *s, struct kv_arena *a, struct kv_err *e)
+{
+    const char *names[32], *all = "";
+    int n = 0;
+    for (; n < kv_n_sections; n++) {
+        if (!strcmp(kv_sections[n].name, s->name))
+            return true;
+        names[n] = kv_sections[n].name;
+        all = kv_format(a, "%s[%s], ", all, names[n]);
+    }
+    const char *near = kv_nearest(s->name, names, n);
+    if (near)
+        return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; did you mean [%s]?", s->where, s->name, near);
+    return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; known: %sand [policy NAME]", s->where, s->name, all);
+}
+
+static const struct kv_setting *find(const struct kv_ini_section *s, const char *key)
+{
+    for (int i = 0; s && i < s->n; i++)
+        if (!strcmp(s->setting[i].key, key))
+            return &s->setting[i];
+    return NULL;
+}
+
+/* The settings of the device's preset, as defaults of [hardware]. */
+static bool device_settings(const struct kv_ini_section *user, struct kv_setting **setting, int *n, struct kv_arena *a,
+                            struct kv_err *e)
+{
+    const struct kv_setting *device = find(user, "device");
+    const char *name = device ? device->value : "h200";
+    const char *file = kv_preset_file("configs/hardware", "device", name, a, e);
+    struct kv_ini ini;
+    *n = 0;
+    if (!file)
+        return device ? kv_while(e, "%s", device->origin) : false;
+    if (!kv_ini_read(file, &ini, a, e))
+        return false;
+    const struct kv_ini_section *s = kv_ini_find(&ini, "hardware");
+    if (!s)
+        return kv_fail(e, KV_DATA, "%s: a hardware preset has a section [hardware]", file);
+    *setting = s->setting;
+    *n = s->n;
+    return true;
+}
+
+static void read_policies(const struct kv_ini *ini, struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    s->policy = KV_NEW_N(a, struct kv_policy, ini->n + 1);
+    for (int i = 0; i < ini->n; i++) {
+        const struct kv_ini_section *section = &ini->section[i];
+        if (!is_policy(section->name))
+            continue;
+        const char *name = section->name + strlen("policy");
+        name += strspn(name, " \t");
+        if (!*name) {
+            kv_fail(e, KV_USAGE, "%s: [policy] has no name; write [policy NAME]", section->where);
+            continue;
+        }
+        const char *where = kv_format(a, "%s: [%s]", section->where, section->name);
+        if (kv_policy_read(&s->policy[s->n_policies], name, where, section->setting, section->n, a, e))
+            s->n_policies++;
+    }
+}
+
+static bool check(const struct kv_settings *s, struct kv_err *e)
+{
+    if ((s->model.name != NULL) == (s->model.path != NULL))
+        kv_fail(e, KV_USAGE, "%s: [model] %s", s->path,
+                s->model.name ? "name and path are both given; keep one" : "needs name (a preset) or path (a Hugging Face folder)");
+    if (s->hardware.memory == KV_UNSET && s->engine.kv_pool == KV_UNSET)
+        kv_fail(e, KV_USAGE, "%s: [hardware] needs memory, or a device whose preset has it", s->path);
+    if (!s->plan.chunks.n)
+        kv_fail(e, KV_USAGE, "%s: [plan] chunks is empty; give at least one", s->path);
+    const struct kv_lengths *lengths[] = {&s->workload.prompt, &s->workload.output};
+    for (int i = 0; i < 2; i++)
+        if (lengths[i]->least != KV_UNSET && lengths[i]->most != KV_UNSET && lengths[i]->least > lengths[i]->most)
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_min is more than %s_max", s->path, i ? "output" : "prompt",
+                    i ? "output" : "prompt");
+    return !e->n;
+}
+
+bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
+                      struct kv_err *e)
+{
+    struct kv_ini ini;
+    *s = (struct kv_settings){.path = path};
+    kv_ini_read(path, &ini, a, e);
+    if (e->status == KV_DATA)
+        return false;
+    for (int i = 0; i < n_set; i++)
+        kv_ini_set(&ini, set[i], a, e);
+    for (int i = 0; i < ini.n; i++)
+        if (!is_policy(ini.section[i].name))
+            known_section(&ini.section[i], a, e);
+    s->bind = KV_NEW_N(a, struct kv_bind, kv_n_sections);
+    for (int i = 0; i < kv_n_sections; i++) {
+        const struct kv_section *section = &kv_sections[i];
+        const struct kv_ini_section *given = kv_ini_find(&ini, section->name);
+        struct kv_setting *preset = NULL;
+        int n_preset = 0;
+        if (!strcmp(section->name, "hardware"))
+            device_settings(given, &preset, &n_preset, a, e);
+        s->bind[i] = (struct kv_bind){.field = section->field, .n = section->n, .base = (char *)s + section->offset};
+        kv_bind(&s->bind[i], 1, preset, n_preset, given ? given->setting : NULL, given ? given->n : 0, a, e);
+    }
+    read_policies(&ini, s, a, e);
+    return !e->n && check(s, e);
+}
+
+bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e)
+{
+    if (!kv_model_find(s->model.path ? s->model.path : s->model.name, m, a, e))
+        return kv_while(e, "%s: [model]", s->path);
+    if (s->model.disable_sliding_window)
+        m->sliding_window = 0;
+    if (s->model.weights != KV_UNSET)
+        m->weight_bytes = s->model.weights;
+    if (!m->weight_bytes && s->engine.kv_pool == KV_UNSET)
+        return kv_fail(e, KV_USAGE, "%s: [model] '%s' is a quantised checkpoint, whose weight bytes are not known; add "
+                       "'weights = N GiB' to [model]", s->path, m->name);
+    return true;
+}

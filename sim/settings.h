@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* The config of a plan: every section and key kvsim knows. The tables in settings.c are the one place that says what a key
+ * means; `config template|show|explain` and docs/CONFIG.md are printed from them. */
+#ifndef KV_SETTINGS_H
+#define KV_SETTINGS_H
+
+#include "sim/core/policy.h"
+
+enum kv_distribution { KV_FIXED, KV_UNIFORM, KV_LOGNORMAL };
+
+struct kv_lengths {
+    int64_t tokens;      /* the length itself, or the mean */
+    int distribution;    /* enum kv_distribution */
+    double cv;           /* lognormal: standard deviation / mean */
+    int64_t least, most; /* draws are held between them; KV_UNSET: 1, and what the model allows */
+};
+
+struct kv_settings {
+    struct {
+        const char *name, *output;
+        int64_t seed;
+    } run;
+    struct {
+        const char *name, *path;
+        int64_t weights;
+        bool disable_sliding_window;
+    } model;
+    struct {
+        const char *device, *title;
+        int64_t memory, activations, overhead;
+        double memory_bandwidth, peak_flops, link_bandwidth;
+    } hardware;
+    struct {
+        double gpu_memory_utilization;
+        int64_t block_size, max_num_batched_tokens, max_num_seqs, max_model_len, kv_pool;
+        int kv_cache_dtype, kv_layout, evict_scope, prefill;
+        bool compaction;
+    } engine;
+    struct {
+        int64_t requests, concurrency, shared_prefix;
+        struct kv_lengths prompt, output;
+    } workload;
+    struct {
+        struct kv_counts chunks, chunk_sweep;
+        bool baselines;
+    } plan;
+    struct {
+        struct kv_texts plots, formats;
+    } report;
+
+    struct kv_policy *policy; /* in file order */
+    int n_policies;
+
+    struct kv_bind *bind; /* (kv_n_sections,) what was bound, for `config show` */
+    const char *path;
+};
+
+struct kv_section {
+    const char *name, *help;
+    const struct kv_field *field;
+    int n;
+    size_t offset; /* of its struct in kv_settings */
+};
+extern const struct kv_section kv_sections[];
+extern const int kv_n_sections;
+
+/* Reads CONFIG and the `--set` assignments over it; hardware keys that the config leaves out come from the device's preset.
+ * KV_USAGE with every mistake, `file:line` each. */
+bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
+                      struct kv_err *e);
+
+/* The model of the settings, read and with its overrides. */
+bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e);
+
+#endif
