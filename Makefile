@@ -46,6 +46,7 @@ ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)
 TEST_C   := $(wildcard tests/unit/test_*.c tests/laws/test_*.c)
 GOLDEN_C := $(wildcard tests/golden/*.c)
+VALIDATE_C := $(wildcard tests/validate/*.c)
 BENCH_C  := $(wildcard tests/bench/bench_*.c)
 FUZZ_C   := $(wildcard tests/fuzz/fuzz_*.c)
 CLI_SH   := $(wildcard tests/cli/test_*.sh)
@@ -98,7 +99,7 @@ cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static 
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 
-.PHONY: all $(PROGRAMS) test golden bench fuzz fuzz-run demo docs install deps deps-check format lint help clean FORCE
+.PHONY: all $(PROGRAMS) test golden bench validate fuzz fuzz-run demo docs install deps deps-check format lint help clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 ifneq ($(filter clean,$(MAKECMDGOALS)),)
@@ -178,10 +179,11 @@ $(B)/golden: $(call objects,$(GOLDEN_C)) $(sim_libs) $(B)/kvsim.libs
 test_programs  := $(TEST_C:%.c=$(B)/%)
 fuzz_programs  := $(FUZZ_C:%.c=$(B)/%)
 bench_programs := $(BENCH_C:%.c=$(B)/%)
+validate_programs := $(VALIDATE_C:%.c=$(B)/%)
 $(test_programs): $(B)/test.libs
 $(fuzz_programs): $(B)/kvsim.libs $(if $(filter fuzz,$(BUILD)),,$(B)/tests/fuzz/replay.o)
-$(bench_programs): $(B)/kvsim.libs
-$(test_programs) $(fuzz_programs) $(bench_programs): %: %.o $(sim_libs)
+$(bench_programs) $(validate_programs): $(B)/kvsim.libs
+$(test_programs) $(fuzz_programs) $(bench_programs) $(validate_programs): %: %.o $(sim_libs)
 	$(link)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
@@ -199,6 +201,9 @@ golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folde
 
 bench: $(bench_programs) ## build and run the benchmarks, one after the other
 	@for program in $(bench_programs); do echo "$$program"; $$program || exit; done
+
+validate: $(validate_programs) ## compare the memory model with published measurements: the tables of docs/VALIDATION.md
+	@for program in $(validate_programs); do $$program || exit; done
 
 fuzz: ## fuzz each parser for FUZZ_SECONDS with clang's libFuzzer, starting from tests/fuzz/corpus
 	@$(MAKE) --no-print-directory BUILD=fuzz CC=clang-14 fuzz-run

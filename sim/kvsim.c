@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gsl/gsl_errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,6 +83,7 @@ int main(int argc, char **argv)
 {
     static struct kv_err e;
     struct kv_arena *a = kv_arena_open();
+    gsl_set_error_handler_off(); /* GSL's own aborts; each call's status is looked at instead */
     bool good = hold_streams(&e) && run(argc, argv, a, &e);
     if (fflush(stdout) || ferror(stdout))
         good = kv_fail(&e, KV_ENV, "cannot write to standard output: %s", strerror(errno));

@@ -8,6 +8,9 @@ const char *const kv_layout_names[] = {"per-head", "per-layer", "shared", NULL};
 
 enum moment { BEFORE, DURING, AFTER, MOMENTS };
 
+/* What one layer holds: entries, or pages of a layout. */
+enum measure { ENTRIES, HEAD_PAGES, HEAD_PAGES_IN_PLACE, LAYER_PAGES, LAYER_PAGES_IN_PLACE, MEASURES };
+
 /* One pass of a run: what each class holds, and what lies in place. A lane in place spans tokens [0, end) but for the
  * hole [sinks, hole_end) that its eviction left. */
 struct line;
@@ -17,6 +20,7 @@ struct kv_snapshot {
     int64_t *length[MOMENTS];   /* (classes,) */
     int64_t *hole_end[MOMENTS]; /* (classes,) */
     int64_t end[MOMENTS];
+    int64_t (*value)[MOMENTS][MEASURES]; /* (kinds of layers,) */
 };
 
 static int64_t most(int64_t a, int64_t b)
@@ -133,9 +137,6 @@ static int64_t pages_in_place(const struct kv_ledger *l, int64_t end, int64_t si
     return ceil_div(end, l->page) - most(0, hole_end / l->page - ceil_div(sinks, l->page));
 }
 
-/* What one layer holds: entries, or pages of a layout. */
-enum measure { ENTRIES, HEAD_PAGES, HEAD_PAGES_IN_PLACE, LAYER_PAGES, LAYER_PAGES_IN_PLACE, MEASURES };
-
 static void measure_layer(const struct kv_ledger *l, int64_t layer, enum moment at, int64_t value[MEASURES])
 {
     const struct kv_snapshot *s = l->snap;
@@ -177,30 +178,31 @@ struct moments {
 /* The largest moments of the pass whose snapshot was taken, and what it leaves. */
 static void find_moments(const struct kv_ledger *l, struct moments *m)
 {
-    int64_t value[MOMENTS][MEASURES], held[MEASURES] = {0}, taken[MEASURES] = {0};
+    const struct kv_classes *c = l->classes;
+    int64_t(*value)[MOMENTS][MEASURES] = l->snap->value;
+    int64_t held[MEASURES] = {0};
     memset(m, 0, sizeof *m);
-    for (int64_t layer = 0; layer < l->shape->layers; layer++) {
-        measure_layer(l, layer, BEFORE, value[BEFORE]);
-        for (int i = 0; i < MEASURES; i++)
-            held[i] += value[BEFORE][i];
-    }
-    memcpy(taken, held, sizeof taken);
-    for (int64_t layer = 0; layer < l->shape->layers; layer++) {
-        for (int at = BEFORE; at < MOMENTS; at++)
-            measure_layer(l, layer, (enum moment)at, value[at]);
+    for (int64_t kind = 0; kind < c->n_kinds; kind++)
+        for (int at = BEFORE; at < MOMENTS; at++) {
+            measure_layer(l, c->kind_layer[kind], (enum moment)at, value[kind][at]);
+            for (int i = 0; i < MEASURES; i++) {
+                held[i] += at == BEFORE ? c->kind_layers[kind] * value[kind][at][i] : 0;
+                m->peak[i][KV_SCOPE_PASS] += at == DURING ? c->kind_layers[kind] * value[kind][at][i] : 0;
+            }
+        }
+    for (int64_t layer = 0; layer < c->layers; layer++) {
+        int64_t(*v)[MEASURES] = value[c->kind[layer]];
         for (int i = 0; i < MEASURES; i++) {
-            held[i] += value[DURING][i] - value[BEFORE][i];
-            taken[i] += value[DURING][i] - value[BEFORE][i];
-            if (held[i] > m->peak[i][KV_SCOPE_LAYER]) {
-                m->peak[i][KV_SCOPE_LAYER] = held[i];
+            int64_t running = held[i] + v[DURING][i] - v[BEFORE][i];
+            if (running > m->peak[i][KV_SCOPE_LAYER]) {
+                m->peak[i][KV_SCOPE_LAYER] = running;
                 m->layer[i][KV_SCOPE_LAYER] = layer;
             }
-            held[i] += value[AFTER][i] - value[DURING][i];
+            held[i] += v[AFTER][i] - v[BEFORE][i];
         }
     }
     for (int i = 0; i < MEASURES; i++) {
-        m->peak[i][KV_SCOPE_PASS] = taken[i];
-        m->layer[i][KV_SCOPE_PASS] = l->shape->layers - 1;
+        m->layer[i][KV_SCOPE_PASS] = c->layers - 1;
         m->end[i] = held[i];
     }
     for (int how = 0; how < KV_COMPACTIONS; how++) {
@@ -335,9 +337,10 @@ static void add_sums(struct kv_ledger *l, const struct kv_run *run)
         struct kv_member alone = {.class_index = c, .lanes = 1};
         add_table(l, run, &alone, 1, classes->at[c].lanes, l->pages[KV_PER_HEAD]);
     }
-    for (int64_t layer = 0; layer < classes->layers; layer++) {
-        const struct kv_member *first = classes->member + classes->first[layer];
-        add_table(l, run, first, classes->first[layer + 1] - classes->first[layer], 1, l->pages[KV_PER_LAYER]);
+    for (int64_t kind = 0; kind < classes->n_kinds; kind++) {
+        int64_t layer = classes->kind_layer[kind], first = classes->first[layer];
+        add_table(l, run, classes->member + first, classes->first[layer + 1] - first, classes->kind_layers[kind],
+                  l->pages[KV_PER_LAYER]);
     }
     add_table(l, run, l->snap->all, classes->n, 1, l->pages[KV_SHARED]);
     l->steps += n * w;
@@ -366,6 +369,7 @@ void kv_ledger_open(struct kv_ledger *l, const struct kv_policy *p, const struct
     l->snap = KV_NEW(a, struct kv_snapshot);
     l->snap->line[0] = KV_NEW_N(a, struct line, c->n);
     l->snap->line[1] = KV_NEW_N(a, struct line, c->n);
+    l->snap->value = kv_alloc(a, sizeof *l->snap->value * (size_t)c->n_kinds);
     l->snap->all = KV_NEW_N(a, struct kv_member, c->n);
     for (int64_t i = 0; i < c->n; i++)
         l->snap->all[i] = (struct kv_member){.class_index = i, .lanes = c->at[i].lanes};
@@ -420,8 +424,8 @@ void kv_ledger_add(struct kv_ledger *l, const struct kv_run *run)
     }
     raise_peaks(l, run, &last);
     add_sums(l, run);
-    for (int64_t layer = 0; run->pass.evict && layer < l->shape->layers; layer++)
-        l->scratch_entries = most(l->scratch_entries, layer_scratch(l, run, layer));
+    for (int64_t kind = 0; run->pass.evict && kind < l->classes->n_kinds; kind++)
+        l->scratch_entries = most(l->scratch_entries, layer_scratch(l, run, l->classes->kind_layer[kind]));
 }
 
 int64_t kv_ledger_page_bytes(const struct kv_ledger *l, enum kv_layout layout)

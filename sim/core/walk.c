@@ -32,6 +32,26 @@ static struct kv_member *find_member(struct kv_classes *c, int64_t layer, int64_
     return m;
 }
 
+static bool same_members(const struct kv_classes *c, int64_t a, int64_t b)
+{
+    int64_t n = c->first[a + 1] - c->first[a];
+    return n == c->first[b + 1] - c->first[b] &&
+           !memcmp(c->member + c->first[a], c->member + c->first[b], (size_t)n * sizeof *c->member);
+}
+
+static void find_kinds(struct kv_classes *c)
+{
+    for (int64_t layer = 0; layer < c->layers; layer++) {
+        int64_t kind = 0;
+        while (kind < c->n_kinds && !same_members(c, c->kind_layer[kind], layer))
+            kind++;
+        if (kind == c->n_kinds)
+            c->kind_layer[c->n_kinds++] = layer;
+        c->kind[layer] = kind;
+        c->kind_layers[kind]++;
+    }
+}
+
 bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a,
                      struct kv_err *e)
 {
@@ -41,8 +61,12 @@ bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const stru
     c->member = kv_alloc_many(a, lanes, sizeof *c->member, "lanes", e);
     c->first = kv_alloc_many(a, (size_t)s->layers + 1, sizeof *c->first, "layers", e);
     int64_t *group = kv_alloc_many(a, lanes, sizeof *group, "lanes", e);
-    if (!c->at || !c->member || !c->first || !group)
+    int64_t *kinds = kv_alloc_many(a, 3 * (size_t)s->layers, sizeof *kinds, "layers", e);
+    if (!c->at || !c->member || !c->first || !group || !kinds)
         return false;
+    c->kind = kinds;
+    c->kind_layer = kinds + s->layers;
+    c->kind_layers = kinds + 2 * s->layers;
     for (int64_t layer = 0; layer < s->layers; layer++) {
         c->first[layer + 1] = c->first[layer];
         for (int64_t head = 0; head < s->store_heads; head++) {
@@ -52,6 +76,7 @@ bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const stru
             find_member(c, layer, i)->lanes++;
         }
     }
+    find_kinds(c);
     return true;
 }
 

@@ -22,6 +22,11 @@ struct kv_classes {
     struct kv_class *at;
     int64_t *first;           /* (layers + 1,) where each layer's members begin */
     struct kv_member *member;
+    /* Layers made of the same members are of one kind: what holds for one holds for all of them. */
+    int64_t n_kinds;
+    int64_t *kind;            /* (layers,) */
+    int64_t *kind_layer;      /* (n_kinds,) one layer of the kind */
+    int64_t *kind_layers;     /* (n_kinds,) how many there are */
 };
 
 /* Finds the classes. KV_ENV when memory is out. */
