@@ -221,7 +221,8 @@ demo: kvsim ## plan the quick-start scenario and draw it, into results/quickstar
 docs: kvsim ## rewrite the pages that come from tables, check the man pages
 	$(B)/kvsim config template --markdown >docs/CONFIG.md.new && mv docs/CONFIG.md.new docs/CONFIG.md
 	$(B)/kvsim policies --markdown >docs/POLICIES.md.new && mv docs/POLICIES.md.new docs/POLICIES.md
-	$(if $(wildcard docs/*.1),mandoc -Tlint -Wwarning docs/*.1)
+	$(B)/kvsim --man >docs/kvsim.1.new && mv docs/kvsim.1.new docs/kvsim.1
+	mandoc -Tlint -Wwarning docs/*.1
 
 install: all ## install the programs, presets, plot scripts and man pages
 	install -d '$(DESTDIR)$(PREFIX)/bin'

@@ -56,6 +56,7 @@ bool kv_arg_choice(const struct kv_args *args, const char *name, const char *con
                    struct kv_arena *a, struct kv_err *e);
 
 void kv_print_usage(const struct kv_command *command);
+void kv_print_manual(void); /* kvsim(1) as mdoc, from the table */
 
 /* Options every command has: help, quiet, verbose. Those with a table: json, csv. */
 #define KV_OPTIONS_COMMON                                                                                              \

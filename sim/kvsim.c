@@ -58,6 +58,10 @@ static bool run(int argc, char **argv, struct kv_arena *a, struct kv_err *e)
         puts("kvsim " KV_VERSION);
         return true;
     }
+    if (!strcmp(argv[1], "--man")) {
+        kv_print_manual();
+        return true;
+    }
     const struct kv_command *command = find_command(argv[1], e);
     struct kv_args args;
     if (!command || !kv_args_parse(&args, command, argc - 2, argv + 2, a, e))

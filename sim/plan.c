@@ -2,6 +2,7 @@
 #include "sim/plan.h"
 
 #include "sim/draw.h"
+#include "sim/progress.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -202,7 +203,7 @@ static int64_t largest_context(const struct kv_plan *p, struct kv_plan_row *row,
     return low ? low + output : 0;
 }
 
-static void count_row(const struct kv_plan *p, struct kv_plan_row *row)
+static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct kv_progress *progress)
 {
     struct kv_count n;
     int64_t same = 1;
@@ -227,6 +228,7 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row)
             row->resident[layout] += times * (double)n.pages_resident[layout][p->compaction];
             row->peak[layout] = most(row->peak[layout], request_bytes(p, &n, layout));
         }
+        kv_progress_add(progress, same);
     }
     finish_row(p, row);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
@@ -236,28 +238,31 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row)
 struct work {
     const struct kv_plan *plan;
     atomic_int next;
+    struct kv_progress progress;
 };
 
 static void *count_rows(void *work_)
 {
     struct work *work = work_;
     for (int i; (i = atomic_fetch_add(&work->next, 1)) < work->plan->n_rows;)
-        count_row(work->plan, work->plan->row[i]);
+        count_row(work->plan, work->plan->row[i], &work->progress);
     return NULL;
 }
 
-static void count_all(const struct kv_plan *p, int jobs)
+static void count_all(const struct kv_plan *p, int jobs, bool quiet)
 {
     enum { MOST_JOBS = 256 };
     pthread_t thread[MOST_JOBS];
     struct work work = {.plan = p};
     int started = 0;
+    kv_progress_start(&work.progress, "requests counted", p->n_requests * p->n_rows, quiet);
     while (started < jobs - 1 && started < MOST_JOBS && started < p->n_rows - 1 &&
            !pthread_create(&thread[started], NULL, count_rows, &work))
         started++;
     count_rows(&work); /* with no thread to be had, this one does it all */
     for (int i = 0; i < started; i++)
         pthread_join(thread[i], NULL);
+    kv_progress_end(&work.progress);
 }
 
 /* ---- the plan ---- */
@@ -274,7 +279,8 @@ static int64_t longest_pass(const struct kv_settings *s)
     return tokens + patch;
 }
 
-bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, struct kv_arena *a, struct kv_err *e)
+bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, bool quiet, struct kv_arena *a,
+                     struct kv_err *e)
 {
     static const enum kv_dtype dtype_of_choice[] = {KV_BF16, KV_BF16, KV_FP16, KV_FP8, KV_INT8, KV_INT4};
     *p = (struct kv_plan){.settings = s,
@@ -300,7 +306,7 @@ bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, s
     p->most_context = INT64_MAX;
     for (int i = 0; i < p->n_rows; i++)
         p->most_context = least(p->most_context, kv_walk_most_tokens(&p->row[i]->counter.shape));
-    count_all(p, jobs);
+    count_all(p, jobs, quiet);
     for (int i = 0; i < p->n_rows; i++)
         if (p->row[i]->err.n) {
             *e = p->row[i]->err;

@@ -43,9 +43,10 @@ struct kv_plan {
     int n_rows;
 };
 
-/* Counts everything, on `jobs` threads; the result does not depend on their number. KV_USAGE for what cannot be planned. A model
+/* Counts everything, on `jobs` threads; the result does not depend on their number. `quiet`: no progress bar. KV_USAGE for what cannot be planned. A model
  * that leaves no pool is no error here: pool.bytes <= 0 and no row is counted. */
-bool kv_plan_compute(struct kv_plan *plan, const struct kv_settings *s, int jobs, struct kv_arena *a, struct kv_err *e);
+bool kv_plan_compute(struct kv_plan *plan, const struct kv_settings *s, int jobs, bool quiet, struct kv_arena *a,
+                     struct kv_err *e);
 
 /* The heading, the pool, the table and what it means, on stdout. */
 void kv_plan_print(const struct kv_plan *plan, struct kv_arena *a);

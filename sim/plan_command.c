@@ -49,7 +49,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     const char *folder = kv_arg_text(args, "output", settings.run.output);
     if (folder && !kv_result_folder(folder, a, e)) /* known before the work is done */
         return false;
-    if (!kv_plan_compute(plan, &settings, (int)jobs, a, e) || (folder && !kv_plan_write(plan, folder, a, e)))
+    if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e) || (folder && !kv_plan_write(plan, folder, a, e)))
         return false;
     if (kv_arg_flag(args, "csv")) {
         struct kv_table t;
