@@ -100,7 +100,7 @@ static bool read_asked(const struct kv_args *args, struct asked *q, struct kv_ar
     kv_arg_count(args, "prompt", 1, INT64_MAX, &q->request.prompt, a, e);
     kv_arg_count(args, "output", 0, INT64_MAX, &q->request.output, a, e);
     kv_arg_count(args, "chunk", 1, 1 << 30, &q->run.chunk, a, e);
-    kv_arg_count(args, "block-size", 1, 1 << 20, &q->page, a, e);
+    kv_arg_count(args, "block-size", 1, 65536, &q->page, a, e);
     kv_arg_choice(args, "accounting", accountings, &q->accounting, a, e);
     kv_arg_choice(args, "evict-scope", kv_scope_names, &q->scope, a, e);
     kv_arg_choice(args, "layout", kv_layout_names, &q->layout, a, e);
@@ -236,7 +236,7 @@ static void walk_timeline(struct kv_table *t, const struct asked *q, struct kv_c
 
 static bool check_in_place(const struct asked *q, const struct kv_policy *p, struct kv_err *e)
 {
-    if (q->compaction == KV_COMPACT || p->score->positional)
+    if (q->compaction == KV_COMPACT || kv_policy_in_place(p))
         return true;
     return kv_fail(e, KV_USAGE, "%s compaction off needs to know which entries stay, and lengths do not tell for score '%s'; "
                    "replay a trace, or leave compaction on", p->where, p->score->name);

@@ -76,7 +76,8 @@ static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int64_t c
     if (!kv_counter_open(&row->counter, policy, &p->model, &run, p->settings->engine.block_size, a, e))
         return false;
     row->counter.ledger.skip_places = true;
-    if (p->compaction == KV_IN_PLACE && !row->counter.policy.score->positional)
+    row->counter.ledger.in_place &= p->compaction == KV_IN_PLACE; /* what is not shown need not be counted */
+    if (p->compaction == KV_IN_PLACE && !kv_policy_in_place(&row->counter.policy))
         return kv_fail(e, KV_USAGE, "%s compaction = false needs to know which entries stay, and lengths do not tell for score "
                        "'%s'; set [engine] compaction = true", policy->where, policy->score->name);
     p->row[p->n_rows++] = row;

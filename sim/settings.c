@@ -43,7 +43,7 @@ static const struct kv_field hardware_fields[] = {
 static const struct kv_field engine_fields[] = {
     {FIELD(engine, gpu_memory_utilization, KV_T_SHARE), .def = "0.9", .also = "utilization, utilisation, mem_fraction_static",
      .help = "share of device memory the engine may use (vLLM)"},
-    {FIELD(engine, block_size, KV_T_COUNT), .def = "16", .min = 1, .max = 1 << 20, .also = "page_size, page", .help = "entries of a page (vLLM)"},
+    {FIELD(engine, block_size, KV_T_COUNT), .def = "16", .min = 1, .max = 65536, .also = "page_size, page", .help = "entries of a page (vLLM)"},
     {FIELD(engine, max_num_batched_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
      .help = "tokens of a forward pass, for the activations (vLLM); auto: the largest chunk with its patch"},
     {FIELD(engine, max_num_seqs, KV_T_COUNT), .def = "256", .min = 1, .max = MANY, .help = "sequences of a pass, for the logits (vLLM)"},

@@ -134,7 +134,9 @@ static void take_snapshot(const struct kv_ledger *l, const struct kv_run *run, i
 
 static int64_t pages_in_place(const struct kv_ledger *l, int64_t end, int64_t sinks, int64_t hole_end)
 {
-    return ceil_div(end, l->page) - most(0, hole_end / l->page - ceil_div(sinks, l->page));
+    /* a hole that reaches the end empties the last page too, full or not */
+    int64_t last = hole_end == end ? ceil_div(end, l->page) : hole_end / l->page;
+    return ceil_div(end, l->page) - most(0, last - ceil_div(sinks, l->page));
 }
 
 static void measure_layer(const struct kv_ledger *l, int64_t layer, enum moment at, int64_t value[MEASURES])
@@ -221,23 +223,64 @@ static int64_t peak_value(const struct moments *m, int measure, int scope)
     return measure < MEASURES ? m->peak[measure][scope] : m->shared[measure - MEASURES];
 }
 
-/* Within a run nothing falls, so its last pass holds the most; the position said is that of the first that holds as much. */
-static int64_t first_pass_with(struct kv_ledger *l, const struct kv_run *run, int measure, int scope, int64_t value,
-                               struct moments *m)
+static bool is_in_place(int measure)
 {
-    int64_t low = 0, high = run->passes - 1;
+    return measure == HEAD_PAGES_IN_PLACE || measure == LAYER_PAGES_IN_PLACE || measure == MEASURES + KV_IN_PLACE;
+}
+
+/* Within a run lengths never fall, so entries and compacted pages are most in its last pass. Pages in place breathe as a hole
+ * moves over page borders, but passes a whole number of pages apart never fall: the hole grows no faster than the end.
+ * So the most is among the last `period` passes. */
+static int64_t period_of(const struct kv_ledger *l, const struct kv_run *run)
+{
+    bool holes = false;
+    for (int64_t c = 0; c < l->classes->n; c++)
+        holes |= run->gain[c] < run->pass.n_new;
+    if (!holes)
+        return 1;
+    int64_t a = l->page, b = run->pass.n_new;
+    while (b) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return least(l->page / a, run->passes);
+}
+
+static void moments_at(const struct kv_ledger *l, const struct kv_run *run, int64_t j, struct moments *m)
+{
+    take_snapshot(l, run, j);
+    find_moments(l, m);
+}
+
+/* The first of the passes j, j - period, ... that has the value, which pass j has. */
+static int64_t first_on_track(const struct kv_ledger *l, const struct kv_run *run, int measure, int scope,
+                              int64_t value, int64_t j, int64_t period, struct moments *m)
+{
+    int64_t low = 0, high = j / period, offset = j % period;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        take_snapshot(l, run, middle);
-        find_moments(l, m);
+        moments_at(l, run, middle * period + offset, m);
         if (peak_value(m, measure, scope) == value)
             high = middle;
         else
             low = middle + 1;
     }
-    take_snapshot(l, run, low);
-    find_moments(l, m);
-    return low;
+    return low * period + offset;
+}
+
+/* The first pass of the run that has the value, its most; `m` becomes that pass's moments. */
+static int64_t first_pass_with(const struct kv_ledger *l, const struct kv_run *run, int measure, int scope,
+                               int64_t value, struct moments *m)
+{
+    int64_t period = is_in_place(measure) ? period_of(l, run) : 1, first = INT64_MAX;
+    for (int64_t j = run->passes - period; j < run->passes; j++) {
+        moments_at(l, run, j, m);
+        if (peak_value(m, measure, scope) == value)
+            first = least(first, first_on_track(l, run, measure, scope, value, j, period, m));
+    }
+    moments_at(l, run, first, m);
+    return first;
 }
 
 static int64_t bytes_at_moment(const struct kv_ledger *l, int64_t running, enum kv_scope scope)
@@ -253,13 +296,13 @@ static int64_t bytes_at_moment(const struct kv_ledger *l, int64_t running, enum 
     return bytes;
 }
 
-static bool raise_peak(struct kv_ledger *l, const struct kv_run *run, int measure, int scope, const struct moments *last,
+static bool raise_peak(struct kv_ledger *l, const struct kv_run *run, int measure, int scope, const struct moments *most_of,
                        struct kv_peak *peak)
 {
-    int64_t value = peak_value(last, measure, scope);
+    int64_t value = peak_value(most_of, measure, scope);
     if (value <= peak->value)
         return false;
-    struct moments m = *last;
+    struct moments m = *most_of;
     int64_t j = run->passes - 1;
     if (j > 0 && !l->skip_places)
         j = first_pass_with(l, run, measure, scope, value, &m);
@@ -274,18 +317,57 @@ static bool raise_peak(struct kv_ledger *l, const struct kv_run *run, int measur
     return true;
 }
 
-static void raise_peaks(struct kv_ledger *l, const struct kv_run *run, const struct moments *last)
+static void raise_peaks(struct kv_ledger *l, const struct kv_run *run, const struct moments *most_of)
 {
     for (int scope = 0; scope < KV_SCOPES; scope++) {
-        if (raise_peak(l, run, ENTRIES, scope, last, &l->entries[scope]))
+        if (raise_peak(l, run, ENTRIES, scope, most_of, &l->entries[scope])) {
+            if (run->passes > 1) /* the snapshot may be of another pass by now */
+                take_snapshot(l, run, l->entries[scope].pass - run->pass.index);
             l->peak_bytes[scope] = bytes_at_moment(l, l->entries[scope].layer, (enum kv_scope)scope);
+        }
         for (int how = 0; how < KV_COMPACTIONS; how++) {
             if (how == KV_IN_PLACE && !l->in_place)
                 continue;
             for (int layout = 0; layout < KV_SHARED; layout++)
-                raise_peak(l, run, measure_of[layout][how], scope, last, &l->pages[layout][how].peak[scope]);
-            raise_peak(l, run, MEASURES + how, scope, last, &l->pages[KV_SHARED][how].peak[scope]);
+                raise_peak(l, run, measure_of[layout][how], scope, most_of, &l->pages[layout][how].peak[scope]);
+            raise_peak(l, run, MEASURES + how, scope, most_of, &l->pages[KV_SHARED][how].peak[scope]);
         }
+    }
+}
+
+static void end_pages(struct kv_page_count *count, int64_t value, const struct kv_pass *p)
+{
+    count->end = value;
+    count->end_peak = most(count->end_peak, value);
+    if (p->last || p->decode_step >= 0)
+        count->resident = most(count->resident, value);
+}
+
+static void end_all_pages(struct kv_ledger *l, const struct kv_pass *p, const struct moments *m)
+{
+    for (int how = 0; how < KV_COMPACTIONS; how++) {
+        for (int layout = 0; layout < KV_SHARED; layout++)
+            end_pages(&l->pages[layout][how], m->end[measure_of[layout][how]], p);
+        end_pages(&l->pages[KV_SHARED][how], m->shared_end[how], p);
+    }
+}
+
+/* The run's passes before its last one can only matter to pages in place. */
+static void add_breathing(struct kv_ledger *l, const struct kv_run *run, struct moments *most_of)
+{
+    static const enum measure breathing[] = {HEAD_PAGES_IN_PLACE, LAYER_PAGES_IN_PLACE};
+    int64_t period = period_of(l, run);
+    for (int64_t j = run->passes - period; j < run->passes - 1; j++) {
+        struct moments m;
+        moments_at(l, run, j, &m);
+        end_all_pages(l, &run->pass, &m);
+        for (int i = 0; i < 2; i++)
+            for (int scope = 0; scope < KV_SCOPES; scope++)
+                if (m.peak[breathing[i]][scope] > most_of->peak[breathing[i]][scope]) {
+                    most_of->peak[breathing[i]][scope] = m.peak[breathing[i]][scope];
+                    most_of->layer[breathing[i]][scope] = m.layer[breathing[i]][scope];
+                }
+        most_of->shared[KV_IN_PLACE] = most(most_of->shared[KV_IN_PLACE], m.shared[KV_IN_PLACE]);
     }
 }
 
@@ -313,13 +395,17 @@ static void add_table(const struct kv_ledger *l, const struct kv_run *run, const
               lanes);
     if (!l->in_place)
         return;
+    bool empty_end = true; /* every lane ends with sinks alone, so that the hole reaches the end after each pass */
     for (int64_t i = 0; i < n_members; i++) {
         int64_t c = member[i].class_index, slope = p->n_new - run->gain[c];
         int64_t hole_end = p->seen - run->before[c] + sinks_of(l, c);
         d[i] = (struct line){-hole_end, -slope};
         f[i] = (struct line){-hole_end - slope, -slope};
         sinks = most(sinks, sinks_of(l, c));
+        empty_end &= run->before[c] + run->gain[c] == sinks_of(l, c) && (n == 1 || !run->gain[c]);
     }
+    for (int64_t i = 0; i < n_members && empty_end; i++)
+        f[i].value -= l->page - 1; /* the end's page counts as whole */
     struct line end_during = {p->seen + fresh, p->n_new}, end_after = {p->seen + p->n_new, p->n_new};
     add_pages(&count[KV_IN_PLACE],
               sum_pages(&end_during, 1, n, l->page) - sum_holes(d, n_members, n, l->page, sinks),
@@ -364,7 +450,7 @@ static int64_t layer_scratch(const struct kv_ledger *l, const struct kv_run *run
 void kv_ledger_open(struct kv_ledger *l, const struct kv_policy *p, const struct kv_shape *s,
                     const struct kv_classes *c, int64_t page, struct kv_arena *a)
 {
-    *l = (struct kv_ledger){.shape = s, .classes = c, .policy = p, .page = page, .in_place = p->score->positional};
+    *l = (struct kv_ledger){.shape = s, .classes = c, .policy = p, .page = page, .in_place = kv_policy_in_place(p)};
     l->lanes = s->layers * s->store_heads;
     l->snap = KV_NEW(a, struct kv_snapshot);
     l->snap->line[0] = KV_NEW_N(a, struct line, c->n);
@@ -391,19 +477,11 @@ void kv_ledger_reset(struct kv_ledger *l)
                             .snap = l->snap};
 }
 
-static void end_pages(struct kv_page_count *count, int64_t value, const struct kv_pass *p)
-{
-    count->end = value;
-    count->end_peak = most(count->end_peak, value);
-    if (p->last || p->decode_step >= 0)
-        count->resident = most(count->resident, value);
-}
-
 void kv_ledger_add(struct kv_ledger *l, const struct kv_run *run)
 {
-    struct moments last;
-    take_snapshot(l, run, run->passes - 1);
-    find_moments(l, &last);
+    struct moments last, most_of;
+    moments_at(l, run, run->passes - 1, &last);
+    most_of = last;
     l->end_entries = last.end[ENTRIES];
     l->end_bytes = 0;
     for (int64_t c = 0; c < l->classes->n; c++)
@@ -412,17 +490,18 @@ void kv_ledger_add(struct kv_ledger *l, const struct kv_run *run)
         l->end_entries_peak = l->end_entries;
         l->end_peak_bytes = l->end_bytes;
     }
-    for (int scope = 0; scope < KV_SCOPES; scope++)
+    for (int scope = 0; scope < KV_SCOPES; scope++) {
         l->pass_entries[scope] = last.peak[ENTRIES][scope];
-    for (int how = 0; how < KV_COMPACTIONS; how++) {
-        for (int layout = 0; layout < KV_SHARED; layout++) {
-            end_pages(&l->pages[layout][how], last.end[measure_of[layout][how]], &run->pass);
-            memcpy(l->pass_pages[layout][how], last.peak[measure_of[layout][how]], sizeof l->pass_pages[layout][how]);
+        for (int how = 0; how < KV_COMPACTIONS; how++) {
+            for (int layout = 0; layout < KV_SHARED; layout++)
+                l->pass_pages[layout][how][scope] = last.peak[measure_of[layout][how]][scope];
+            l->pass_pages[KV_SHARED][how][scope] = last.shared[how];
         }
-        end_pages(&l->pages[KV_SHARED][how], last.shared_end[how], &run->pass);
-        l->pass_pages[KV_SHARED][how][KV_SCOPE_LAYER] = l->pass_pages[KV_SHARED][how][KV_SCOPE_PASS] = last.shared[how];
     }
-    raise_peaks(l, run, &last);
+    if (l->in_place)
+        add_breathing(l, run, &most_of);
+    end_all_pages(l, &run->pass, &last);
+    raise_peaks(l, run, &most_of);
     add_sums(l, run);
     for (int64_t kind = 0; run->pass.evict && kind < l->classes->n_kinds; kind++)
         l->scratch_entries = most(l->scratch_entries, layer_scratch(l, run, l->classes->kind_layer[kind]));

@@ -49,7 +49,7 @@ struct kv_ledger {
     const struct kv_policy *policy;
     int64_t page;           /* entries of a page */
     int64_t lanes;
-    bool in_place;          /* KV_IN_PLACE can be counted: the policy is positional */
+    bool in_place;          /* KV_IN_PLACE is counted; kv_ledger_open sets it where it can be, for positional policies */
     bool skip_places;       /* set by those who want peaks but not where they were: costs less */
 
     int64_t steps;          /* query steps so far */

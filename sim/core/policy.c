@@ -339,11 +339,16 @@ bool kv_policy_from_spec(struct kv_policy *p, const char *spec, struct kv_arena 
     return kv_policy_read(p, kv_copy_text(a, spec), where, all, n + 1, a, e);
 }
 
+bool kv_policy_in_place(const struct kv_policy *p)
+{
+    return p->score->positional && !(p->law->freezes && p->when.at & KV_AT_CHUNK);
+}
+
 /* ---- fitting to a model ---- */
 
 static bool check_window_layers(const struct kv_policy *p, const struct kv_model *m, struct kv_err *e)
 {
-    if (m->sliding_window == 0 || p->score->positional)
+    if (m->sliding_window == 0 || kv_policy_in_place(p))
         return true;
     return kv_fail(e, KV_USAGE, "%s '%s' cannot be counted on '%s', which has sliding-window layers: which of its entries "
                    "leave the window is not known from lengths; use a policy of sinks and recents, or set "

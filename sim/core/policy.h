@@ -101,6 +101,7 @@ struct kv_law {
     size_t params_size;
     unsigned budget; /* enum kv_budget_form it understands, together */
     unsigned at;     /* enum kv_at it can act at, together */
+    bool freezes;    /* at chunks, what earlier ones left is frozen: so recents are several spans, one for each chunk */
     /* Reads files, checks the parameters against the shape; may set policy->note. NULL: nothing to do. */
     bool (*prepare)(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);
     /* Lanes with the same number always hold as much. NULL: all lanes of all layers do. */
@@ -213,6 +214,9 @@ const struct kv_kind *kv_kind_find(const char *name);
 bool kv_kind_unknown(const char *where, const char *name, struct kv_arena *a, struct kv_err *e);
 extern const struct kv_field kv_policy_fields[];
 extern const int kv_n_policy_fields;
+
+/* Whether lengths alone tell which entries stay: pages freed without compaction can then be counted. */
+bool kv_policy_in_place(const struct kv_policy *p);
 
 /* trunc(share x n) in double, exactly as upstream writes int((1-s)*n). */
 int64_t kv_trunc_share(double share, int64_t n);

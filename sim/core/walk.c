@@ -136,16 +136,18 @@ static struct kv_room room_at(const struct kv_walk *w, const struct kv_class *c,
         struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = held};
         room = w->policy->law->room(w->policy, w->shape, &lane, pass);
     }
-    int64_t floor = w->policy->floor - room.frozen;
-    if (room.keep < floor)
-        room.keep = floor;
     /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
      * policy of sinks and recents leaves recents alone (docs/DESIGN.md, "Sliding windows"). */
-    if (c->window) {
-        if (pass->evict && room.keep != KV_NO_BOUND && w->policy->keys.sink_size < room.keep)
-            room.keep -= w->policy->keys.sink_size;
-        room.keep = least(room.keep, c->window);
+    if (c->window && pass->evict && room.keep != KV_NO_BOUND)
+        room.keep -= least(room.keep, w->policy->keys.sink_size);
+    int64_t floor = w->policy->floor - room.frozen;
+    if (room.keep < floor) {
+        room.keep = floor;
+        if (room.steady == KV_SAME_GAIN) /* frozen grows, so the next pass is raised by less */
+            room.steady = KV_VARIES;
     }
+    if (c->window)
+        room.keep = least(room.keep, c->window);
     return room;
 }
 

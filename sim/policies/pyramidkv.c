@@ -52,6 +52,8 @@ static struct kv_room pyramid_room(const struct kv_policy *p, const struct kv_sh
                                    const struct kv_pass *pass)
 {
     const struct pyramid_params *own = p->law_params;
+    if (p->kept >= 1)
+        return (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
     struct kv_capacity c = kv_unit_capacity(p, lane, pass, own->round_to);
     int64_t keeps = kv_snapkv_keeps(&c), mean = c.capacity - c.window, scored = c.total - c.window;
     if (c.decode) /* the whole slope at once: a lane that grows by one token would never be long enough for it */
@@ -72,6 +74,7 @@ static const struct kv_law law_pyramid = {
     .field = pyramid_fields,
     .n_fields = sizeof pyramid_fields / sizeof *pyramid_fields,
     .params_size = sizeof(struct pyramid_params),
+    .freezes = true,
     .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
     .prepare = prepare_pyramid,

@@ -77,6 +77,8 @@ static struct kv_room uniform_room(const struct kv_policy *p, const struct kv_sh
                                    const struct kv_pass *pass)
 {
     (void)s;
+    if (p->kept >= 1)
+        return (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
     struct kv_capacity c =
         kv_unit_capacity(p, lane, pass, ((const struct uniform_params *)p->law_params)->round_to);
     return kv_unit_room(&c, lane, pass, kv_snapkv_keeps(&c));
@@ -97,6 +99,7 @@ const struct kv_law kv_law_uniform = {
     .field = uniform_fields,
     .n_fields = sizeof uniform_fields / sizeof *uniform_fields,
     .params_size = sizeof(struct uniform_params),
+    .freezes = true,
     .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
     .prepare = prepare_uniform,

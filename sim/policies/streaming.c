@@ -15,6 +15,8 @@ static const struct kv_field fixed_fields[] = {
 
 static int64_t fixed_total(const struct kv_policy *p, int64_t prompt)
 {
+    if (p->kept >= 1) /* keep = 100 % keeps the output too */
+        return KV_NO_BOUND;
     if (!isnan(p->kept))
         return kv_trunc_share(p->kept, prompt);
     return p->budget != KV_UNSET ? p->budget : p->keys.sink_size + p->keys.recent_size;
