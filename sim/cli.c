@@ -106,6 +106,8 @@ bool kv_args_parse(struct kv_args *args, const struct kv_command *command, int a
     }
     if (args->help)
         return true;
+    if (kv_arg_flag(args, "csv") && kv_arg_flag(args, "json"))
+        return kv_fail(e, KV_USAGE, "--csv and --json are both given; keep one");
     if (args->n_operands < command->least)
         return kv_fail(e, KV_USAGE, "too little given: kvsim %s %s", command->name, command->operands);
     if (args->n_operands > command->most)

@@ -89,8 +89,10 @@ int main(int argc, char **argv)
     struct kv_arena *a = kv_arena_open();
     gsl_set_error_handler_off(); /* GSL's own aborts; each call's status is looked at instead */
     bool good = hold_streams(&e) && run(argc, argv, a, &e);
-    if (fflush(stdout) || ferror(stdout))
+    if (fflush(stdout) || ferror(stdout)) {
         good = kv_fail(&e, KV_ENV, "cannot write to standard output: %s", strerror(errno));
+        e.status = KV_ENV; /* an answer that could not be printed is none */
+    }
     if (!good) {
         for (char *line = e.text, *next; line; line = next) {
             next = strchr(line, '\n');

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 /* Beyond MOST_SERIES policies and chunks, or MOST_PANELS panels, a picture shows nothing any more. */
-enum { MOST_SERIES = 240, MOST_PANELS = 6, MOST_COLUMNS = 8, NAME_LETTERS = 44, TITLE_LETTERS = 60, KINDS = 4, FORMATS = 3 };
+enum { MOST_SERIES = 240, MOST_PANELS = 6, MOST_COLUMNS = 8, NAME_LETTERS = 44, TITLE_LETTERS = 40, KINDS = 4, FORMATS = 3 };
 static const char mark[] = "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n";
 static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 
@@ -34,7 +34,7 @@ struct kind {
     const char *file;               /* of the result */
     const struct kv_column *column; /* of the plot's data: line and chunk first, policy last */
     int n_columns;
-    const char *const *source[2];   /* what columns 1 .. are called in the file, when not the same; with a second list each row gives two */
+    const char *const *source[2];   /* what columns 1 .. are called in the file, if not the same; two lists: a row gives two */
     bool by_chunk, by_row;          /* what starts a series besides another policy */
 };
 
@@ -56,38 +56,24 @@ struct plot {
 
 /* ---- the plots ---- */
 
-#define COLUMNS(name) .column = name##_columns, .n_columns = sizeof name##_columns / sizeof *name##_columns
-static const struct kv_column memory_columns[] = {
-    {"line", NULL, KV_CELL_COUNT},    {"chunk_tokens", NULL, KV_CELL_COUNT}, {"seen_tokens", NULL, KV_CELL_COUNT},
-    {"entries", NULL, KV_CELL_COUNT}, {"bytes", NULL, KV_CELL_BYTES},        {"policy", NULL, KV_CELL_TEXT},
-};
-static const struct kv_column chunk_columns[] = {
-    {"line", NULL, KV_CELL_COUNT},
-    {"chunk_tokens", NULL, KV_CELL_COUNT},
-    {"kv_footprint_paper", NULL, KV_CELL_REAL},
-    {"kv_footprint_actual", NULL, KV_CELL_REAL},
-    {"policy", NULL, KV_CELL_TEXT},
-};
-static const struct kv_column bars_columns[] = {
-    {"row", NULL, KV_CELL_COUNT},
-    {"chunk_tokens", NULL, KV_CELL_COUNT},
-    {"kv_footprint_paper", NULL, KV_CELL_REAL},
-    {"kv_footprint_actual", NULL, KV_CELL_REAL},
-    {"kv_peak_actual", NULL, KV_CELL_REAL},
-    {"policy", NULL, KV_CELL_TEXT},
-};
+/* The policy comes last: gnuplot does not know doubled quotes, and counts the cells behind such a name wrongly. */
+#define COUNT(key) {key, NULL, KV_CELL_COUNT}
+#define BYTES(key) {key, NULL, KV_CELL_BYTES}
+#define REAL(key) {key, NULL, KV_CELL_REAL}
+#define POLICY {"policy", NULL, KV_CELL_TEXT}
+static const struct kv_column memory_columns[] = {COUNT("line"),    COUNT("chunk_tokens"), COUNT("seen_tokens"),
+                                                  COUNT("entries"), BYTES("bytes"),        POLICY};
+static const struct kv_column chunk_columns[] = {COUNT("line"), COUNT("chunk_tokens"), REAL("kv_footprint_paper"),
+                                                 REAL("kv_footprint_actual"), POLICY};
+static const struct kv_column bars_columns[] = {COUNT("row"), COUNT("chunk_tokens"), REAL("kv_footprint_paper"),
+                                                REAL("kv_footprint_actual"), REAL("kv_peak_actual"), POLICY};
 static const struct kv_column pages_columns[] = {
-    {"row", NULL, KV_CELL_COUNT},
-    {"chunk_tokens", NULL, KV_CELL_COUNT},
-    {"held_peak_bytes", NULL, KV_CELL_BYTES},
-    {"per_head_peak_bytes", NULL, KV_CELL_BYTES},
-    {"per_layer_peak_bytes", NULL, KV_CELL_BYTES},
-    {"shared_peak_bytes", NULL, KV_CELL_BYTES},
-    {"policy", NULL, KV_CELL_TEXT},
-};
+    COUNT("row"), COUNT("chunk_tokens"), BYTES("held_peak_bytes"), BYTES("per_head_peak_bytes"),
+    BYTES("per_layer_peak_bytes"), BYTES("shared_peak_bytes"), POLICY};
 static const char *const in_pass[] = {"chunk_tokens", "seen_tokens", "entries_in_pass", "in_pass_bytes", "policy"};
 static const char *const at_end[] = {"chunk_tokens", "seen_tokens", "entries_end", "end_bytes", "policy"};
 
+#define COLUMNS(name) .column = name##_columns, .n_columns = sizeof name##_columns / sizeof *name##_columns
 static const struct kind kinds[KINDS] = {
     {"memory", {"common", "memory"}, "timeline.csv", COLUMNS(memory), {in_pass, at_end}, .by_chunk = true},
     {"chunk", {"common", "chunk"}, "chunks.csv", COLUMNS(chunk)},
@@ -106,25 +92,31 @@ static int letters(const char *text)
     return n;
 }
 
-/* At most `most` letters of a text, without what would end a line, move a terminal's cursor or is no UTF-8. */
-static char *printable(const char *text, int most, struct kv_arena *a)
+/* At most `most` letters of a text, with '?' for what cannot be drawn: controls, what is no UTF-8, and letters DejaVu Sans
+ * lacks, for gnuplot fills the whole picture with the box that stands for such a letter. */
+static const char *printable(const char *text, int most, struct kv_arena *a)
 {
+    static const unsigned drawn[][2] = {{0x20, 0x7E},     {0xA0, 0x2E9},    {0x384, 0x525},   {0x1E00, 0x1EFB},
+                                        {0x2010, 0x2027}, {0x2030, 0x2052}, {0x2190, 0x2311}};
     json_t *valid = json_string(text); /* NULL when it is no UTF-8 */
-    char *clean = kv_copy_text(a, text), *end = clean;
-    for (unsigned char *c = (unsigned char *)clean; *c; c++) {
-        if (*c < 0x20 || *c == 0x7F)
-            *c = ' ';
-        else if (!valid && *c >= 0x80)
-            *c = '?';
-        else if (*c == 0xC2 && c[1] < 0xA0)
-            c[0] = c[1] = ' ';
+    char *clean = kv_alloc(a, strlen(text) + 4), *out = clean, *cut = clean;
+    int n = 0;
+    for (int length; *text && n <= most; text += length, n++) {
+        unsigned c = (unsigned char)*text;
+        bool good = false;
+        length = !valid || c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+        c = c < 0x80 ? c : length == 1 ? 0 : c & (0x7Fu >> length);
+        for (int i = 1; i < length; i++)
+            c = c << 6 | ((unsigned char)text[i] & 0x3F);
+        for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++)
+            good |= c >= drawn[i][0] && c <= drawn[i][1];
+        cut = n == most - 3 ? out : cut;
+        memcpy(out, good ? text : "?", good ? (size_t)length : 1);
+        out += good ? length : 1;
     }
+    if (n > most)
+        memcpy(cut, "...", 4);
     json_decref(valid);
-    if (letters(clean) <= most)
-        return clean;
-    for (int n = 0; n < most - 3; end++)
-        n += (end[1] & 0xC0) != 0x80;
-    memcpy(end, "...", 4);
     return clean;
 }
 
@@ -279,18 +271,21 @@ static bool read_rows(struct plot *p, const struct kind *kind, const char *resul
 /* The names of the lines, for people, and how long the longest is. */
 static void put_names(FILE *out, const struct plot *p)
 {
-    int longest = 0, n = p->kind->by_row ? p->n : p->n_lines;
+    int longest = 0, done = 0, n = p->kind->by_row ? p->n : p->n_lines;
     bool chunks = false;
     for (int i = 1; i < p->n; i++)
         chunks |= p->kind->by_row && p->series[i].chunk != p->series[0].chunk;
     fprintf(out, "lines = %d\narray name[%d]\n", n, n);
     for (int i = 0; i < p->n; i++) {
         const struct series *s = &p->series[i];
-        char number[KV_NUMBER_TEXT], *name = printable(s->policy, NAME_LETTERS, p->arena);
+        char number[KV_NUMBER_TEXT];
+        const char *name = printable(s->policy, NAME_LETTERS, p->arena);
+        if (!p->kind->by_row && s->line <= done)
+            continue;
         if (chunks)
             name = kv_format(p->arena, "%s, chunk %s", name, kv_print_count(number, s->chunk));
         longest = letters(name) > longest ? letters(name) : longest;
-        put_text(out, kv_format(p->arena, "name[%lld]", p->kind->by_row ? i + 1LL : (long long)s->line), name);
+        put_text(out, kv_format(p->arena, "name[%d]", ++done), name);
     }
     put_whole(out, "letters", longest);
     put_whole(out, "one_chunk", chunks ? 0 : p->series[0].chunk);
@@ -332,34 +327,33 @@ static void put_panels(FILE *out, const struct plot *p)
     put_wholes(out, "last", column[2], drawn);
 }
 
-/* Text and numbers of summary.json that titles show. KV_DATA. */
+/* What titles say of the result, under the names of summary.json; `device` has a fuller name than it, or is NULL. */
 static bool put_summary(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e)
 {
-    const char *path = kv_format(a, "%s/summary.json", result), *model, *preset, *dtype, *layout, *origin;
+    static const char *const keys[] = {"kv_pool_bytes", "kv_pool_origin", "model",      "device",     "kv_cache_dtype",
+                                       "layout",        "block_size",     "compaction", "concurrency"};
+    const char *path = kv_format(a, "%s/summary.json", result);
     json_error_t bad;
-    json_int_t block, concurrency, pool;
-    int compaction;
-    json_t *root = json_load_file(path, 0, &bad);
-    if (!root && bad.line < 0)
-        return kv_fail(e, KV_DATA, "cannot open '%s': %s", path, bad.text);
+    FILE *in = fopen(path, "r");
+    if (!in)
+        return kv_fail(e, KV_DATA, "cannot open '%s': %s", path, strerror(errno));
+    json_t *root = json_loadf(in, 0, &bad);
+    fclose(in);
     if (!root)
         return kv_fail(e, KV_DATA, "%s:%d:%d: %s", path, bad.line, bad.column, bad.text);
-    if (json_unpack_ex(root, &bad, 0, "{s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:{s:I, s:s}}", "model", &model, "device",
-                       &preset, "kv_cache_dtype", &dtype, "layout", &layout, "block_size", &block, "compaction",
-                       &compaction, "concurrency", &concurrency, "memory", "kv_pool_bytes", &pool, "kv_pool_origin",
-                       &origin)) {
-        json_decref(root);
-        return kv_fail(e, KV_DATA, "%s: %s; it is no summary of 'kvsim plan'", path, bad.text);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *value = json_object_get(i < 2 ? json_object_get(root, "memory") : root, keys[i]);
+        if (json_is_string(value))
+            put_text(out, keys[i], printable(json_string_value(value), TITLE_LETTERS, a));
+        else if (json_is_integer(value) || json_is_boolean(value))
+            put_whole(out, keys[i], json_is_true(value) ? 1 : json_integer_value(value));
+        else
+            kv_fail(e, KV_DATA, "%s: no '%s'; it is no summary of 'kvsim plan'", path, keys[i]);
     }
-    put_text(out, "model", printable(model, TITLE_LETTERS, a));
-    put_text(out, "device", printable(device ? device : preset, TITLE_LETTERS, a));
-    put_text(out, "dtype", printable(dtype, TITLE_LETTERS, a));
-    put_text(out, "layout", printable(layout, TITLE_LETTERS, a));
-    put_text(out, "pool_origin", printable(origin, TITLE_LETTERS, a));
-    fprintf(out, "block_size = %lld\ncompaction = %d\nconcurrency = %lld\npool_bytes = %lld\n", (long long)block,
-            compaction, (long long)(concurrency > 0 ? concurrency : 1), (long long)pool);
+    if (device)
+        put_text(out, "device", printable(device, TITLE_LETTERS, a));
     json_decref(root);
-    return true;
+    return !e->n;
 }
 
 /* How many requests there are, and the one with the most tokens, which timeline.csv and chunks.csv are about. */
@@ -381,8 +375,9 @@ static bool put_requests(FILE *out, const char *result, struct kv_arena *a, stru
             memcpy(longest, v, sizeof v);
     }
     kv_csv_close(&in);
-    fprintf(out, "requests = %lld\nprompt = %lld\noutput = %lld\n", (long long)n, (long long)longest[0],
-            (long long)longest[1]);
+    put_whole(out, "requests", n);
+    put_whole(out, "prompt", longest[0]);
+    put_whole(out, "output", longest[1]);
     return !e->n;
 }
 
@@ -397,17 +392,34 @@ struct request {
     struct kv_arena *arena;
 };
 
-/* Runs a program found by PATH in FOLDER, without input; `out` becomes its output. Its status, 128 + N when signal N ended
- * it, or -1 with errno when it cannot be run. */
-static int run_program(const char *const *argv, const char *folder, int out)
+/* A file without a name, which other programs open as /proc/self/fd/N: nothing of it is left behind. */
+static FILE *nameless_file(struct kv_err *e)
+{
+    int fd = memfd_create("plot", 0);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "w+");
+    if (!file)
+        kv_fail(e, KV_ENV, "cannot make a file in memory: %s", strerror(errno));
+    return file;
+}
+
+static void copy(FILE *from, FILE *to)
+{
+    for (int c; (c = getc(from)) != EOF;)
+        fputc(c, to);
+}
+
+/* Runs a program found by PATH in FOLDER, without input. Its status, 128 + N when signal N ended it, or -1 with errno when it
+ * cannot be run. */
+static int run_program(const char *const *argv, const char *folder, FILE *out, FILE *said)
 {
     posix_spawn_file_actions_t files;
     pid_t pid;
     int status;
-    fflush(stdout);
+    fflush(out);
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&files, out, STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&files, fileno(out), STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&files, fileno(said), STDERR_FILENO);
     posix_spawn_file_actions_addchdir_np(&files, folder);
     errno = posix_spawnp(&pid, argv[0], &files, NULL, (char *const *)argv, environ);
     posix_spawn_file_actions_destroy(&files);
@@ -419,19 +431,26 @@ static int run_program(const char *const *argv, const char *folder, int out)
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* gnuplot says on standard error what it does not like. *missing: there is no gnuplot. */
-static bool run_gnuplot(const struct request *q, const char *script, bool *missing, struct kv_err *e)
+/* What gnuplot says is shown when it fails. *missing: there is no gnuplot. */
+static bool run_gnuplot(const struct request *q, const char *script, FILE *out, bool *missing, struct kv_err *e)
 {
     const char *const argv[] = {"gnuplot", "-d", "-e", q->term ? "part = ''" : "part = '.part'", script, NULL};
     const char *folder = q->term ? "." : q->folder;
+    FILE *said = nameless_file(e);
+    if (!said)
+        return false;
     if (q->verbose)
         fprintf(stderr, "kvsim: in '%s': gnuplot %s\n", folder, script);
-    int status = run_program(argv, folder, STDOUT_FILENO);
-    *missing = status < 0 && errno == ENOENT;
+    int status = run_program(argv, folder, out, said), why = errno;
+    *missing = status < 0 && why == ENOENT;
+    rewind(said);
+    if (status > 0 || q->verbose)
+        copy(said, stderr);
+    fclose(said);
     if (status < 0 && !*missing)
-        return kv_fail(e, KV_ENV, "cannot run gnuplot: %s", strerror(errno));
-    return status <= 0 || kv_fail(e, KV_ENV, "gnuplot failed on '%s' in '%s', status %d; what it said stands above", script,
-                                  folder, status);
+        return kv_fail(e, KV_ENV, "cannot run gnuplot: %s", strerror(why));
+    return status <= 0 || kv_fail(e, KV_ENV, "gnuplot failed on '%s' in '%s' with status %d; what it said stands above",
+                                  script, folder, status);
 }
 
 static bool add_template(FILE *out, const char *path, struct kv_err *e)
@@ -440,8 +459,7 @@ static bool add_template(FILE *out, const char *path, struct kv_err *e)
     if (!in)
         return kv_fail(e, KV_ENV, "cannot open the plot template '%s': %s", path, strerror(errno));
     fputc('\n', out);
-    for (int c; (c = getc(in)) != EOF;)
-        fputc(c, out);
+    copy(in, out);
     fclose(in);
     return true;
 }
@@ -517,42 +535,36 @@ static bool draw_files(const struct request *q, const struct plot *p, bool *miss
     kv_table_csv(&p->table, out.file);
     if (!kv_out_close(&out, e))
         return false;
-    bool good = *missing || run_gnuplot(q, kv_format(q->arena, "%s.gp", p->kind->name), missing, e);
+    bool good = *missing || run_gnuplot(q, kv_format(q->arena, "%s.gp", p->kind->name), stdout, missing, e);
     if (*missing)
         printf("gnuplot %s.gp\n", p->kind->name);
     return *missing || keep_pictures(q, base, good, e);
 }
 
-/* A file without a name, which gnuplot opens as /proc/self/fd/N: a picture on the terminal leaves nothing behind. */
-static FILE *nameless_file(const char **path, struct kv_arena *a, struct kv_err *e)
+static bool draw_term(const struct request *q, const struct plot *p, struct kv_err *e)
 {
-    int fd = memfd_create("plot", 0);
-    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
-    if (!file)
-        kv_fail(e, KV_ENV, "cannot make a file in memory: %s", strerror(errno));
-    *path = kv_format(a, "/proc/self/fd/%d", fd);
-    return file;
-}
-
-static bool draw_term(const struct request *q, const struct plot *p, bool *missing, struct kv_err *e)
-{
-    const char *data_path, *script_path, *script = NULL;
-    FILE *data = nameless_file(&data_path, q->arena, e), *out = data ? nameless_file(&script_path, q->arena, e) : NULL;
-    if (out)
-        script = make_script(q, p, data_path, e);
-    bool good = script != NULL;
-    if (good) {
-        kv_table_csv(&p->table, data);
-        fputs(script, out);
-        good = !fflush(data) && !fflush(out) && run_gnuplot(q, script_path, missing, e);
-        if (good && *missing)
-            good = kv_fail(e, KV_ENV, "--term needs gnuplot, and there is none; install gnuplot-nox");
+    FILE *file[3] = {NULL}, **data = &file[0], **script = &file[1], **drawn = &file[2];
+    bool good = true, missing = false;
+    for (int i = 0; i < 3 && good; i++)
+        good = (file[i] = nameless_file(e)) != NULL;
+    const char *path = "/proc/self/fd/%d";
+    const char *text = good ? make_script(q, p, kv_format(q->arena, path, fileno(*data)), e) : NULL;
+    if (text) {
+        kv_table_csv(&p->table, *data);
+        fputs(text, *script);
+        good = !fflush(*data) && !fflush(*script);
+        good = good && run_gnuplot(q, kv_format(q->arena, path, fileno(*script)), *drawn, &missing, e);
+        rewind(*drawn);
+        for (int c; good && (c = getc(*drawn)) != EOF;)
+            if (c != '\f') /* which gnuplot begins each picture with */
+                putchar(c);
     }
-    if (data)
-        fclose(data);
-    if (out)
-        fclose(out);
-    return good;
+    for (int i = 0; i < 3; i++)
+        if (file[i])
+            fclose(file[i]);
+    if (missing)
+        return kv_fail(e, KV_ENV, "--term needs gnuplot, and there is none; install gnuplot-nox");
+    return text && good;
 }
 
 /* ---- the command ---- */
@@ -616,16 +628,19 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
     return true;
 }
 
-static void warn_without_fonts(const struct request *q)
+/* Without any, gnuplot draws pictures without letters and says nothing. */
+static bool warn_without_fonts(struct kv_err *e)
 {
     const char *const argv[] = {"fc-list", NULL};
-    FILE *list = tmpfile();
-    struct stat st = {0};
-    int status = list ? run_program(argv, ".", fileno(list)) : 0;
-    if (list && !q->quiet && (status || fstat(fileno(list), &st) || !st.st_size))
-        fputs("kvsim: warning: no fonts found, so pictures will be without text; install fonts-dejavu-core\n", stderr);
-    if (list)
-        fclose(list);
+    FILE *list = nameless_file(e);
+    if (!list)
+        return false;
+    int status = run_program(argv, ".", list, list);
+    rewind(list);
+    if (status || getc(list) == EOF)
+        fputs("kvsim: warning: no fonts found, so pictures may be without text; install fonts-dejavu-core\n", stderr);
+    fclose(list);
+    return true;
 }
 
 /* What titles say, and the size of a terminal. */
@@ -670,20 +685,18 @@ static bool is_result(const char *path, struct kv_arena *a, struct kv_err *e)
 /* The result's provenance goes along: it also marks the folder as ours, to write in again. */
 static bool make_folder(const struct request *q, struct kv_err *e)
 {
-    const char *path = kv_format(q->arena, "%s/provenance.json", q->folder);
     struct kv_out out;
     if (!kv_result_folder(q->folder, q->arena, e))
         return false;
     FILE *in = fopen(kv_format(q->arena, "%s/provenance.json", q->result), "r");
-    bool good = true;
-    if (access(path, F_OK) && (good = kv_out_open(&out, path, q->arena, e))) {
-        for (int c; in && (c = getc(in)) != EOF;)
-            fputc(c, out.file);
-        good = kv_out_close(&out, e);
-    }
+    bool good = kv_out_open(&out, kv_format(q->arena, "%s/provenance.json", q->folder), q->arena, e);
+    if (good && in)
+        copy(in, out.file);
+    else if (good)
+        fputs("{}\n", out.file);
     if (in)
         fclose(in);
-    return good;
+    return good && kv_out_close(&out, e);
 }
 
 static bool draw_all(const struct request *q, struct kv_err *e)
@@ -703,13 +716,13 @@ static bool draw_all(const struct request *q, struct kv_err *e)
     for (int i = 0; i < KINDS; i++) {
         if (q->kind[i] && !plot[i].n && !q->quiet)
             fprintf(stderr, "kvsim: warning: no plot '%s': %s/%s has no rows\n", kinds[i].name, q->result, kinds[i].file);
-        if (plot[i].n && !(q->term ? draw_term(q, &plot[i], &missing, e) : draw_files(q, &plot[i], &missing, e)))
+        if (plot[i].n && !(q->term ? draw_term(q, &plot[i], e) : draw_files(q, &plot[i], &missing, e)))
             return false;
     }
     if (missing && !q->quiet)
-        fprintf(stderr, "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, and in '%s' run the lines above\n",
+        fprintf(stderr, "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts in '%s'\n",
                 q->folder);
-    return true;
+    return q->term || missing || q->quiet || warn_without_fonts(e);
 }
 
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
@@ -723,8 +736,6 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     if (!is_result(result, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
         return false;
     setenv("TZ", "UTC0", 1); /* cairo's dates: see forget_time() */
-    if (!q.term)
-        warn_without_fonts(&q);
     return draw_all(&q, e);
 }
 

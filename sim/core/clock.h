@@ -24,7 +24,8 @@ static inline void kv_clock_advance(struct kv_clock *c, double seconds)
 /* Up to 292 years. */
 static inline int64_t kv_clock_ns(const struct kv_clock *c)
 {
-    return llrint((c->seconds + c->lost) * 1e9);
+    double whole = floor(c->seconds); /* apart, or nanoseconds would drown in the bits of many days */
+    return (int64_t)whole * 1000000000 + llrint((c->seconds - whole + c->lost) * 1e9);
 }
 
 #endif

@@ -20,6 +20,7 @@ struct reading {
     char key[64];   /* the key above, for messages */
     int key_line;
     bool in_section;
+    bool refused_section; /* its header was wrong: what stands in it is passed over */
 };
 
 static bool say(struct reading *r, const char *what)
@@ -72,37 +73,51 @@ static struct kv_setting *find_setting(const struct kv_ini_section *s, const cha
     return NULL;
 }
 
-/* One physical line without its line end; false at the end of the file. Text beyond MAX_LINE + 1 is read and dropped. */
-static bool get_line(struct reading *r, char line[MAX_LINE + 2])
+/* One physical line without its line end; false at the end of the file. Of a longer one, MAX_LINE + 2 characters: too many
+ * even when the last is the CR of a line end. */
+static bool get_line(struct reading *r, char line[MAX_LINE + 3])
 {
     int c, n = 0;
-    bool any = false, zero = false;
+    bool any = false, zero = false, control = false, end_cr = false;
     while ((c = getc(r->in)) != EOF) {
         any = true;
         if (c == '\n')
             break;
+        control |= end_cr; /* a CR that no line end follows */
+        end_cr = c == '\r';
         zero |= c == 0;
-        if (n < MAX_LINE + 1)
+        control |= c && c < ' ' && c != '\t' && c != '\r';
+        if (n < MAX_LINE + 2)
             line[n++] = (char)(c ? c : '?');
     }
-    while (n && line[n - 1] == '\r')
+    if (n && n < MAX_LINE + 2 && line[n - 1] == '\r')
         n--;
     line[n] = '\0';
     if (!any)
         return false;
     r->line++;
-    if (zero) {
-        say(r, "a NUL byte: this is no text file");
+    if (zero || (control && n <= MAX_LINE)) {
+        say(r, zero ? "a NUL byte: this is no text file" : "a control character; remove it");
         line[0] = '\0';
     }
     return true;
 }
 
+/* Where a comment begins: at a ';' with a blank before it. */
+static size_t comment_start(const char *value)
+{
+    size_t n = 0;
+    while (value[n] && !(value[n] == ';' && n && isspace((unsigned char)value[n - 1])))
+        n++;
+    return n;
+}
+
 /* `[name]` with nothing but a comment behind; opens the section. */
 static bool judge_section(struct reading *r, const char *line)
 {
+    r->refused_section = true; /* until proved otherwise */
     const char *close = strchr(line, ']');
-    if (!close)
+    if (!close || close > line + comment_start(line))
         return say(r, "'[' without ']'");
     const char *rest = close + 1 + strspn(close + 1, " \t");
     if (*rest && *rest != ';')
@@ -116,13 +131,14 @@ static bool judge_section(struct reading *r, const char *line)
     if (before)
         return say(r, kv_format(r->arena, "section [%s] again (first at %s); put its keys together", name, before->where));
     add_section(r->ini, name, kv_format(r->arena, "%s:%d", r->ini->path, r->line), r->arena);
+    r->refused_section = false;
     return true;
 }
 
 static bool judge_key(struct reading *r, const char *line)
 {
     size_t length = strcspn(line, "=:");
-    if (line[length] != '=')
+    if (line[length] != '=' || comment_start(line) < length)
         return say(r, kv_format(r->arena, "'%.60s' is neither '[section]' nor 'key = value'", line));
     while (length && isspace((unsigned char)line[length - 1]))
         length--;
@@ -155,15 +171,20 @@ static bool judge_indented(struct reading *r, const char *text)
     return true;
 }
 
+/* Whether the line is for inih: neither empty, nor a comment, nor wrong. */
 static bool judge(struct reading *r, const char *line)
 {
     const char *text = line + strspn(line, " \t");
     r->indented = false;
-    if (!*text || *text == ';' || *text == '#')
-        return true;
+    if (*text == ';' || *text == '#')
+        return false; /* of any length, so not for inih */
     if (strlen(line) > MAX_LINE)
         return say(r, kv_format(r->arena, "line longer than %d characters; continue it on an indented next line",
                                 MAX_LINE));
+    if (!*text)
+        return false;
+    if (*line != '[' && r->refused_section)
+        return false;
     if (text > line) {
         r->indented = true;
         return judge_indented(r, text);
@@ -175,7 +196,7 @@ static bool judge(struct reading *r, const char *line)
 static char *next_line(char *buffer, int size, void *stream)
 {
     struct reading *r = stream;
-    char line[MAX_LINE + 2];
+    char line[MAX_LINE + 3];
     if (!get_line(r, line))
         return NULL;
     const char *start = line;
@@ -189,11 +210,10 @@ static int take_setting(void *user, const char *section, const char *key, const 
 {
     struct reading *r = user;
     struct kv_ini_section *s = find_section(r->ini, section);
-    if (!s) /* its header was refused */
-        return 1;
+    KV_ASSERT(s);
     struct kv_setting *before = find_setting(s, key);
     if (r->indented && before) {
-        size_t length = strcspn(value, ";"); /* inih leaves comments of continued lines in place */
+        size_t length = comment_start(value); /* inih leaves comments of continued lines in place */
         while (length && isspace((unsigned char)value[length - 1]))
             length--;
         before->value = kv_format(r->arena, "%s, %.*s", before->value, (int)length, value);
@@ -231,6 +251,12 @@ bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struc
     return e->n == errors;
 }
 
+static void trim_end(char *text)
+{
+    for (size_t n = strlen(text); n && isspace((unsigned char)text[n - 1]); n--)
+        text[n - 1] = '\0';
+}
+
 bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, struct kv_err *e)
 {
     const char *equals = strchr(assignment, '='), *dot = equals;
@@ -240,15 +266,17 @@ bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, 
         return kv_fail(e, KV_USAGE, "--set '%s': write it as section.key=value", assignment);
     const char *name = kv_copy_part(a, assignment, (size_t)(dot - assignment));
     char *key = kv_copy_part(a, dot + 1, (size_t)(equals - dot - 1));
-    for (size_t n = strlen(key); n && isspace((unsigned char)key[n - 1]); n--)
-        key[n - 1] = '\0';
-    const char *value = equals + 1 + strspn(equals + 1, " \t");
+    char *value = kv_copy_text(a, equals + 1 + strspn(equals + 1, " \t"));
+    trim_end(key);
+    trim_end(value);
+    if (!*key)
+        return kv_fail(e, KV_USAGE, "--set '%s': write it as section.key=value", assignment);
     struct kv_ini_section *s = find_section(ini, name);
     if (!s)
         s = add_section(ini, name, "--set", a);
     struct kv_setting setting = {
         .key = key,
-        .value = kv_copy_text(a, value),
+        .value = value,
         .where = kv_format(a, "--set %s: [%s]", assignment, name),
         .origin = "--set",
     };

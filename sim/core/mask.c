@@ -67,24 +67,30 @@ bool kv_mask_read(const char *path, int64_t layers, int64_t heads, int64_t q_hea
     char *line = NULL;
     size_t room = 0;
     int64_t rows = 0;
+    long number = 0, gap = 0;
     bool good = true;
     for (ssize_t length; good && (length = getline(&line, &room, in)) >= 0;) {
         if (length > LINE_BYTES || memchr(line, 0, (size_t)length)) {
-            good = kv_fail(e, KV_DATA, "%s:%lld: not a line of tab-separated numbers", path, (long long)rows + 1);
+            good = kv_fail(e, KV_DATA, "%s:%ld: not a line of tab-separated numbers", path, number + 1);
             break;
         }
-        line[strcspn(line, "\r\n")] = '\0';
-        if (!line[strspn(line, " \t")]) /* only at the end, as editors leave them; a gap makes too few rows */
+        while (length && (line[length - 1] == '\n' || line[length - 1] == '\r'))
+            line[--length] = '\0';
+        number++;
+        if (!line[strspn(line, " \t")]) { /* fine at the end, where editors leave them */
+            gap = gap ? gap : number;
             continue;
-        good = read_row(path, line, rows++, q_heads, mask, e);
+        }
+        good = gap ? kv_fail(e, KV_DATA, "%s:%ld: an empty line among the rows; remove it", path, gap)
+                   : read_row(path, line, rows++, q_heads, mask, e);
     }
     if (good && ferror(in))
         good = kv_fail(e, KV_DATA, "cannot read mask '%s': %s", path, strerror(errno));
     free(line);
     fclose(in);
     if (good && rows != layers)
-        good = kv_fail(e, KV_DATA, "%s:%lld: %lld rows, but the model has %lld layers; use the mask trained for this model",
-                       path, (long long)rows, (long long)rows, (long long)layers);
+        good = kv_fail(e, KV_DATA, "%s%s: %lld rows, but the model has %lld layers; use the mask trained for this model", path,
+                       rows ? kv_format(a, ":%lld", (long long)rows) : "", (long long)rows, (long long)layers);
     for (int64_t i = 0; good && i < layers * heads; i++)
         mask->binary &= mask->gate[i] == 0 || mask->gate[i] == 1;
     return good;

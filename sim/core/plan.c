@@ -13,14 +13,12 @@ int64_t kv_request_steps(const struct kv_request *r)
     return last_fed > r->prefill ? last_fed : r->prefill;
 }
 
-/* Where the chunk that holds token `seen` ends; chunks start at 0, C, 2C, ... of the part before the tail. */
+/* Where the chunk that holds token `seen` ends. Chunks start at 0, C, 2C, ... in the region [0, region) before the tail. */
 static int64_t chunk_end(const struct kv_when *w, const struct kv_request *r, int64_t seen, int64_t *region)
 {
-    *region = r->prefill > w->tail ? r->prefill - w->tail : r->prefill;
-    if (w->tail && (seen >= *region || r->prefill <= w->tail)) {
-        *region = r->prefill;
+    *region = r->prefill > w->tail ? r->prefill - w->tail : 0;
+    if (seen >= *region)
         return r->prefill;
-    }
     int64_t start = seen / w->chunk * w->chunk;
     return w->chunk < *region - start ? start + w->chunk : *region;
 }
@@ -38,7 +36,8 @@ static void plan_prefill(const struct kv_when *w, const struct kv_request *r, in
     p->evict = (ends_chunk && w->at & KV_AT_CHUNK) || (p->last && w->at & KV_AT_POSTFILL);
     p->decode_step = -1;
     p->repeat = 1;
-    if (p->n_new == w->chunk && !p->last) /* the whole chunks before the region's last one are alike */
+    /* the whole chunks of the region are alike, but for one that ends the prefill */
+    if (p->seen < region && p->n_new == w->chunk && !p->last)
         p->repeat = (region - p->seen) / w->chunk - (region == r->prefill && region % w->chunk == 0);
 }
 

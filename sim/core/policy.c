@@ -271,6 +271,14 @@ static bool read_budget(struct kv_policy *p, struct kv_err *e)
     return true;
 }
 
+static bool check_guard(const struct kv_policy *p, struct kv_err *e)
+{
+    const char *key = p->keys.sink_size ? "sink_size" : p->keys.recent_size ? "recent_size" : NULL;
+    if (p->law->guards || !key)
+        return true;
+    return kv_fail(e, KV_USAGE, "%s law '%s' does not read '%s'; remove it", p->where, p->law->name, key);
+}
+
 static bool check_when(struct kv_policy *p, struct kv_err *e)
 {
     p->when = (struct kv_when){.at = when_bits[p->keys.when],
@@ -314,7 +322,7 @@ bool kv_policy_read(struct kv_policy *p, const char *name, const char *where, co
     if (!kv_bind(p->bind, p->n_binds, preset, n_preset, setting, n, a, e))
         return false;
     p->floor = p->keys.min_tokens;
-    return read_budget(p, e) && check_when(p, e);
+    return read_budget(p, e) && check_guard(p, e) && check_when(p, e);
 }
 
 bool kv_policy_from_spec(struct kv_policy *p, const char *spec, struct kv_arena *a, struct kv_err *e)

@@ -101,6 +101,7 @@ struct kv_law {
     size_t params_size;
     unsigned budget; /* enum kv_budget_form it understands, together */
     unsigned at;     /* enum kv_at it can act at, together */
+    bool guards;     /* reads sink_size and recent_size; for other laws they would change nothing, and are refused */
     bool freezes;    /* at chunks, what earlier ones left is frozen: so recents are several spans, one for each chunk */
     /* Reads files, checks the parameters against the shape; may set policy->note. NULL: nothing to do. */
     bool (*prepare)(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);

@@ -2,6 +2,7 @@
 #include "sim/core/units.h"
 
 #include <ctype.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,7 +88,8 @@ const char *kv_read_count(struct kv_arena *a, const char *text, int64_t *out)
             if (overflow || __builtin_mul_overflow(value, thousand, &decimal) ||
                 __builtin_mul_overflow(value, multiple[i].scale, &binary))
                 return kv_format(a, "'%s' is too large", text);
-            return kv_format(a, "'%s': write %lld or %lld (%c is ambiguous)", text, (long long)decimal,
+            const char *sign = negative ? "-" : "";
+            return kv_format(a, "'%s': write %s%lld or %s%lld (%c is ambiguous)", text, sign, (long long)decimal, sign,
                              (long long)binary, *c);
         }
         break;
@@ -119,12 +121,12 @@ static const char *read_scaled(struct kv_arena *a, const char *text, const struc
     for (const struct unit *u = units; u->name; u++)
         if (!strcmp(end, u->name)) {
             *scale = u->scale;
-            return isfinite(*number) ? NULL : kv_format(a, "'%s' is too large", text);
+            return isfinite(*number * u->scale) ? NULL : kv_format(a, "'%s' is too large", text);
         }
+    if (strchr(end, '#'))
+        return not_a_number(a, text, "a number");
     if (!*end)
         return kv_format(a, "'%s' has no unit: write it as in '%s'", text, example);
-    if (*end == '#')
-        return not_a_number(a, text, "a number");
     return kv_format(a, "'%s': unit '%s' is not one of %s", text, end, unit_names(a, units));
 }
 
@@ -235,8 +237,9 @@ const char *kv_print_share(char text[KV_NUMBER_TEXT], double share)
 
 const char *kv_print_real(char text[KV_NUMBER_TEXT], double value)
 {
-    /* 15 digits always survive, and %g drops trailing zeros: so the first that reads back is the shortest. */
-    for (int digits = 15; digits <= 17; digits++) {
+    /* 15 digits of a normal number always survive, and %g drops trailing zeros: so the first that reads back is the
+     * shortest. */
+    for (int digits = fabs(value) < DBL_MIN ? 1 : 15; digits <= 17; digits++) {
         snprintf(text, KV_NUMBER_TEXT, "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;

@@ -2,6 +2,7 @@
 /* MInference: prefill computes a pattern of each head's attention; every entry stays, and decode reads all of them. */
 #include "sim/policies/laws.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <string.h>
@@ -77,10 +78,13 @@ static bool prepare_minference(struct kv_policy *p, const struct kv_shape *s, st
     if (!own->pattern)
         return true;
     json_error_t why;
-    json_t *root = json_load_file(own->pattern, 0, &why);
+    FILE *in = fopen(own->pattern, "r");
+    if (!in)
+        return kv_fail(e, KV_DATA, "cannot open pattern '%s': %s", own->pattern, strerror(errno));
+    json_t *root = json_loadf(in, 0, &why);
+    fclose(in);
     if (!root)
-        return why.line > 0 ? kv_fail(e, KV_DATA, "%s:%d:%d: %s", own->pattern, why.line, why.column, why.text)
-                            : kv_fail(e, KV_DATA, "cannot read pattern '%s': %s", own->pattern, why.text);
+        return kv_fail(e, KV_DATA, "%s:%d:%d: not JSON: %s", own->pattern, why.line, why.column, why.text);
     bool good = take_pattern(own, root, s, e);
     json_decref(root);
     return good;

@@ -74,6 +74,7 @@ const struct kv_law kv_law_fixed = {
     .params_size = sizeof(struct fixed_params),
     .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
+    .guards = true,
     .prepare = prepare_fixed,
     .group = fixed_group,
     .room = fixed_room,

@@ -113,10 +113,11 @@ static void a_very_long_message_is_cut(void **state)
     memset(name, 'n', 100000);
     name[100000] = '\0';
     kv_fail(e, KV_DATA, "'%s' is long", name);
-    assert_in_range(e->length, 1000, 2000);
+    assert_in_range(e->length, 100, 2000);
+    assert_non_null(strstr(e->text, " is long"));
     assert_int_equal(e->length, strlen(e->text));
     kv_while(e, "%s", name);
-    assert_in_range(e->length, 1000, 4000);
+    assert_in_range(e->length, 100, 4000);
     assert_int_equal(e->length, strlen(e->text));
     free(name);
 }
@@ -151,9 +152,9 @@ static void control_characters_reach_no_terminal(void **state)
 {
     struct kv_err *e = *state;
     kv_fail(e, KV_DATA, "'%s'", "\x1b[31mred\nline\ttab\r\x7f");
-    assert_string_equal(e->text, "'?[31mred?line?tab??'");
+    assert_string_equal(e->text, "'?[31mred?line?tab?\?'");
     kv_while(e, "file '%s'", "a\x1b]0;b\a\n");
-    assert_string_equal(e->text, "file 'a?]0;b??': '?[31mred?line?tab??'");
+    assert_string_equal(e->text, "file 'a?]0;b?\?': '?[31mred?line?tab?\?'");
 }
 
 static void control_characters_written_in_utf8_reach_no_terminal(void **state)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Memory of one request against the tokens it has seen: a line for each policy, a panel for each prefill chunk.
+#   panels, panels_left_out, chunk[], from[] and to[]: series of a panel      line_of[], first[], last[]: rows of a series
+
+stats data skip 1 using 3 nooutput
+tokens = larger(1, STATS_max)
+stats data skip 1 using 5 nooutput
+most = STATS_max / unit_bytes(STATS_max)
+unit = unit(STATS_max)
+unit_bytes = unit_bytes(STATS_max)
+pool = kv_pool_bytes / unit_bytes
+share = pool / larger(1, concurrency)
+
+title = 'KV memory of one request while its tokens are seen'
+pool_text = sprintf('KV pool %s, %s', bytes(kv_pool_bytes), kv_pool_origin) . \
+            (concurrency > 1 ? sprintf('; a share of %s for each of %s requests', bytes(1. * kv_pool_bytes / concurrency), thousands(concurrency)) : '') . \
+            (panels_left_out > 0 ? sprintf('; %d more chunks are in the data', panels_left_out) : '')
+in_range(x) = x <= 2 * most
+top = 1.08 * larger(most, larger(in_range(share) ? share : 0, in_range(pool) ? pool : 0))
+heading(p) = 'chunks of ' . thousands(chunk[p]) . ' tokens'
+
+# What the legend holds besides the policies. (A plot element that is repeated no times would still take up room in it.)
+also = 1
+array also_title[3]
+array also_dash[3] = [3, 0, 0]
+also_title[1] = sprintf('end of the prompt: %s tokens', thousands(prompt))
+if (in_range(pool)) {
+    also = also + 1
+    also_title[also] = 'KV pool: ' . bytes(kv_pool_bytes)
+    also_dash[also] = 1
+}
+if (concurrency > 1 && in_range(share)) {
+    also = also + 1
+    also_title[also] = sprintf('pool / %s requests: %s', thousands(concurrency), bytes(1. * kv_pool_bytes / concurrency))
+    also_dash[also] = 2
+}
+if (formats eq 'dumb') { rows = text_rows(lines, letters) }
+letters = larger(letters, 32)
+rows_of_legend = legend_rows(lines + also, letters)
+legend = 20 * rows_of_legend + 10
+across = panels > 1 ? 2 : 1
+down = ceiling(panels, across)
+height = 750. + larger(0, rows_of_legend - 4) * 20 + larger(0, down - 2) * 300
+head = 76.
+wide = (width - 20.) / across
+high = (height - head - legend) / down
+gap = step(tokens / (across > 1 ? 6. : 12.))
+
+do for [format in formats] {
+    eval terminal(format)
+    text = format eq 'dumb'
+    if (!text) {
+        set multiplot
+        set label 1 title at screen 0.5, screen 1 - 18. / height center font big(format)
+        set label 2 of_one at screen 0.5, screen 1 - 42. / height center font font_of(of_one, format)
+        set label 3 pool_text at screen 0.5, screen 1 - 62. / height center
+    }
+    set xrange [0:tokens * 1.01]
+    set yrange [0:top]
+    set xlabel 'tokens seen, prompt and output'
+    set ylabel 'KV in pages, ' . unit
+    set grid ytics lt 1 lc rgb '#d8d8d8'
+    set border 3
+    set tics out nomirror
+    set xtics (0)
+    do for [i = 1:int(tokens / gap)] {
+        tic = thousands(i * gap)
+        set xtics add (tic i * gap)
+    }
+    set style arrow 1 nohead back lt 1 lc rgb '#707070' lw 1.7 dt 1
+    set style arrow 2 nohead back lt 1 lc rgb '#707070' lw 1.7 dt 2
+    set style arrow 3 nohead back lt 1 lc rgb '#707070' lw 1.7 dt 3
+    set arrow from prompt, 0 to prompt, top as 3
+    if (in_range(pool)) { set arrow from 0, pool to graph 1, first pool as 1 }
+    if (concurrency > 1 && in_range(share)) { set arrow from 0, share to graph 1, first share as 2 }
+    do for [p = 1:panels] {
+        if (text) {
+            set key outside below center horizontal
+            unset grid
+            set title title . "\n" . where . "\n" . lengths . "\n" . pool_text . "\n" . heading(p) . ': KV in pages, ' . unit . \
+                      '; | end of the prompt' . (concurrency > 1 && in_range(share) ? ', --- share' : '')
+        } else {
+            unset key
+            x = 10 + (p - 1) % across * wide
+            y = head + (p - 1) / across * high
+            set lmargin at screen (x + 75) / width
+            set rmargin at screen (x + wide - 25) / width
+            set tmargin at screen 1 - (y + 30) / height
+            set bmargin at screen 1 - (y + high - 60) / height
+            set title heading(p) offset 0, -0.5
+        }
+        plot for [s = from[p]:to[p]] data skip 1 every ::first[s]::last[s] using 3:($5 / unit_bytes) \
+                 with linespoints pointnumber 6 lc rgb colour(line_of[s]) dt dash(line_of[s]) \
+                 lw thick(line_of[s]) pt mark(line_of[s]) ps size(line_of[s]) title name[line_of[s]]
+        unset label
+    }
+    if (!text) {
+        unset border; unset tics; unset grid; unset title; unset xlabel; unset ylabel; unset arrow
+        set lmargin at screen 0; set rmargin at screen 1
+        set bmargin at screen 0; set tmargin at screen (legend + 5.) / height
+        set key inside center center vertical Left reverse maxrows rows_of_legend
+        set xrange [0:1]; set yrange [0:1]
+        plot NaN notitle, \
+             for [i = 1:lines] keyentry with linespoints lc rgb colour(i) dt dash(i) lw thick(i) \
+                 pt mark(i) ps size(i) title name[i], \
+             for [i = 1:also] keyentry with lines lt 1 lc rgb '#707070' lw 1.7 dt also_dash[i] title also_title[i]
+        unset multiplot
+        unset output
+    }
+}
