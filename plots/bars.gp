@@ -10,4 +10,4 @@ array tint[3] = [0x0072B2, 0x56B4E9, 0xE69F00]
 scaled(x) = 100 * x
 shown(x) = sprintf('%.1f %%', x)
 full = larger(100, scaled(STATS_max))
-axis = '% of keeping everything'
+axis = '% of keeping everything' . (requests > 1 ? ', mean over requests' : '')

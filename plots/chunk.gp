@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # KV footprint of one request against the prefill chunk: a line for each policy, in both accountings.
-#   from[1] .. to[1]: the series drawn      line_of[], first[], last[]: rows of a series
+#   series, line_of[], first[] and last[]: rows of the data, from 0
 
 stats data skip 1 using 2 nooutput name 'CHUNK'
 stats data skip 1 using (larger(number(3), number(4))) nooutput
@@ -8,6 +8,10 @@ title = 'KV footprint of one request against the prefill chunk'
 actual_title = 'solid: actual, entries that are held'
 paper_title = 'dashed: paper, the closed forms'
 if (formats eq 'dumb') { rows = text_rows(lines, letters) }
+# Powers of two around the chunks, no more of them than have room.
+low = floor(log(CHUNK_min) / log(2) + 1e-9)
+high = ceil(log(CHUNK_max) / log(2) - 1e-9)
+hop = ceiling(high - low + 1, 14)
 letters = larger(letters, strlen(actual_title))
 rows_of_legend = legend_rows(lines + 2, letters)
 legend = 20 * rows_of_legend + 10
@@ -17,7 +21,7 @@ do for [format in formats] {
     eval terminal(format)
     text = format eq 'dumb'
     set logscale x 2
-    set xrange [CHUNK_min / 1.2:CHUNK_max * 1.2]
+    set xrange [2. ** low / 1.2:2. ** high * 1.2]
     set yrange [0:108 * STATS_max]
     set xlabel 'prefill chunk, tokens'
     set ylabel 'KV footprint, % of keeping everything'
@@ -26,7 +30,7 @@ do for [format in formats] {
     set tics out nomirror
     unset mxtics
     set xtics ()
-    do for [i = floor(log(CHUNK_min) / log(2)):ceil(log(CHUNK_max) / log(2))] {
+    do for [i = low:high:hop] {
         tic = thousands(2 ** i)
         set xtics add (tic 2 ** i)
     }
@@ -45,9 +49,9 @@ do for [format in formats] {
         set bmargin at screen (legend + 62.) / height
     }
     # smooth unique: in the order of the chunks, whatever the order of the rows
-    plot for [s = from[1]:to[1]] data skip 1 every ::first[s]::last[s] using 2:(100 * $4) smooth unique with linespoints \
+    plot for [s = 1:series] data skip 1 every ::first[s]::last[s] using 2:(100 * $4) smooth unique with linespoints \
              lc rgb colour(line_of[s]) lw thick(line_of[s]) dt 1 pt mark(line_of[s]) ps size(line_of[s]) title name[line_of[s]], \
-         for [s = from[1]:(text ? 0 : to[1])] data skip 1 every ::first[s]::last[s] using 2:(100 * $3) smooth unique with linespoints \
+         for [s = 1:(text ? 0 : series)] data skip 1 every ::first[s]::last[s] using 2:(100 * $3) smooth unique with linespoints \
              lc rgb colour(line_of[s]) lw 1.2 dt 2 pt hollow(line_of[s]) ps 1.6 * zoom notitle
     if (!text) {
         unset label

@@ -32,9 +32,10 @@ mark(i) = filled[(i - 1) % 6 + 1]
 hollow(i) = open[(i - 1) % 6 + 1]
 dash(i) = (i - 1) / 7 % 5 + 1
 # Of lines that lie upon each other the lower is wider and its marks are larger, so that both are seen.
-later(i) = lines > 1 ? (i - 1.) / (lines - 1) : 0.5
-thick(i) = 5 - 3.7 * later(i)
-size(i) = zoom * (2.0 - 1.2 * later(i))
+under(i) = lines > 1 ? 1. * (lines - i) / (lines - 1) : 0
+smaller(a, b) = a < b ? a : b
+thick(i) = 1.7 + under(i) * smaller(3.4, 0.7 * (lines - 1))
+size(i) = zoom * (0.9 + under(i) * smaller(1.1, 0.3 * (lines - 1)))
 
 # 131072 -> 131,072
 thousands(n) = n < 1000 ? sprintf('%d', n) \
@@ -47,8 +48,8 @@ ceiling(n, d) = (int(n) + int(d) - 1) / int(d)
 decade(x) = 10. ** floor(log10(x))
 step(x) = x <= 1 ? 1 : x <= decade(x) ? decade(x) : x <= 2 * decade(x) ? 2 * decade(x) : x <= 2.5 * decade(x) && x > 2 ? 2.5 * decade(x) : x <= 5 * decade(x) ? 5 * decade(x) : 10 * decade(x)
 # The unit in which these bytes are a handy number.
-unit_bytes(n) = n >= 0.1 * 2 ** 30 ? 2. ** 30 : n >= 0.1 * 2 ** 20 ? 2. ** 20 : 2. ** 10
-unit(n) = n >= 0.1 * 2 ** 30 ? 'GiB' : n >= 0.1 * 2 ** 20 ? 'MiB' : 'KiB'
+unit_bytes(n) = n >= 0.5 * 2 ** 30 ? 2. ** 30 : n >= 0.5 * 2 ** 20 ? 2. ** 20 : 2. ** 10
+unit(n) = n >= 0.5 * 2 ** 30 ? 'GiB' : n >= 0.5 * 2 ** 20 ? 'MiB' : 'KiB'
 bytes(n) = sprintf('%.2f %s', n / unit_bytes(n), unit(n))
 
 # Pixels a letter takes in names; entries of a legend beside each other, no more than gnuplot puts there, and its rows.

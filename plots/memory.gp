@@ -1,6 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Memory of one request against the tokens it has seen: a line for each policy, a panel for each prefill chunk.
-#   panels, panels_left_out, chunk[], from[] and to[]: series of a panel      line_of[], first[], last[]: rows of a series
+#   series, line_of[], chunk_of[], first[] and last[]: rows of the data, from 0; same[]: it is the same at every chunk
+
+# The chunks of the panels, and the series in each. More than six panels would be too small to read.
+chunks = ''
+do for [s = 1:series] {
+    if (!same[s] && strstrt(chunks . ' ', sprintf(' %d ', chunk_of[s])) == 0) { chunks = chunks . sprintf(' %d', chunk_of[s]) }
+}
+if (chunks eq '') { chunks = sprintf(' %d', chunk_of[1]) }
+panels = words(chunks) > 6 ? 6 : words(chunks)
+chunk(p) = int(word(chunks, p))
+array inside[panels]
+do for [p = 1:panels] {
+    inside[p] = ''
+    do for [s = 1:series] {
+        if (same[s] || chunk_of[s] == chunk(p)) { inside[p] = inside[p] . sprintf(' %d', s) }
+    }
+}
 
 stats data skip 1 using 3 nooutput
 tokens = larger(1, STATS_max)
@@ -14,10 +30,10 @@ share = pool / larger(1, concurrency)
 title = 'KV memory of one request while its tokens are seen'
 pool_text = sprintf('KV pool %s, %s', bytes(kv_pool_bytes), kv_pool_origin) . \
             (concurrency > 1 ? sprintf('; a share of %s for each of %s requests', bytes(1. * kv_pool_bytes / concurrency), thousands(concurrency)) : '') . \
-            (panels_left_out > 0 ? sprintf('; %d more chunks are in the data', panels_left_out) : '')
+            (panels < words(chunks) ? sprintf('; %d more chunks are in the data', words(chunks) - panels) : '')
 in_range(x) = x <= 2 * most
 top = 1.08 * larger(most, larger(in_range(share) ? share : 0, in_range(pool) ? pool : 0))
-heading(p) = 'chunks of ' . thousands(chunk[p]) . ' tokens'
+heading(p) = 'chunks of ' . thousands(chunk(p)) . ' tokens'
 
 # What the legend holds besides the policies. (A plot element that is repeated no times would still take up room in it.)
 also = 1
@@ -89,9 +105,9 @@ do for [format in formats] {
             set bmargin at screen 1 - (y + high - 60) / height
             set title heading(p) offset 0, -0.5
         }
-        plot for [s = from[p]:to[p]] data skip 1 every ::first[s]::last[s] using 3:($5 / unit_bytes) \
-                 with linespoints pointnumber 6 lc rgb colour(line_of[s]) dt dash(line_of[s]) \
-                 lw thick(line_of[s]) pt mark(line_of[s]) ps size(line_of[s]) title name[line_of[s]]
+        plot for [w in inside[p]] data skip 1 every ::first[int(w)]::last[int(w)] using 3:($5 / unit_bytes) \
+                 with linespoints pointnumber 6 lc rgb colour(line_of[int(w)]) dt dash(line_of[int(w)]) \
+                 lw thick(line_of[int(w)]) pt mark(line_of[int(w)]) ps size(line_of[int(w)]) title name[line_of[int(w)]]
         unset label
     }
     if (!text) {

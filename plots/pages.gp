@@ -10,4 +10,4 @@ array tint[4] = [0x009E73, 0x56B4E9, 0xE69F00, 0xD55E00]
 scaled(x) = x / unit_bytes(STATS_max)
 shown(x) = sprintf('%.2f', x)
 full = scaled(STATS_max)
-axis = 'peak of one request, ' . unit(STATS_max)
+axis = 'peak of ' . (requests > 1 ? 'the largest' : 'one') . ' request, ' . unit(STATS_max)

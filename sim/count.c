@@ -12,6 +12,8 @@ bool kv_counter_open(struct kv_counter *c, const struct kv_policy *policy, const
         return false;
     struct kv_request none = {.prompt = 1, .prefill = 1};
     kv_walk_start(&c->walk, &c->policy, &c->shape, &c->classes, &none, a);
+    if (run->limit)
+        c->walk.limit = run->limit;
     kv_ledger_open(&c->ledger, &c->policy, &c->shape, &c->classes, page, a);
     return true;
 }

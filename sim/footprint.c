@@ -266,13 +266,14 @@ static void print_heading(const struct asked *q)
 {
     char prompt[KV_NUMBER_TEXT], output[KV_NUMBER_TEXT], token[KV_NUMBER_TEXT];
     const struct kv_model *m = &q->model;
-    kv_print_bytes(token, kv_model_kv_bytes_per_token(m, q->model.dtype == KV_FP8 ? KV_BF16 : q->model.dtype));
+    kv_print_bytes(token, kv_store_token_bytes(m, q->run.dtype));
     if (m->kv_lora_rank)
-        printf("%s: %lld layers x one latent of %lld + %lld (MLA): %s per token\n", m->name, (long long)m->layers,
-               (long long)m->kv_lora_rank, (long long)m->rope_dim, token);
+        printf("%s, %s KV: %lld layers x one latent of %lld + %lld (MLA) -> %s per token\n", m->name,
+               kv_dtype_names[q->run.dtype], (long long)m->layers, (long long)m->kv_lora_rank, (long long)m->rope_dim,
+               token);
     else
-        printf("%s: %lld layers x %lld KV heads x %lld: %s per token\n", m->name, (long long)m->layers,
-               (long long)m->kv_heads, (long long)m->head_dim, token);
+        printf("%s, %s KV: %lld layers x %lld KV heads x %lld -> %s per token\n", m->name,
+               kv_dtype_names[q->run.dtype], (long long)m->layers, (long long)m->kv_heads, (long long)m->head_dim, token);
     printf("prompt %s, output %s tokens; accounting %s, evict scope %s, layout %s, pages of %lld, compaction %s\n\n",
            kv_print_count(prompt, q->request.prompt), kv_print_count(output, q->request.output),
            accountings[q->accounting], kv_scope_names[q->scope], kv_layout_names[q->layout], (long long)q->page,
@@ -291,17 +292,26 @@ static void print_notes(const struct kv_table *t)
     }
 }
 
+static bool run_batch(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    int accounting = PAPER;
+    if (!kv_arg_choice(args, "accounting", accountings, &accounting, a, e))
+        return false;
+    if (accounting != PAPER)
+        return kv_fail(e, KV_USAGE, "--batch computes the paper's accounting; for --accounting actual give --model, "
+                       "--prompt and --policy");
+    for (int i = 0; i < args->n_given; i++) {
+        const char *name = args->given[i].option->name;
+        if (!kv_in_list("batch, accounting, csv, quiet, verbose", name))
+            return kv_fail(e, KV_USAGE, "--batch takes every length and sparsity from its file; remove --%s", name);
+    }
+    return kv_batch(kv_arg_text(args, "batch", NULL), stdout, a, e);
+}
+
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
-    if (kv_arg_flag(args, "batch")) {
-        int accounting = PAPER;
-        if (!kv_arg_choice(args, "accounting", accountings, &accounting, a, e))
-            return false;
-        if (accounting != PAPER)
-            return kv_fail(e, KV_USAGE, "--batch computes the paper's accounting; for --accounting actual give --model, "
-                           "--prompt and --policy");
-        return kv_batch(kv_arg_text(args, "batch", NULL), stdout, a, e);
-    }
+    if (kv_arg_flag(args, "batch"))
+        return run_batch(args, a, e);
     struct asked q;
     struct kv_table table, timeline;
     if (!read_asked(args, &q, a, e))

@@ -11,7 +11,7 @@ bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct 
 {
     struct stat st;
     bool special = !stat(path, &st) && !S_ISREG(st.st_mode);
-    *o = (struct kv_out){.path = path, .part = special ? NULL : kv_format(a, "%s.part", path)};
+    *o = (struct kv_out){.path = path, .part = special ? NULL : kv_format(a, "%s.%ld.part", path, (long)getpid())};
     o->file = fopen(special ? path : o->part, "w");
     return o->file || kv_fail(e, KV_ENV, "cannot write '%s': %s", path, strerror(errno));
 }
@@ -51,9 +51,14 @@ static bool make_folders(char *path)
 /* Whether it holds nothing, or results of ours. */
 static bool is_ours(const char *path, struct kv_arena *a)
 {
-    struct stat st;
-    if (!stat(kv_format(a, "%s/provenance.json", path), &st))
-        return true;
+    FILE *provenance = fopen(kv_format(a, "%s/provenance.json", path), "r");
+    if (provenance) {
+        char text[256];
+        size_t n = fread(text, 1, sizeof text - 1, provenance);
+        fclose(provenance);
+        text[n] = '\0';
+        return strstr(text, "\"program\": \"kvsim\"") != NULL;
+    }
     DIR *dir = opendir(path);
     bool other = false;
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
@@ -66,9 +71,10 @@ static bool is_ours(const char *path, struct kv_arena *a)
     return !other;
 }
 
-bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e)
+bool kv_result_folder(const char *path, bool *made, struct kv_arena *a, struct kv_err *e)
 {
     struct stat st;
+    *made = stat(path, &st) != 0;
     if (!*path || !make_folders(kv_copy_text(a, path)))
         return kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(*path ? errno : ENOENT));
     if (stat(path, &st) || !S_ISDIR(st.st_mode))

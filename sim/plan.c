@@ -26,6 +26,12 @@ static bool check_lengths(const struct kv_settings *s, int64_t longest, struct k
     const struct kv_lengths *lengths[] = {&s->workload.prompt, &s->workload.output};
     for (int i = 0; i < 2; i++) {
         const char *name = i ? "output" : "prompt";
+        if (lengths[i]->most != KV_UNSET && lengths[i]->most > longest)
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_max = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
+                    "max_model_len", s->path, name, (long long)lengths[i]->most, (long long)longest);
+        if (lengths[i]->least != KV_UNSET && lengths[i]->least > longest)
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_min = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
+                    "max_model_len", s->path, name, (long long)lengths[i]->least, (long long)longest);
         if (lengths[i]->distribution == KV_UNIFORM && (lengths[i]->least == KV_UNSET || lengths[i]->most == KV_UNSET))
             kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name, name,
                     name);
@@ -62,6 +68,9 @@ static bool draw_requests(struct kv_plan *p, int64_t longest, struct kv_arena *a
         kv_quantiles_add(&p->outputs, (double)r->output);
     }
     gsl_rng_free(rng);
+    if ((double)s->workload.shared_prefix > p->prompts.least)
+        return kv_fail(e, KV_USAGE, "%s: [workload] shared_prefix = %lld is longer than the shortest prompt of %.0f tokens",
+                       s->path, (long long)s->workload.shared_prefix, p->prompts.least);
     return true;
 }
 
@@ -71,7 +80,8 @@ static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int64_t c
                     struct kv_arena *a, struct kv_err *e)
 {
     struct kv_plan_row *row = KV_NEW(a, struct kv_plan_row);
-    struct kv_defaults run = {.chunk = chunk, .dtype = p->dtype};
+    int64_t limit = p->settings->engine.max_num_batched_tokens;
+    struct kv_defaults run = {.chunk = chunk, .dtype = p->dtype, .limit = limit == KV_UNSET ? 0 : limit};
     row->baseline = baseline;
     if (!kv_counter_open(&row->counter, policy, &p->model, &run, p->settings->engine.block_size, a, e))
         return false;
@@ -123,13 +133,11 @@ static bool make_rows(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
     const struct kv_settings *s = p->settings;
     p->row = KV_NEW_N(a, struct kv_plan_row *, s->n_policies * s->plan.chunks.n + 3);
     add_baselines(p, a, e);
-    for (int c = 0; c < s->plan.chunks.n; c++)
+    for (int c = 0; c < s->plan.chunks.n && !e->n; c++) /* what is wrong at one chunk is wrong at all */
         for (int i = 0; i < s->n_policies; i++) {
             bool own_chunk = s->policy[i].when.chunk > 0, full = !s->policy[i].law->room;
-            if ((own_chunk || full) && c > 0) /* the chunk is its own, or changes nothing */
-                continue;
-            if (!add_row(p, &s->policy[i], s->plan.chunks.at[c], KV_OWN_POLICY, a, e))
-                break;
+            if (c == 0 || !(own_chunk || full)) /* else the chunk is its own, or changes nothing */
+                add_row(p, &s->policy[i], s->plan.chunks.at[c], KV_OWN_POLICY, a, e);
         }
     return !e->n;
 }
@@ -174,34 +182,38 @@ static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
     row->fits = row->fit[p->layout] >= p->settings->workload.concurrency;
 }
 
-static bool fits_alone(const struct kv_plan *p, struct kv_plan_row *row, int64_t prompt, int64_t output, int layout)
+static bool they_fit(const struct kv_plan *p, struct kv_plan_row *row, int64_t prompt, int64_t output, int layout,
+                     int64_t wanted)
 {
     struct kv_request r = {.prompt = prompt, .output = output, .prefill = prompt - p->settings->engine.prefill};
     struct kv_count n;
-    return kv_counter_run(&row->counter, &r, &n, &row->err) && request_bytes(p, &n, layout) <= p->pool.bytes;
+    return kv_counter_run(&row->counter, &r, &n, &row->err) &&
+           how_many_fit(p, row, request_bytes(p, &n, layout), (double)n.pages_resident[layout][p->compaction]) >= wanted;
 }
 
-/* The longest prompt, with the mean output behind it, that fits alone: doubled until it does not, then halved in. */
-static int64_t largest_context(const struct kv_plan *p, struct kv_plan_row *row, int layout)
+/* The longest prompt, with the mean output behind it, of which `wanted` fit together: doubled until they do not, then
+ * halved in. */
+static int64_t largest_prompt(const struct kv_plan *p, struct kv_plan_row *row, int layout, int64_t wanted)
 {
-    int64_t output = llrint(p->outputs.sum / (double)p->outputs.n), low = 0, high = 1, bound = p->most_context - output;
-    while (high < bound && fits_alone(p, row, high, output, layout)) {
+    int64_t output = llrint(p->outputs.sum / (double)p->outputs.n), low = 0, high = 1;
+    int64_t bound = kv_walk_most_tokens(&row->counter.shape) - output;
+    while (high < bound && they_fit(p, row, high, output, layout, wanted)) {
         low = high;
         high *= 2;
     }
     if (high >= bound) {
-        if (fits_alone(p, row, bound, output, layout))
-            return p->most_context;
+        if (they_fit(p, row, bound, output, layout, wanted))
+            return bound;
         high = bound;
     }
     while (high - low > 1) {
         int64_t middle = low + (high - low) / 2;
-        if (fits_alone(p, row, middle, output, layout))
+        if (they_fit(p, row, middle, output, layout, wanted))
             low = middle;
         else
             high = middle;
     }
-    return low ? low + output : 0;
+    return low;
 }
 
 static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct kv_progress *progress)
@@ -232,8 +244,13 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
         kv_progress_add(progress, same);
     }
     finish_row(p, row);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        row->context[layout] = largest_context(p, row, layout);
+    int64_t output = llrint(p->outputs.sum / (double)p->outputs.n);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        int64_t prompt = largest_prompt(p, row, layout, 1);
+        row->context[layout] = prompt ? prompt + output : 0;
+    }
+    if (!row->fits)
+        row->fitting_prompt = largest_prompt(p, row, p->layout, p->settings->workload.concurrency);
 }
 
 struct work {
@@ -304,9 +321,6 @@ bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, b
                        s->path);
     if (p->pool.bytes <= 0)
         return true;
-    p->most_context = INT64_MAX;
-    for (int i = 0; i < p->n_rows; i++)
-        p->most_context = least(p->most_context, kv_walk_most_tokens(&p->row[i]->counter.shape));
     count_all(p, jobs, quiet);
     for (int i = 0; i < p->n_rows; i++)
         if (p->row[i]->err.n) {

@@ -22,7 +22,8 @@ struct kv_plan_row {
     int64_t peak[KV_LAYOUTS];         /* bytes, most over requests */
     int64_t fit[KV_LAYOUTS];          /* requests that fit together, one of them in prefill at a time */
     int64_t fit_at_peak;              /* all of them at their peak at once, chosen layout */
-    int64_t context[KV_LAYOUTS];      /* longest prompt + output of one request that fits; the most that is tried: unbounded */
+    int64_t context[KV_LAYOUTS];      /* longest prompt + output of one request that fits */
+    int64_t fitting_prompt;           /* when it does not fit: the longest prompt of which the wanted concurrency would */
     bool fits;                        /* the wanted concurrency, in the chosen layout */
     struct kv_err err;
 };
@@ -38,7 +39,6 @@ struct kv_plan {
     struct kv_request *request;
     int64_t n_requests;
     struct kv_quantiles prompts, outputs;
-    int64_t most_context;       /* tried for `context` */
     struct kv_plan_row **row;
     int n_rows;
 };

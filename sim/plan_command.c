@@ -47,9 +47,15 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         !kv_settings_read(args->operand[0], set, n, &settings, a, e))
         return false;
     const char *folder = kv_arg_text(args, "output", settings.run.output);
-    if (folder && !kv_result_folder(folder, a, e)) /* known before the work is done */
+    bool made = false;
+    if (folder && !kv_result_folder(folder, &made, a, e)) /* known before the work is done */
         return false;
-    if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e) || (folder && !kv_plan_write(plan, folder, a, e)))
+    if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e)) {
+        if (made)
+            rmdir(folder);
+        return false;
+    }
+    if (folder && !kv_plan_write(plan, folder, a, e))
         return false;
     if (kv_arg_flag(args, "csv")) {
         struct kv_table t;

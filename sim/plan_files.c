@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* A plan as a folder of plain files, for plots, scripts and later comparison. */
+#include "sim/core/preset.h"
 #include "sim/core/random.h"
 #include "sim/core/units.h"
 #include "sim/output.h"
 #include "sim/plan.h"
 #include "sim/table.h"
 
-#include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #ifndef KV_VERSION
 #define KV_VERSION "unknown"
@@ -126,7 +127,20 @@ static void write_chunks(const struct kv_plan *p, FILE *out, struct kv_arena *a)
     kv_table_csv(&t, out);
 }
 
-/* Every value, with its origin as a comment above: reading it again gives the same plan. */
+/* A list goes on over indented lines, so that it never is too long a line. */
+static void write_field(const struct kv_field *f, const void *base, FILE *out, struct kv_arena *a)
+{
+    if (!kv_field_is_set(f, base))
+        return;
+    fprintf(out, "%s = ", f->key);
+    const char *text = kv_field_text(f, base, a);
+    bool list = f->type == KV_T_COUNTS || f->type == KV_T_TEXTS;
+    for (const char *comma; list && (comma = strchr(text, ',')); text = comma + 2)
+        fprintf(out, "%.*s\n    ", (int)(comma - text), text);
+    fprintf(out, "%s\n", text);
+}
+
+/* Every value that is set: reading it again gives the same plan. */
 static void write_config(const struct kv_plan *p, FILE *out, struct kv_arena *a)
 {
     const struct kv_settings *s = p->settings;
@@ -134,18 +148,15 @@ static void write_config(const struct kv_plan *p, FILE *out, struct kv_arena *a)
         const struct kv_section *section = &kv_sections[i];
         fprintf(out, "%s[%s]\n", i ? "\n" : "", section->name);
         for (int f = 0; f < section->n; f++)
-            if (kv_field_is_set(&section->field[f], s->bind[i].base) && strcmp(section->field[f].key, "output"))
-                fprintf(out, "%s = %s\n", section->field[f].key,
-                        kv_field_text(&section->field[f], s->bind[i].base, a));
+            if (strcmp(section->field[f].key, "output")) /* where results go is not what they are */
+                write_field(&section->field[f], s->bind[i].base, out, a);
     }
     for (int i = 0; i < s->n_policies; i++) {
         const struct kv_policy *policy = &s->policy[i];
         fprintf(out, "\n[policy %s]\n", policy->name);
         for (int b = 0; b < policy->n_binds; b++)
             for (int f = 0; f < policy->bind[b].n; f++)
-                if (kv_field_is_set(&policy->bind[b].field[f], policy->bind[b].base))
-                    fprintf(out, "%s = %s\n", policy->bind[b].field[f].key,
-                            kv_field_text(&policy->bind[b].field[f], policy->bind[b].base, a));
+                write_field(&policy->bind[b].field[f], policy->bind[b].base, out, a);
     }
 }
 
@@ -165,9 +176,9 @@ json_t *kv_plan_json(const struct kv_plan *p, struct kv_arena *a)
     struct kv_table t;
     kv_plan_table(p, &t, a);
     json_t *root = json_object();
-    json_object_set_new(root, "name", json_string(p->settings->run.name));
-    json_object_set_new(root, "model", json_string(p->model.name));
-    json_object_set_new(root, "device", json_string(p->settings->hardware.device));
+    json_object_set_new(root, "name", kv_json_text(p->settings->run.name));
+    json_object_set_new(root, "model", kv_json_text(p->model.name));
+    json_object_set_new(root, "device", kv_json_text(p->settings->hardware.device));
     json_object_set_new(root, "kv_cache_dtype", json_string(kv_dtype_names[p->dtype]));
     json_object_set_new(root, "layout", json_string(kv_layout_names[p->layout]));
     json_object_set_new(root, "block_size", json_integer(p->settings->engine.block_size));
@@ -193,13 +204,28 @@ static void write_summary(const struct kv_plan *p, FILE *out, struct kv_arena *a
 static const char *file_hash(const char *path, struct kv_arena *a)
 {
     uint64_t h = UINT64_C(0xcbf29ce484222325);
-    FILE *in = fopen(path, "rb");
+    struct stat st;
+    FILE *in = !stat(path, &st) && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
     if (!in)
-        return "unreadable";
+        return "no regular file";
     for (int c; (c = getc(in)) != EOF;)
         h = (h ^ (unsigned char)c) * UINT64_C(0x100000001b3);
     fclose(in);
     return kv_format(a, "%016llx", (unsigned long long)h);
+}
+
+static json_t *input_json(const char *path, const char *hash)
+{
+    return json_pack("{s:o, s:s}", "path", kv_json_text(path), "hash", hash);
+}
+
+/* A preset by its place in the data folder, which lies elsewhere on another machine. */
+static const char *shown_origin(const char *origin, struct kv_arena *a)
+{
+    static struct kv_err ignored;
+    const char *data = kv_data_folder(a, &ignored);
+    size_t length = data ? strlen(data) : 0;
+    return length && !strncmp(origin, data, length) && origin[length] == '/' ? origin + length + 1 : origin;
 }
 
 static void write_provenance(const struct kv_plan *p, FILE *out, struct kv_arena *a)
@@ -210,12 +236,12 @@ static void write_provenance(const struct kv_plan *p, FILE *out, struct kv_arena
     KV_ASSERT(text);
     write_config(p, text, a);
     fclose(text);
-    json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:[{s:s, s:s}]}", "program", "kvsim", "version", KV_VERSION,
-                             "config_hash", kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed",
-                             (json_int_t)p->settings->run.seed, "inputs", "path", p->settings->path, "hash",
-                             file_hash(p->settings->path, a));
-    json_array_append_new(json_object_get(root, "inputs"),
-                          json_pack("{s:s, s:s}", "path", p->model.origin, "hash", file_hash(p->model.origin, a)));
+    json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:[o, o]}", "program", "kvsim", "version", KV_VERSION, "config_hash",
+                             kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed",
+                             (json_int_t)p->settings->run.seed, "inputs",
+                             input_json(p->settings->path,
+                                        kv_format(a, "%016llx", (unsigned long long)p->settings->hash)),
+                             input_json(shown_origin(p->model.origin, a), file_hash(p->model.origin, a)));
     kv_json_print(root, out);
     json_decref(root);
     free(config);

@@ -128,7 +128,8 @@ static void print_heading(const struct kv_plan *p)
 static const struct kv_plan_row *find_full(const struct kv_plan *p)
 {
     for (int i = 0; i < p->n_rows; i++)
-        if (!strcmp(p->row[i]->counter.policy.kind->name, "full") && p->row[i]->baseline != KV_PREFIX_CACHING)
+        if (!strcmp(p->row[i]->counter.policy.kind->name, "full") && p->row[i]->baseline != KV_PREFIX_CACHING &&
+            p->row[i]->counter.policy.store.dtype == p->dtype)
             return p->row[i];
     return NULL;
 }
@@ -157,14 +158,15 @@ static void say_full(const struct kv_plan *p, struct kv_arena *a)
     if (!full)
         return;
     double share = wanted_bytes(p, full) / (double)p->pool.bytes;
-    const char *wanted = count_text(a, p->settings->workload.concurrency);
+    int64_t n = p->settings->workload.concurrency;
+    const char *wanted = n == 1 ? "one request" : kv_format(a, "%s requests", count_text(a, n));
     if (full->fits && share <= 0.5)
-        printf("  KV is not your limit here: the full cache of %s requests takes %.0f %% of the pool; it would be the limit "
-               "from %s requests on.\n", wanted, share * 100, count_text(a, full->fit[p->layout] + 1));
+        printf("  KV is not your limit here: the full cache of %s takes %.0f %% of the pool; it would be the limit from %s "
+               "requests on.\n", wanted, share * 100, count_text(a, full->fit[p->layout] + 1));
     else if (full->fits)
-        printf("  The full cache fits: %s requests take %.0f %% of the pool.\n", wanted, share * 100);
+        printf("  The full cache fits: %s would fill %.0f %% of the pool.\n", wanted, share * 100);
     else
-        printf("  The full cache does not fit %s requests: they would take %.0f %% of the pool; %s fit%s.\n", wanted,
+        printf("  The full cache does not fit %s: %.0f %% of the pool; %s fit%s.\n", wanted,
                share * 100, count_text(a, full->fit[p->layout]), full->fit[p->layout] == 1 ? "s" : "");
 }
 
@@ -229,20 +231,24 @@ static void print_changes(const struct kv_plan *p, struct kv_arena *a)
             (p->row[i]->fit[p->layout] == best->fit[p->layout] &&
              p->row[i]->context[p->layout] > best->context[p->layout]))
             best = p->row[i];
-    printf("\nNo policy of this plan fits. Nearest is %s at chunks of %s; any one of these would do, or bring it nearer:\n",
+    printf("\nNo policy of this plan fits. Nearest is %s at chunks of %s; any one of these would do, or a smaller dtype bring it nearer:\n",
            best->counter.policy.name, count_text(a, best->counter.policy.when.chunk));
     if (best->fit[p->layout] > 0)
-        printf("  [workload] concurrency = %s\n", count_text(a, best->fit[p->layout]));
-    else if (best->context[p->layout] > 0)
-        printf("  [engine] max_model_len = %lld (prompt and output together)\n", (long long)best->context[p->layout]);
+        printf("  [workload] concurrency = %lld\n", (long long)best->fit[p->layout]);
+    if (best->fitting_prompt > 0 && s->workload.prompt.distribution == KV_FIXED)
+        printf("  [workload] prompt_tokens = %lld\n", (long long)best->fitting_prompt);
     double missing = wanted_bytes(p, best) - (double)p->pool.bytes;
     double share = (missing + (double)p->pool.usable) / (double)p->pool.memory;
     if (!p->pool.measured && share <= 0.98)
         printf("  [engine] gpu_memory_utilization = %.2f\n", ceil(share * 100) / 100);
     if (!kv_store_quantised(&best->counter.policy.store) && best->counter.policy.store.dtype != KV_FP8)
         printf("  [policy %s] kv_cache_dtype = fp8\n", best->counter.policy.name);
-    printf("  a device with %s more memory than %s\n", bytes_text(a, (int64_t)missing),
-           s->hardware.title ? s->hardware.title : s->hardware.device);
+    if (p->pool.measured)
+        printf("  a KV pool of %.0f GiB\n", ceil((missing + (double)p->pool.bytes) / 0x1p30));
+    else
+        printf("  a device with %.0f GiB more memory than %s\n",
+               ceil(missing / s->engine.gpu_memory_utilization / 0x1p30),
+               s->hardware.title ? s->hardware.title : s->hardware.device);
 }
 
 void kv_plan_print(const struct kv_plan *p, struct kv_arena *a)

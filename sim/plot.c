@@ -22,8 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Beyond MOST_SERIES policies and chunks, or MOST_PANELS panels, a picture shows nothing any more. */
-enum { MOST_SERIES = 240, MOST_PANELS = 6, MOST_COLUMNS = 8, NAME_LETTERS = 44, TITLE_LETTERS = 40, KINDS = 4, FORMATS = 3 };
+/* Beyond MOST_SERIES policies and chunks a picture shows nothing any more. */
+enum { MOST_SERIES = 240, MOST_COLUMNS = 8, NAME_LETTERS = 44, TITLE_LETTERS = 40, KINDS = 4, FORMATS = 3 };
 static const char mark[] = "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n";
 static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 
@@ -137,14 +137,6 @@ static void put_whole(FILE *out, const char *name, int64_t value)
     fprintf(out, "%s = %lld\n", name, (long long)value);
 }
 
-static void put_wholes(FILE *out, const char *name, const int64_t *value, int n)
-{
-    fprintf(out, "array %s[%d] = [", name, n);
-    for (int i = 0; i < n; i++)
-        fprintf(out, "%s%lld", i ? ", " : "", (long long)value[i]);
-    fputs("]\n", out);
-}
-
 /* ---- rows of a result ---- */
 
 /* Binds columns of a file by name; each missing one is said. */
@@ -209,11 +201,15 @@ static bool add_row(struct plot *p, const struct kv_csv *in, int column[2][MOST_
     struct kv_cell cell[2][MOST_COLUMNS];
     for (int m = 0; m < times; m++)
         for (int i = 1; i < n; i++) {
-            cell[m][i] = (struct kv_cell){.whole = -1, .real = NAN};
-            copy_cell(in, column[m][i], &cell[m][i], p->table.column[i].kind, p->arena, e);
+            cell[m][i] = m ? cell[0][i] : (struct kv_cell){.whole = -1, .real = NAN};
+            if (!m || column[1][i] != column[0][i])
+                copy_cell(in, column[m][i], &cell[m][i], p->table.column[i].kind, p->arena, e);
         }
-    if (e->n > errors)
-        return true; /* the rows behind it may have mistakes too */
+    bool known = false;
+    for (int i = 2; i < n - 1; i++)
+        known |= cell[0][i].whole >= 0 || !isnan(cell[0][i].real);
+    if (e->n > errors || !known) /* a mistake, or a policy that could not be counted: on to the next */
+        return true;
     struct series *s = series_of(p, cell[0]);
     if (!s)
         return kv_fail(e, KV_DATA, "%s:%lld: more than %d policies and chunks; a picture cannot show them", in->path,
@@ -291,40 +287,19 @@ static void put_names(FILE *out, const struct plot *p)
     put_whole(out, "one_chunk", chunks ? 0 : p->series[0].chunk);
 }
 
-/* Which series are drawn in which panel: one for each chunk, or one. A policy that evicts nothing and was counted once is the
- * same at every chunk, so it is in all. */
-static void put_panels(FILE *out, const struct plot *p)
+/* The series. What evicts nothing and was counted once is the same at every chunk. */
+static void put_series(FILE *out, const struct plot *p)
 {
-    int64_t chunk[MOST_SERIES], from[MOST_PANELS], to[MOST_PANELS], *column[3];
-    int n_chunks = 0, n_panels = 0, drawn = 0;
-    for (int i = 0; i < 3; i++)
-        column[i] = KV_NEW_N(p->arena, int64_t, MOST_PANELS * p->n);
-    for (const struct series *s = p->series; s < p->series + p->n; s++) {
-        bool known = !s->evicts && s->alone;
-        for (int c = 0; c < n_chunks; c++)
-            known |= chunk[c] == s->chunk;
-        if (!known && (p->kind->by_chunk || !n_chunks))
-            chunk[n_chunks++] = s->chunk;
+    static const char *const names[] = {"line_of", "chunk_of", "first", "last", "same"};
+    put_whole(out, "series", p->n);
+    for (int k = 0; k < 5; k++) {
+        fprintf(out, "array %s[%d] = [", names[k], p->n);
+        for (const struct series *s = p->series; s < p->series + p->n; s++) {
+            int64_t value[] = {s->line, s->chunk, s->first, s->last, !s->evicts && s->alone};
+            fprintf(out, "%s%lld", s > p->series ? ", " : "", (long long)value[k]);
+        }
+        fputs("]\n", out);
     }
-    if (!n_chunks)
-        chunk[n_chunks++] = p->series[0].chunk;
-    for (; n_panels < n_chunks && n_panels < MOST_PANELS; n_panels++) {
-        from[n_panels] = drawn + 1;
-        for (const struct series *s = p->series; s < p->series + p->n; s++)
-            if (!p->kind->by_chunk || s->chunk == chunk[n_panels] || (!s->evicts && s->alone)) {
-                column[0][drawn] = s->line;
-                column[1][drawn] = s->first;
-                column[2][drawn++] = s->last;
-            }
-        to[n_panels] = drawn;
-    }
-    fprintf(out, "panels = %d\npanels_left_out = %d\n", n_panels, n_chunks - n_panels);
-    put_wholes(out, "chunk", chunk, n_panels);
-    put_wholes(out, "from", from, n_panels);
-    put_wholes(out, "to", to, n_panels);
-    put_wholes(out, "line_of", column[0], drawn);
-    put_wholes(out, "first", column[1], drawn);
-    put_wholes(out, "last", column[2], drawn);
 }
 
 /* What titles say of the result, under the names of summary.json; `device` has a fuller name than it, or is NULL. */
@@ -478,7 +453,7 @@ static const char *make_script(const struct request *q, const struct plot *p, co
     fputs(q->facts, out);
     put_names(out, p);
     if (!p->kind->by_row)
-        put_panels(out, p);
+        put_series(out, p);
     bool good = folder != NULL;
     for (int i = 0; good && p->kind->part[i]; i++)
         good = add_template(out, kv_format(q->arena, "%s/plots/%s.gp", folder, p->kind->part[i]), e);
@@ -638,7 +613,7 @@ static bool warn_without_fonts(struct kv_err *e)
     int status = run_program(argv, ".", list, list);
     rewind(list);
     if (status || getc(list) == EOF)
-        fputs("kvsim: warning: no fonts found, so pictures may be without text; install fonts-dejavu-core\n", stderr);
+        fputs("kvsim: warning: fc-list finds no fonts, so pictures may be without text; install fonts-dejavu-core\n", stderr);
     fclose(list);
     return true;
 }
@@ -686,7 +661,8 @@ static bool is_result(const char *path, struct kv_arena *a, struct kv_err *e)
 static bool make_folder(const struct request *q, struct kv_err *e)
 {
     struct kv_out out;
-    if (!kv_result_folder(q->folder, q->arena, e))
+    bool made;
+    if (!kv_result_folder(q->folder, &made, q->arena, e))
         return false;
     FILE *in = fopen(kv_format(q->arena, "%s/provenance.json", q->result), "r");
     bool good = kv_out_open(&out, kv_format(q->arena, "%s/provenance.json", q->folder), q->arena, e);
@@ -727,7 +703,10 @@ static bool draw_all(const struct request *q, struct kv_err *e)
 
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
-    const char *result = args->operand[0], *device = NULL;
+    char *result = kv_copy_text(a, args->operand[0]);
+    const char *device = NULL;
+    for (size_t n = strlen(result); n > 1 && result[n - 1] == '/';)
+        result[--n] = '\0';
     struct request q = {.result = result, .arena = a, .term = kv_arg_flag(args, "term"),
                         .folder = kv_arg_text(args, "output", kv_format(a, "%s/plots", result)),
                         .quiet = kv_arg_flag(args, "quiet"), .verbose = kv_arg_flag(args, "verbose")};

@@ -24,10 +24,6 @@ int64_t kv_activation_bytes(const struct kv_model *m, int64_t tokens, int64_t se
 void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m, enum kv_dtype dtype,
                     int64_t pass_tokens)
 {
-    struct kv_store store = {.dtype = dtype,
-                             .elements = m->kv_lora_rank ? m->kv_lora_rank + m->rope_dim : 2 * m->head_dim,
-                             .group = 32,
-                             .residual = 32};
     *p = (struct kv_pool){
         .memory = s->hardware.memory == KV_UNSET ? 0 : s->hardware.memory,
         .weights = m->weight_bytes,
@@ -35,7 +31,7 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
         .batched_tokens = s->engine.max_num_batched_tokens == KV_UNSET ? pass_tokens : s->engine.max_num_batched_tokens,
         .measured = s->engine.kv_pool != KV_UNSET,
         .activations_estimated = s->hardware.activations == KV_UNSET,
-        .token_bytes = m->layers * (m->kv_lora_rank ? 1 : m->kv_heads) * kv_store_entry_bytes(&store),
+        .token_bytes = kv_store_token_bytes(m, dtype),
     };
     p->usable = (int64_t)((double)p->memory * s->engine.gpu_memory_utilization);
     p->activations = p->activations_estimated

@@ -202,6 +202,8 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
     kv_ini_read(path, &ini, a, e);
     if (e->status == KV_DATA)
         return false;
+    s->path = ini.path;
+    s->hash = ini.hash;
     for (int i = 0; i < n_set; i++)
         kv_ini_set(&ini, set[i], a, e);
     for (int i = 0; i < ini.n; i++)

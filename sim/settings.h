@@ -53,6 +53,7 @@ struct kv_settings {
 
     struct kv_bind *bind; /* (kv_n_sections,) what was bound, for `config show` */
     const char *path;
+    uint64_t hash; /* of the config's bytes */
 };
 
 struct kv_section {

@@ -4,6 +4,7 @@
 #include "sim/core/units.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 void kv_table_open(struct kv_table *t, const struct kv_column *column, int n_columns, struct kv_arena *a)
@@ -85,6 +86,15 @@ static const char *title_line(const struct kv_table *t, const struct kv_column *
     return kv_copy_part(t->arena, start, strcspn(start, "\n"));
 }
 
+/* Columns on a terminal, about: bytes that begin a character. */
+static int width_of(const char *text)
+{
+    int n = 0;
+    for (; *text; text++)
+        n += ((unsigned char)*text & 0xC0) != 0x80;
+    return n;
+}
+
 void kv_table_print(const struct kv_table *t, FILE *out)
 {
     enum { TITLE_LINES = 2 };
@@ -101,7 +111,7 @@ void kv_table_print(const struct kv_table *t, FILE *out)
             width[c] = length > width[c] ? length : width[c];
         }
         for (int r = 0; r < t->n_rows; r++) {
-            int length = (int)strlen(cell_text(t, column, &t->cell[r * t->n_columns + c]));
+            int length = width_of(cell_text(t, column, &t->cell[r * t->n_columns + c]));
             width[c] = length > width[c] ? length : width[c];
         }
     }
@@ -116,7 +126,7 @@ void kv_table_print(const struct kv_table *t, FILE *out)
             if (left && c == last)
                 fputs(text, out);
             else if (left)
-                fprintf(out, "%-*s  ", width[c], text);
+                fprintf(out, "%s%*s  ", text, width[c] - width_of(text), "");
             else
                 fprintf(out, "%*s%s", width[c], text, c == last ? "" : "  ");
         }
@@ -164,6 +174,34 @@ void kv_table_csv(const struct kv_table *t, FILE *out)
     }
 }
 
+json_t *kv_json_text(const char *text)
+{
+    json_t *whole = text ? json_string(text) : json_null();
+    if (whole)
+        return whole;
+    /* one character after the other: jansson judges each */
+    char *clean = NULL;
+    size_t length;
+    FILE *out = open_memstream(&clean, &length);
+    KV_ASSERT(out);
+    while (*text) {
+        size_t n = 1;
+        json_t *one = NULL;
+        for (; n <= 4 && !one && text[n - 1]; n++)
+            one = json_stringn(text, n);
+        if (one)
+            fwrite(text, 1, n - 1, out);
+        else
+            fputs("\xEF\xBF\xBD", out);
+        text += one ? n - 1 : 1;
+        json_decref(one);
+    }
+    fclose(out);
+    whole = json_string(clean);
+    free(clean);
+    return whole;
+}
+
 json_t *kv_table_json(const struct kv_table *t)
 {
     json_t *rows = json_array();
@@ -174,7 +212,7 @@ json_t *kv_table_json(const struct kv_table *t)
             json_t *value = NULL;
             switch (t->column[c].kind) {
             case KV_CELL_TEXT:
-                value = cell->text ? json_string(cell->text) : NULL;
+                value = kv_json_text(cell->text);
                 break;
             case KV_CELL_SHARE:
             case KV_CELL_REAL:

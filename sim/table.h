@@ -45,6 +45,9 @@ void kv_table_print(const struct kv_table *t, FILE *out);
 void kv_table_csv(const struct kv_table *t, FILE *out);
 json_t *kv_table_json(const struct kv_table *t); /* array of objects; the caller decrefs */
 
+/* A JSON string of text from files: bytes that are no UTF-8 become U+FFFD. NULL: null. */
+json_t *kv_json_text(const char *text);
+
 /* Indented, keys in the order they were put in, a line end behind. */
 void kv_json_print(const json_t *json, FILE *out);
 

@@ -81,6 +81,7 @@ static bool get_line(struct reading *r, char line[MAX_LINE + 3])
     bool any = false, zero = false, control = false, end_cr = false;
     while ((c = getc(r->in)) != EOF) {
         any = true;
+        r->ini->hash = (r->ini->hash ^ (unsigned char)c) * UINT64_C(0x100000001b3);
         if (c == '\n')
             break;
         control |= end_cr; /* a CR that no line end follows */
@@ -237,9 +238,11 @@ static int take_setting(void *user, const char *section, const char *key, const 
 
 bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struct kv_err *e)
 {
-    *ini = (struct kv_ini){.path = kv_copy_text(a, path)};
+    bool standard = !strcmp(path, "-");
+    *ini = (struct kv_ini){.path = standard ? "standard input" : kv_copy_text(a, path),
+                           .hash = UINT64_C(0xcbf29ce484222325)};
     int errors = e->n;
-    struct reading r = {.ini = ini, .arena = a, .err = e, .in = fopen(path, "r")};
+    struct reading r = {.ini = ini, .arena = a, .err = e, .in = standard ? stdin : fopen(path, "r")};
     if (!r.in)
         return kv_fail(e, KV_DATA, "cannot open '%s': %s", path, strerror(errno));
     int rc = ini_parse_stream(next_line, &r, take_setting, &r);
@@ -247,7 +250,8 @@ bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struc
         kv_fail(e, KV_DATA, "cannot read '%s': %s", path, strerror(errno));
     else if (rc && e->n == errors) /* a line inih refuses and we do not: still never passed over in silence */
         kv_fail(e, KV_USAGE, "%s:%d: neither '[section]' nor 'key = value'", path, rc);
-    fclose(r.in);
+    if (!standard)
+        fclose(r.in);
     return e->n == errors;
 }
 
@@ -269,6 +273,8 @@ bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, 
     char *value = kv_copy_text(a, equals + 1 + strspn(equals + 1, " \t"));
     trim_end(key);
     trim_end(value);
+    if (value[comment_start(value)])
+        return kv_fail(e, KV_USAGE, "--set '%s': ' ;' would begin a comment in a config; leave it out", assignment);
     if (!*key)
         return kv_fail(e, KV_USAGE, "--set '%s': write it as section.key=value", assignment);
     struct kv_ini_section *s = find_section(ini, name);

@@ -7,6 +7,7 @@
 
 #include "sim/core/arena.h"
 
+#include <stdint.h>
 #include <stdio.h>
 
 /* One `key = value`, wherever it was written: a file's line, a policy SPEC, `--set`. */
@@ -28,9 +29,10 @@ struct kv_ini {
     const char *path;
     struct kv_ini_section *section; /* in file order; names are unique */
     int n;
+    uint64_t hash;                  /* FNV-1a of the bytes read */
 };
 
-/* Reads PATH. KV_DATA if it cannot be opened, KV_USAGE with every mistake otherwise; all objects are the arena's. */
+/* Reads PATH ("-": standard input). KV_DATA if it cannot be opened, KV_USAGE with every mistake otherwise; all objects are the arena's. */
 bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struct kv_err *e);
 
 /* Adds, or replaces, `section.key=value` as `--set` gives it; makes the section when there is none. The last '.' before

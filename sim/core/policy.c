@@ -386,6 +386,9 @@ bool kv_policy_prepare(struct kv_policy *p, const struct kv_model *m, const stru
                                  .residual = p->keys.residual_length};
     if (!p->when.chunk)
         p->when.chunk = run->chunk;
+    if (run->limit && p->when.patch >= run->limit)
+        return kv_fail(e, KV_USAGE, "%s patch = %lld leaves no room in passes of max_num_batched_tokens = %lld; raise it",
+                       p->where, (long long)p->when.patch, (long long)run->limit);
     if (!kv_store_check(&p->store, mla, p->where, e) || !check_mla(p, m, e) || !check_window_layers(p, m, e))
         return false;
     if (p->keys.bytes != KV_UNSET) {

@@ -203,6 +203,7 @@ bool kv_policy_from_spec(struct kv_policy *p, const char *spec, struct kv_arena 
 struct kv_defaults {
     int64_t chunk;
     enum kv_dtype dtype;
+    int64_t limit; /* of new and patch tokens in a pass (max_num_batched_tokens); 0: none */
 };
 
 /* Fits it to a model: the shape its lanes have, bytes to tokens, masks read, combinations the model does not allow

@@ -46,6 +46,16 @@ int64_t kv_store_held_bytes(const struct kv_store *s, int64_t entries)
     return (keys + values) * packed_side_bytes(s) + (2 * entries - keys - values) * d * FP16_BYTES;
 }
 
+int64_t kv_store_token_bytes(const struct kv_model *m, enum kv_dtype dtype)
+{
+    bool mla = m->kv_lora_rank > 0;
+    struct kv_store s = {.dtype = dtype,
+                         .elements = mla ? m->kv_lora_rank + m->rope_dim : 2 * m->head_dim,
+                         .group = KV_STORE_GROUP,
+                         .residual = KV_STORE_GROUP};
+    return m->layers * (mla ? 1 : m->kv_heads) * kv_store_entry_bytes(&s);
+}
+
 bool kv_store_check(const struct kv_store *s, bool mla, const char *where, struct kv_err *e)
 {
     if (!kv_store_quantised(s))

@@ -14,6 +14,8 @@ struct kv_store {
     int64_t group, residual; /* of int8 and int4 */
 };
 
+enum { KV_STORE_GROUP = 32 }; /* KIVI's G, and R, where nothing else is said */
+
 extern const char *const kv_dtype_names[]; /* by enum kv_dtype, NULL at the end */
 int64_t kv_dtype_bits(enum kv_dtype dtype);
 bool kv_store_quantised(const struct kv_store *s);
@@ -26,6 +28,9 @@ int64_t kv_store_lane_buffer_bytes(const struct kv_store *s);
 
 /* Bytes that `entries` entries of one lane really are. Not monotone when quantised: a full group of keys is packed. */
 int64_t kv_store_held_bytes(const struct kv_store *s, int64_t entries);
+
+/* Bytes of one token over all layers of a full cache, pages' share of scales included. */
+int64_t kv_store_token_bytes(const struct kv_model *m, enum kv_dtype dtype);
 
 /* KV_USAGE when the sizes do not go together. */
 bool kv_store_check(const struct kv_store *s, bool mla, const char *where, struct kv_err *e);

@@ -109,7 +109,7 @@ bool kv_request_check(const struct kv_request *r, const struct kv_shape *s, stru
 void kv_walk_start(struct kv_walk *w, const struct kv_policy *p, const struct kv_shape *s, const struct kv_classes *c,
                    const struct kv_request *r, struct kv_arena *a)
 {
-    *w = (struct kv_walk){.policy = p, .shape = s, .classes = c};
+    *w = (struct kv_walk){.policy = p, .shape = s, .classes = c, .limit = INT64_MAX};
     w->held = KV_NEW_N(a, int64_t, c->n);
     w->now = KV_NEW_N(a, int64_t, c->n);
     w->gain = KV_NEW_N(a, int64_t, c->n);
@@ -166,7 +166,7 @@ static int64_t steady_for(const struct kv_room *room, int64_t now, int64_t n_new
 bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
 {
     struct kv_pass *p = &run->pass;
-    if (!kv_plan_next(&w->policy->when, &w->request, w->index, w->seen, w->unit, INT64_MAX, p))
+    if (!kv_plan_next(&w->policy->when, &w->request, w->index, w->seen, w->unit, w->limit, p))
         return false;
     run->passes = least(p->repeat, most);
     for (int64_t i = 0; i < w->classes->n; i++) {

@@ -38,6 +38,7 @@ struct kv_walk {
     const struct kv_shape *shape;
     const struct kv_classes *classes;
     struct kv_request request;
+    int64_t limit; /* of new and patch tokens in a pass; kv_walk_start sets none */
     int64_t index, seen, unit;
     int64_t *held; /* (classes,) after the last eviction */
     int64_t *now;  /* (classes,) entries at this point */

@@ -12,16 +12,21 @@
 
 enum { HEADER = 6, SPEC_MOST = 400 };
 
+enum { GROUPED, SLIDING, SLIDING_IN_TURN, LATENT, ONE_LAYER, MODELS = 8 }; /* those behind are like the first */
+
 static struct kv_model small_model(int which, struct kv_arena *a)
 {
     struct kv_model m = {.name = "small", .type = "llama", .origin = "small.ini", .layers = 5, .q_heads = 4,
                          .kv_heads = 2, .head_dim = 32, .hidden = 64, .intermediate = 128, .vocab = 1000,
                          .max_positions = 4096, .norms_per_layer = 2};
     struct kv_err e = {0};
-    if (which == 1 || which == 2) {
+    if (which == SLIDING || which == SLIDING_IN_TURN) {
         m.sliding_window = 48;
-        m.sliding_full_every = which == 2 ? 2 : 0;
-    } else if (which == 3) {
+        m.sliding_full_every = which == SLIDING_IN_TURN ? 2 : 0;
+    } else if (which == ONE_LAYER) {
+        m.layers = 1;
+        m.kv_heads = m.q_heads;
+    } else if (which == LATENT) {
         m.type = "deepseek_v2";
         m.kv_lora_rank = 64;
         m.rope_dim = 16;
@@ -152,6 +157,11 @@ static void check_walks(const struct kv_policy *p, const struct kv_shape *s, con
     kv_ledger_open(&passes, p, s, &classes, page, a);
     KV_ASSERT(walk(&runs, &w, r, INT64_MAX) == walk(&passes, &w, r, 1));
     same_ledger(&runs, &passes);
+    KV_ASSERT(kv_ledger_page_bytes(&runs, KV_SHARED) == page * runs.lanes * kv_store_entry_bytes(&p->store));
+    KV_ASSERT(runs.end_bytes <= runs.end_entries * kv_store_entry_bytes(&p->store) + kv_ledger_buffer_bytes(&runs));
+    kv_ledger_reset(&runs);
+    walk(&runs, &w, r, 3);
+    same_ledger(&runs, &passes);
     check_figures(p, s, r, passes.steps);
 }
 
@@ -161,7 +171,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     struct kv_arena *a = kv_arena_open();
     struct kv_err e = {0};
-    struct kv_model m = small_model(data[0] % 4, a);
+    struct kv_model m = small_model(data[0] % MODELS, a);
     struct kv_request r = {.prompt = 1 + 4 * data[1] + data[2] / 2, .output = data[3]};
     r.prefill = r.prompt - data[2] % 2;
     struct kv_defaults run = {.chunk = 1 + 2 * data[5], .dtype = KV_BF16};

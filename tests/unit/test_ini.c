@@ -353,6 +353,24 @@ static void a_nul_byte(void **state)
                       "3: 'none' is neither '[section]' nor 'key = value'");
 }
 
+static void a_control_character(void **state)
+{
+    must_fail(*state, "[a]\nk = 1\x1b[31m\nl = 1\rm = 2\n; \a\nn = 1\t2\n",
+              "2: a control character; remove it\n"
+              "3: a control character; remove it\n"
+              "4: a control character; remove it");
+}
+
+static void a_byte_order_mark_does_not_shorten_the_first_line(void **state)
+{
+    struct fixture *f = *state;
+    const char *blanks = repeat(f, ' ', 200);
+    must_fail(f, kv_format(f->a, "\xEF\xBB\xBF[a]%s k = 1\n", blanks),
+              "1: line longer than 190 characters; continue it on an indented next line");
+    must_read(f, kv_format(f->a, "\xEF\xBB\xBF[a] ; %s\nk = 1\n", repeat(f, 'c', 184)));
+    check_value(f, "a", "k", "1", 2);
+}
+
 static void names_that_are_too_long(void **state)
 {
     struct fixture *f = *state;
@@ -374,6 +392,9 @@ static void the_keys_of_a_refused_section_are_those_of_no_other(void **state)
 {
     struct fixture *f = *state;
     must_fail(f, "[a]\nk = 1\n[b\nk = 2\n", "3: '[' without ']'");
+    must_fail(f, "[a]\nk = 1\n [b]\nk = 2\n", "3: indented '[b]'; remove the indent");
+    must_fail(f, kv_format(f->a, "[a]\nk = 1\n[%s]\nk = 2\n", repeat(f, 's', 200)),
+              "3: line longer than 190 characters; continue it on an indented next line");
     must_fail(f, "[a]\nk = 1\n[b]\nl = 2\n[a]\nl = 3\n",
               kv_format(f->a, "5: section [a] again (first at %s:1); put its keys together", f->path));
 }
@@ -523,6 +544,8 @@ int main(void)
         TEST(a_carriage_return_inside_does_not_shorten_a_line),
         TEST(blanks_do_not_hide_what_follows_them),
         TEST(a_nul_byte),
+        TEST(a_control_character),
+        TEST(a_byte_order_mark_does_not_shorten_the_first_line),
         TEST(names_that_are_too_long),
         TEST(other_white_space_before_a_section_loses_no_key),
         TEST(the_keys_of_a_refused_section_are_those_of_no_other),

@@ -157,6 +157,8 @@ static void what_is_no_number_is_refused_with_its_place(void **state)
     must_fail(f, "1\tnan\n0\t0\n", 2, 2, ":1:3: 'nan' is not a number");
     must_fail(f, "1\t1e999\n0\t0\n", 2, 2, ":1:3: '1e999' is not a number");
     must_fail(f, "1,0\n0,0\n", 2, 2, ":1:1: '1,0' is not a number");
+    must_fail(f, "1\t\v0\n0\t0\n", 2, 2, ":1:3: '?0' is not a number");
+    must_fail(f, "1\t\r0\n0\t0\n", 2, 2, ":1:3: '?0' is not a number");
     must_fail(f, "1\t0123456789012345678901234567890123456789x\n0\t0\n", 2, 2,
               ":1:3: '0123456789012345678901234567890123456789' is not a number");
 }
