@@ -4,7 +4,7 @@
 
 stats data skip 1 using 2 nooutput name 'CHUNK'
 stats data skip 1 using (larger(number(3), number(4))) nooutput
-title = 'KV footprint of one request against the prefill chunk'
+title = 'KV footprint of one request against the prefill chunk, in actual and paper accounting'
 actual_title = 'solid: actual, entries that are held'
 paper_title = 'dashed: paper, the closed forms'
 if (formats eq 'dumb') { rows = text_rows(lines, letters) }

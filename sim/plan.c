@@ -90,6 +90,10 @@ static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int64_t c
     if (p->compaction == KV_IN_PLACE && !kv_policy_in_place(&row->counter.policy))
         return kv_fail(e, KV_USAGE, "%s compaction = false needs to know which entries stay, and lengths do not tell for score "
                        "'%s'; set [engine] compaction = true", policy->where, policy->score->name);
+    const struct kv_when *when = &row->counter.policy.when;
+    kv_pool_derive(&row->pool, p->settings, &p->model, p->dtype, least(when->chunk + when->patch, p->longest));
+    if (!p->n_rows || row->pool.bytes > p->pool.bytes)
+        p->pool = row->pool;
     p->row[p->n_rows++] = row;
     return true;
 }
@@ -154,16 +158,16 @@ static int64_t shared_bytes(const struct kv_plan *p, const struct kv_plan_row *r
 {
     int64_t block = p->settings->engine.block_size;
     return row->baseline == KV_PREFIX_CACHING
-               ? p->settings->workload.shared_prefix / block * block * p->pool.token_bytes
+               ? p->settings->workload.shared_prefix / block * block * row->pool.token_bytes
                : 0;
 }
 
 static int64_t how_many_fit(const struct kv_plan *p, const struct kv_plan_row *row, int64_t peak, double resident)
 {
     double shared = (double)shared_bytes(p, row), own = resident - shared;
-    if (peak > p->pool.bytes)
+    if (peak > row->pool.bytes)
         return 0;
-    return own < 1 ? INT64_MAX : (int64_t)(((double)p->pool.bytes - (double)peak) / own) + 1;
+    return own < 1 ? INT64_MAX : (int64_t)(((double)row->pool.bytes - (double)peak) / own) + 1;
 }
 
 static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
@@ -178,7 +182,7 @@ static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
         row->resident[layout] /= n;
         row->fit[layout] = how_many_fit(p, row, row->peak[layout], row->resident[layout]);
     }
-    row->fit_at_peak = row->peak[p->layout] ? p->pool.bytes / row->peak[p->layout] : 0;
+    row->fit_at_peak = row->peak[p->layout] && row->pool.bytes > 0 ? row->pool.bytes / row->peak[p->layout] : 0;
     row->fits = row->fit[p->layout] >= p->settings->workload.concurrency;
 }
 
@@ -285,18 +289,6 @@ static void count_all(const struct kv_plan *p, int jobs, bool quiet)
 
 /* ---- the plan ---- */
 
-static int64_t longest_pass(const struct kv_settings *s)
-{
-    int64_t tokens = 0, patch = 0;
-    for (int i = 0; i < s->plan.chunks.n; i++)
-        tokens = most(tokens, s->plan.chunks.at[i]);
-    for (int i = 0; i < s->n_policies; i++) {
-        tokens = most(tokens, s->policy[i].when.chunk);
-        patch = most(patch, s->policy[i].when.patch);
-    }
-    return tokens + patch;
-}
-
 bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, bool quiet, struct kv_arena *a,
                      struct kv_err *e)
 {
@@ -313,7 +305,7 @@ bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, b
     int64_t longest = s->engine.max_model_len != KV_UNSET ? s->engine.max_model_len
                       : p->model.max_positions            ? p->model.max_positions
                                                           : INT64_C(1) << 30;
-    kv_pool_derive(&p->pool, s, &p->model, p->dtype, least(longest_pass(s), longest));
+    p->longest = longest;
     if (!draw_requests(p, longest, a, e) || !make_rows(p, a, e))
         return false;
     if (!p->n_rows)

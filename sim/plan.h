@@ -15,6 +15,7 @@ enum kv_baseline { KV_OWN_POLICY, KV_BASELINE, KV_PREFIX_CACHING };
 struct kv_plan_row {
     struct kv_counter counter;
     enum kv_baseline baseline;
+    struct kv_pool pool;              /* of an engine that runs this policy at this chunk: longer passes leave less */
     double footprint_actual, footprint_paper, peak_actual, peak_paper, active; /* means; NaN where undefined */
     struct kv_quantiles peak_bytes;   /* of a request, in pages of the chosen layout */
     struct kv_count largest;          /* the request with the largest peak */
@@ -31,11 +32,12 @@ struct kv_plan_row {
 struct kv_plan {
     const struct kv_settings *settings;
     struct kv_model model;
-    struct kv_pool pool;
+    struct kv_pool pool;        /* the largest of the rows' */
     enum kv_dtype dtype;
     enum kv_layout layout;
     enum kv_compaction compaction;
     enum kv_scope scope;
+    int64_t longest;            /* prompt and output together */
     struct kv_request *request;
     int64_t n_requests;
     struct kv_quantiles prompts, outputs;

@@ -21,6 +21,7 @@ static const struct kv_column columns[] = {
     {"request_peak_p90_bytes", NULL, KV_CELL_BYTES},
     {"request_peak_p99_bytes", NULL, KV_CELL_BYTES},
     {"request_resident_bytes", "while it\ndecodes", KV_CELL_BYTES},
+    {"kv_pool_bytes", NULL, KV_CELL_BYTES},
     {"pool_share", "of the\npool", KV_CELL_SHARE},
     {"fit_requests", "fit", KV_CELL_COUNT},
     {"fit_at_peak_requests", NULL, KV_CELL_COUNT},
@@ -70,7 +71,8 @@ static void fill_row(const struct kv_plan *p, const struct kv_plan_row *r, struc
     kv_set_whole(t, row, "request_peak_p90_bytes", llrint(kv_quantile(&r->peak_bytes, 0.90)));
     kv_set_whole(t, row, "request_peak_p99_bytes", llrint(kv_quantile(&r->peak_bytes, 0.99)));
     kv_set_whole(t, row, "request_resident_bytes", llrint(r->resident[p->layout]));
-    kv_set_real(t, row, "pool_share", (double)r->peak[p->layout] / (double)p->pool.bytes);
+    kv_set_whole(t, row, "kv_pool_bytes", r->pool.bytes > 0 ? r->pool.bytes : 0);
+    kv_set_real(t, row, "pool_share", r->pool.bytes > 0 ? (double)r->peak[p->layout] / (double)r->pool.bytes : NAN);
     kv_set_whole(t, row, "fit_requests", bounded(r->fit[p->layout]));
     kv_set_whole(t, row, "fit_at_peak_requests", r->fit_at_peak);
     kv_set_whole(t, row, "fit_per_head_requests", bounded(r->fit[KV_PER_HEAD]));
@@ -102,6 +104,21 @@ static void print_lengths(const char *what, const struct kv_quantiles *q)
                kv_print_count(high, llrint(kv_quantile(q, 0.99))), kv_print_count(low, llrint(q->most)));
 }
 
+/* Longer passes need more activations. */
+static void print_other_pools(const struct kv_plan *p)
+{
+    char pool[KV_NUMBER_TEXT], tokens[KV_NUMBER_TEXT];
+    for (int i = 0; i < p->n_rows; i++) {
+        const struct kv_pool *own = &p->row[i]->pool;
+        bool said = own->bytes == p->pool.bytes;
+        for (int j = 0; j < i; j++)
+            said |= own->bytes == p->row[j]->pool.bytes;
+        if (!said)
+            printf("    %-20s %12s  at passes of %s tokens\n", "", kv_print_bytes(pool, own->bytes),
+                   kv_print_count(tokens, own->batched_tokens));
+    }
+}
+
 static void print_heading(const struct kv_plan *p)
 {
     const struct kv_model *m = &p->model;
@@ -114,6 +131,7 @@ static void print_heading(const struct kv_plan *p)
         printf("%s, %s KV: %lld layers x %lld KV heads x %lld -> %s per token\n", m->name, kv_dtype_names[p->dtype],
                (long long)m->layers, (long long)m->kv_heads, (long long)m->head_dim, token);
     kv_pool_print(&p->pool, p->settings, m);
+    print_other_pools(p);
     printf("Workload: %s request%s, ", kv_print_count(requests, p->n_requests), p->n_requests == 1 ? "" : "s");
     print_lengths("prompt", &p->prompts);
     print_lengths(", output", &p->outputs);
@@ -157,7 +175,7 @@ static void say_full(const struct kv_plan *p, struct kv_arena *a)
     const struct kv_plan_row *full = find_full(p);
     if (!full)
         return;
-    double share = wanted_bytes(p, full) / (double)p->pool.bytes;
+    double share = wanted_bytes(p, full) / (double)full->pool.bytes;
     int64_t n = p->settings->workload.concurrency;
     const char *wanted = n == 1 ? "one request" : kv_format(a, "%s requests", count_text(a, n));
     if (full->fits && share <= 0.5)
@@ -237,14 +255,14 @@ static void print_changes(const struct kv_plan *p, struct kv_arena *a)
         printf("  [workload] concurrency = %lld\n", (long long)best->fit[p->layout]);
     if (best->fitting_prompt > 0 && s->workload.prompt.distribution == KV_FIXED)
         printf("  [workload] prompt_tokens = %lld\n", (long long)best->fitting_prompt);
-    double missing = wanted_bytes(p, best) - (double)p->pool.bytes;
-    double share = (missing + (double)p->pool.usable) / (double)p->pool.memory;
+    double missing = wanted_bytes(p, best) - (double)best->pool.bytes;
+    double share = (missing + (double)best->pool.usable) / (double)best->pool.memory;
     if (!p->pool.measured && share <= 0.98)
         printf("  [engine] gpu_memory_utilization = %.2f\n", ceil(share * 100) / 100);
     if (!kv_store_quantised(&best->counter.policy.store) && best->counter.policy.store.dtype != KV_FP8)
         printf("  [policy %s] kv_cache_dtype = fp8\n", best->counter.policy.name);
     if (p->pool.measured)
-        printf("  a KV pool of %.0f GiB\n", ceil((missing + (double)p->pool.bytes) / 0x1p30));
+        printf("  a KV pool of %.0f GiB\n", ceil((missing + (double)best->pool.bytes) / 0x1p30));
     else
         printf("  a device with %.0f GiB more memory than %s\n",
                ceil(missing / s->engine.gpu_memory_utilization / 0x1p30),

@@ -24,7 +24,6 @@
 
 /* Beyond MOST_SERIES policies and chunks a picture shows nothing any more. */
 enum { MOST_SERIES = 240, MOST_COLUMNS = 8, NAME_LETTERS = 44, TITLE_LETTERS = 40, KINDS = 4, FORMATS = 3 };
-static const char mark[] = "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n";
 static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 
 /* One of the plots. */
@@ -57,19 +56,34 @@ struct plot {
 /* ---- the plots ---- */
 
 /* The policy comes last: gnuplot does not know doubled quotes, and counts the cells behind such a name wrongly. */
-#define COUNT(key) {key, NULL, KV_CELL_COUNT}
-#define BYTES(key) {key, NULL, KV_CELL_BYTES}
-#define REAL(key) {key, NULL, KV_CELL_REAL}
-#define POLICY {"policy", NULL, KV_CELL_TEXT}
-static const struct kv_column memory_columns[] = {COUNT("line"),    COUNT("chunk_tokens"), COUNT("seen_tokens"),
-                                                  COUNT("entries"), BYTES("bytes"),        POLICY};
-static const struct kv_column chunk_columns[] = {COUNT("line"), COUNT("chunk_tokens"), REAL("kv_footprint_paper"),
-                                                 REAL("kv_footprint_actual"), POLICY};
-static const struct kv_column bars_columns[] = {COUNT("row"), COUNT("chunk_tokens"), REAL("kv_footprint_paper"),
-                                                REAL("kv_footprint_actual"), REAL("kv_peak_actual"), POLICY};
+static const struct kv_column memory_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},    {"chunk_tokens", NULL, KV_CELL_COUNT}, {"seen_tokens", NULL, KV_CELL_COUNT},
+    {"entries", NULL, KV_CELL_COUNT}, {"bytes", NULL, KV_CELL_BYTES},        {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column chunk_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},
+    {"chunk_tokens", NULL, KV_CELL_COUNT},
+    {"kv_footprint_paper", NULL, KV_CELL_REAL},
+    {"kv_footprint_actual", NULL, KV_CELL_REAL},
+    {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column bars_columns[] = {
+    {"row", NULL, KV_CELL_COUNT},
+    {"chunk_tokens", NULL, KV_CELL_COUNT},
+    {"kv_footprint_paper", NULL, KV_CELL_REAL},
+    {"kv_footprint_actual", NULL, KV_CELL_REAL},
+    {"kv_peak_actual", NULL, KV_CELL_REAL},
+    {"policy", NULL, KV_CELL_TEXT},
+};
 static const struct kv_column pages_columns[] = {
-    COUNT("row"), COUNT("chunk_tokens"), BYTES("held_peak_bytes"), BYTES("per_head_peak_bytes"),
-    BYTES("per_layer_peak_bytes"), BYTES("shared_peak_bytes"), POLICY};
+    {"row", NULL, KV_CELL_COUNT},
+    {"chunk_tokens", NULL, KV_CELL_COUNT},
+    {"held_peak_bytes", NULL, KV_CELL_BYTES},
+    {"per_head_peak_bytes", NULL, KV_CELL_BYTES},
+    {"per_layer_peak_bytes", NULL, KV_CELL_BYTES},
+    {"shared_peak_bytes", NULL, KV_CELL_BYTES},
+    {"policy", NULL, KV_CELL_TEXT},
+};
 static const char *const in_pass[] = {"chunk_tokens", "seen_tokens", "entries_in_pass", "in_pass_bytes", "policy"};
 static const char *const at_end[] = {"chunk_tokens", "seen_tokens", "entries_end", "end_bytes", "policy"};
 
@@ -363,6 +377,7 @@ struct request {
     const char *result, *folder;             /* folder: of the plots */
     bool kind[KINDS], format[FORMATS], term; /* term: to standard output instead */
     bool quiet, verbose;
+    const char *part;                        /* what pictures end with while they are drawn */
     const char *facts;                       /* variables that every script begins with */
     struct kv_arena *arena;
 };
@@ -409,7 +424,7 @@ static int run_program(const char *const *argv, const char *folder, FILE *out, F
 /* What gnuplot says is shown when it fails. *missing: there is no gnuplot. */
 static bool run_gnuplot(const struct request *q, const char *script, FILE *out, bool *missing, struct kv_err *e)
 {
-    const char *const argv[] = {"gnuplot", "-d", "-e", q->term ? "part = ''" : "part = '.part'", script, NULL};
+    const char *const argv[] = {"gnuplot", "-d", "-e", kv_format(q->arena, "part = '%s'", q->part), script, NULL};
     const char *folder = q->term ? "." : q->folder;
     FILE *said = nameless_file(e);
     if (!said)
@@ -447,7 +462,8 @@ static const char *make_script(const struct request *q, const struct plot *p, co
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
     KV_ASSERT(out);
-    fprintf(out, "%s# 'gnuplot %s.gp' in this folder draws it again.\n\n", mark, p->kind->name);
+    fprintf(out, "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n"
+                 "# 'gnuplot %s.gp' in this folder draws it again.\n\n", p->kind->name);
     put_text(out, "base", p->kind->name);
     put_text(out, "data", data);
     fputs(q->facts, out);
@@ -481,7 +497,7 @@ static void forget_time(const char *path)
 static bool keep_pictures(const struct request *q, const char *base, bool good, struct kv_err *e)
 {
     for (int f = 0; f < FORMATS; f++) {
-        const char *path = kv_format(q->arena, "%s%s", base, format_names[f]), *part = kv_format(q->arena, "%s.part", path);
+        const char *path = kv_format(q->arena, "%s%s", base, format_names[f]), *part = kv_format(q->arena, "%s%s", path, q->part);
         if (!q->format[f])
             continue;
         if (good && !strcmp(format_names[f], "pdf"))
@@ -669,7 +685,7 @@ static bool make_folder(const struct request *q, struct kv_err *e)
     if (good && in)
         copy(in, out.file);
     else if (good)
-        fputs("{}\n", out.file);
+        fputs("{\n  \"program\": \"kvsim\"\n}\n", out.file);
     if (in)
         fclose(in);
     return good && kv_out_close(&out, e);
@@ -707,7 +723,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     const char *device = NULL;
     for (size_t n = strlen(result); n > 1 && result[n - 1] == '/';)
         result[--n] = '\0';
-    struct request q = {.result = result, .arena = a, .term = kv_arg_flag(args, "term"),
+    struct request q = {.result = result, .arena = a, .part = kv_format(a, ".%ld.part", (long)getpid()), .term = kv_arg_flag(args, "term"),
                         .folder = kv_arg_text(args, "output", kv_format(a, "%s/plots", result)),
                         .quiet = kv_arg_flag(args, "quiet"), .verbose = kv_arg_flag(args, "verbose")};
     if (q.term && (kv_arg_flag(args, "format") || kv_arg_flag(args, "output")))

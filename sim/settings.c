@@ -45,7 +45,7 @@ static const struct kv_field engine_fields[] = {
      .help = "share of device memory the engine may use (vLLM)"},
     {FIELD(engine, block_size, KV_T_COUNT), .def = "16", .min = 1, .max = 65536, .also = "page_size, page", .help = "entries of a page (vLLM)"},
     {FIELD(engine, max_num_batched_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
-     .help = "tokens of a forward pass, for the activations (vLLM); auto: the largest chunk with its patch"},
+     .help = "longest forward pass (vLLM): chunks are split to fit, activations are estimated for it; auto: each policy's chunk and patch"},
     {FIELD(engine, max_num_seqs, KV_T_COUNT), .def = "256", .min = 1, .max = MANY, .help = "sequences of a pass, for the logits (vLLM)"},
     {FIELD(engine, max_model_len, KV_T_COUNT), .min = 1, .max = TOKENS_MAX, .also = "max_len, max_context",
      .help = "longest prompt and output together (vLLM); auto: the model's positions"},

@@ -218,7 +218,9 @@ resolved "resolved config: everything set" many.ini --set engine.kv_cache_dtype=
 resolved "resolved config: another device" small.ini --set hardware.device=a100-80g --set run.name=other
 { sed '/^\[policy/,$d' small.ini; printf '[plan]\nchunk_sweep = 1000\n'; seq 2000 1000 60000 | sed 's/^/  /'; } >long.ini
 resolved "resolved config: a long list" long.ini
-resolved "resolved config: a name with ' ;'" small.ini --set 'run.name=a ; b'
+refuses_set="--set 'run.name=a ; b': ' ;' would begin a comment in a config; leave it out"
+kv plan small.ini --set 'run.name=a ; b'
+is "a name with ' ;', which no config can hold" "2 kvsim: $refuses_set" "$rc $(cat err)"
 
 # ---- lengths ---------------------------------------------------------------------------------------------------------
 
