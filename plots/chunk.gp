@@ -35,7 +35,7 @@ do for [format in formats] {
         set xtics add (tic 2 ** i)
     }
     if (text) {
-        set title title . "\n" . where . "\n" . lengths . "\nKV footprint, % of keeping everything: actual, the entries held"
+        set title title . "\n" . where . "\n" . lengths . "\n% of keeping everything; actual only: the entries held"
         unset grid
         set key outside below center horizontal
     } else {
@@ -49,10 +49,11 @@ do for [format in formats] {
         set bmargin at screen (legend + 62.) / height
     }
     # smooth unique: in the order of the chunks, whatever the order of the rows
-    plot for [s = 1:series] data skip 1 every ::first[s]::last[s] using 2:(100 * $4) smooth unique with linespoints \
-             lc rgb colour(line_of[s]) lw thick(line_of[s]) dt 1 pt mark(line_of[s]) ps size(line_of[s]) title name[line_of[s]], \
-         for [s = 1:(text ? 0 : series)] data skip 1 every ::first[s]::last[s] using 2:(100 * $3) smooth unique with linespoints \
-             lc rgb colour(line_of[s]) lw 1.2 dt 2 pt hollow(line_of[s]) ps 1.6 * zoom notitle
+    plot for [s = 1:series] data skip 1 every ::first[s]::last[s] using 2:(100 * $4) smooth unique \
+             with linespoints lc rgb colour(line_of[s]) lw thick(line_of[s]) dt 1 pt mark(line_of[s]) \
+             ps size(line_of[s]) title name[line_of[s]], \
+         for [s = 1:(text ? 0 : series)] data skip 1 every ::first[s]::last[s] using 2:(100 * $3) smooth unique \
+             with linespoints lc rgb colour(line_of[s]) lw 1.2 dt 2 pt hollow(line_of[s]) ps 1.6 * zoom notitle
     if (!text) {
         unset label
         unset border; unset tics; unset grid; unset xlabel; unset ylabel; unset logscale
@@ -61,7 +62,8 @@ do for [format in formats] {
         set key inside center center vertical Left reverse maxrows rows_of_legend
         set xrange [0:1]; set yrange [0:1]
         plot NaN notitle, \
-             for [i = 1:lines] keyentry with linespoints lc rgb colour(i) lw thick(i) dt 1 pt mark(i) ps size(i) title name[i], \
+             for [i = 1:lines] keyentry with linespoints lc rgb colour(i) lw thick(i) dt 1 pt mark(i) \
+                 ps size(i) title name[i], \
              keyentry with linespoints lc rgb '#606060' lw 2 dt 1 pt 7 ps 1.2 * zoom title actual_title, \
              keyentry with linespoints lc rgb '#606060' lw 1.2 dt 2 pt 6 ps 1.6 * zoom title paper_title
         unset multiplot

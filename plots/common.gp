@@ -15,10 +15,12 @@ picture = "noenhanced background '#ffffff'"
 terminal(f) = clean . '; ' . \
     (f eq 'png' ? sprintf("set terminal pngcairo %s font 'DejaVu Sans,11' size %d,%d", picture, width, height) \
    : f eq 'svg' ? sprintf("set terminal svg %s font 'DejaVu Sans,13' size %d,%d", picture, width, height) \
-   : f eq 'pdf' ? sprintf("set terminal pdfcairo %s font 'DejaVu Sans,11' fontscale 0.7 size %.3fin,%.3fin", picture, width / 96, height / 96) \
+   : f eq 'pdf' ? sprintf("set terminal pdfcairo %s font 'DejaVu Sans,11' fontscale 0.7 ", picture) . \
+                  sprintf('size %.3fin,%.3fin', width / 96, height / 96) \
    : sprintf("set terminal dumb noenhanced %s size %d,%d", ansi ? 'ansi256' : 'mono', columns, rows)) . \
     (f eq 'dumb' ? '' : sprintf("; set output '%s.%s%s'", base, f, part)) . \
-    (f eq 'svg' ? '; zoom = 0.7; set key spacing 0.85; set xlabel offset 0, 0.6' : f eq 'pdf' ? '; zoom = 0.75' : '; zoom = 1')
+    (f eq 'svg' ? '; zoom = 0.7; set key spacing 0.85; set xlabel offset 0, 0.6' \
+   : f eq 'pdf' ? '; zoom = 0.75' : '; zoom = 1')
 big(f) = f eq 'svg' ? 'DejaVu Sans,17' : 'DejaVu Sans,14'
 small(f) = f eq 'svg' ? 'DejaVu Sans,11' : 'DejaVu Sans,9'
 
@@ -46,7 +48,8 @@ number(c) = valid(c) ? column(c) : 0 # for extents: an empty cell counts as noth
 ceiling(n, d) = (int(n) + int(d) - 1) / int(d)
 # A round step that is at least x.
 decade(x) = 10. ** floor(log10(x))
-step(x) = x <= 1 ? 1 : x <= decade(x) ? decade(x) : x <= 2 * decade(x) ? 2 * decade(x) : x <= 2.5 * decade(x) && x > 2 ? 2.5 * decade(x) : x <= 5 * decade(x) ? 5 * decade(x) : 10 * decade(x)
+step(x) = x <= 1 ? 1 : decade(x) * nice(x / decade(x), x)
+nice(m, x) = m <= 1 ? 1 : m <= 2 ? 2 : m <= 2.5 && x > 10 ? 2.5 : m <= 5 ? 5 : 10
 # The unit in which these bytes are a handy number.
 unit_bytes(n) = n >= 0.5 * 2 ** 30 ? 2. ** 30 : n >= 0.5 * 2 ** 20 ? 2. ** 20 : 2. ** 10
 unit(n) = n >= 0.5 * 2 ** 30 ? 'GiB' : n >= 0.5 * 2 ** 20 ? 'MiB' : 'KiB'

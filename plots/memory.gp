@@ -5,7 +5,8 @@
 # The chunks of the panels, and the series in each. More than six panels would be too small to read.
 chunks = ''
 do for [s = 1:series] {
-    if (!same[s] && strstrt(chunks . ' ', sprintf(' %d ', chunk_of[s])) == 0) { chunks = chunks . sprintf(' %d', chunk_of[s]) }
+    known = same[s] || strstrt(chunks . ' ', sprintf(' %d ', chunk_of[s])) > 0
+    if (!known) { chunks = chunks . sprintf(' %d', chunk_of[s]) }
 }
 if (chunks eq '') { chunks = sprintf(' %d', chunk_of[1]) }
 panels = words(chunks) > 6 ? 6 : words(chunks)
@@ -28,14 +29,15 @@ pool = kv_pool_bytes / unit_bytes
 share = pool / larger(1, concurrency)
 
 title = 'KV memory of one request while its tokens are seen'
+share_text = bytes(1. * kv_pool_bytes / larger(1, concurrency))
 pool_text = sprintf('KV pool %s, %s', bytes(kv_pool_bytes), kv_pool_origin) . \
-            (concurrency > 1 ? sprintf('; a share of %s for each of %s requests', bytes(1. * kv_pool_bytes / concurrency), thousands(concurrency)) : '') . \
+            (concurrency > 1 ? sprintf('; a share of %s for each of %s requests', share_text, thousands(concurrency)) : '') . \
             (panels < words(chunks) ? sprintf('; %d more chunks are in the data', words(chunks) - panels) : '')
 in_range(x) = x <= 2 * most
 top = 1.08 * larger(most, larger(in_range(share) ? share : 0, in_range(pool) ? pool : 0))
 heading(p) = 'chunks of ' . thousands(chunk(p)) . ' tokens'
 
-# What the legend holds besides the policies. (A plot element that is repeated no times would still take up room in it.)
+# What the legend holds besides the policies. (An element that is plotted no times would still take up room in it.)
 also = 1
 array also_title[3]
 array also_dash[3] = [3, 0, 0]
@@ -47,7 +49,7 @@ if (in_range(pool)) {
 }
 if (concurrency > 1 && in_range(share)) {
     also = also + 1
-    also_title[also] = sprintf('pool / %s requests: %s', thousands(concurrency), bytes(1. * kv_pool_bytes / concurrency))
+    also_title[also] = sprintf('pool / %s requests: %s', thousands(concurrency), share_text)
     also_dash[also] = 2
 }
 if (formats eq 'dumb') { rows = text_rows(lines, letters) }
@@ -93,8 +95,8 @@ do for [format in formats] {
         if (text) {
             set key outside below center horizontal
             unset grid
-            set title title . "\n" . where . "\n" . lengths . "\n" . pool_text . "\n" . heading(p) . ': KV in pages, ' . unit . \
-                      '; | end of the prompt' . (concurrency > 1 && in_range(share) ? ', --- share' : '')
+            set title title . "\n" . where . "\n" . lengths . "\n" . pool_text . "\n" . \
+                      heading(p) . ': KV in pages, ' . unit . '; | end of the prompt' . (concurrency > 1 && in_range(share) ? ', --- share' : '')
         } else {
             unset key
             x = 10 + (p - 1) % across * wide

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The page tax: bytes of a request at its peak, as entries and in pages of each layout; a group of bars for each policy and chunk.
+# The page tax: bytes of a request at its peak, as entries and in pages of each layout; a group of bars for each policy
+# and chunk.
 
 stats data skip 1 using (larger(larger(number(3), number(4)), larger(number(5), number(6)))) nooutput
-title = 'The page tax: what a request takes at its peak' . (one_chunk ? sprintf(', chunks of %s tokens', thousands(one_chunk)) : '')
+title = 'The page tax: what a request takes at its peak' . \
+        (one_chunk ? sprintf(', chunks of %s tokens', thousands(one_chunk)) : '')
 series = 4
 array field[4] = [3, 4, 5, 6]
 array label[4] = ['entries held', 'pages, per-head', 'pages, per-layer', 'pages, shared']

@@ -41,11 +41,11 @@ static void print_comment(const char *text)
     }
 }
 
-static void template_field(const struct kv_field *f, struct kv_arena *a)
+static void template_field(const struct kv_field *f, const char *value, struct kv_arena *a)
 {
     const char *range = range_text(f, a);
     print_comment(kv_format(a, "%s [%s%s%s]", f->help, kv_field_kind(f, a), *range ? ", " : "", range));
-    printf("; %s = %s\n", f->key, shown_default(f));
+    printf("; %s = %s\n", f->key, value);
 }
 
 static bool print_template(struct kv_arena *a)
@@ -57,12 +57,14 @@ static bool print_template(struct kv_arena *a)
         if (!strcmp(kv_sections[i].name, "model"))
             printf("name = Llama-3.1-8B\n");
         for (int f = 0; f < kv_sections[i].n; f++)
-            template_field(&kv_sections[i].field[f], a);
+            template_field(&kv_sections[i].field[f], shown_default(&kv_sections[i].field[f]), a);
     }
     printf("\n; one section for each policy; 'kvsim policies KIND' shows the keys of a kind\n[policy pyramidkv]\n"
            "kind = pyramidkv\nkeep = 30 %%\npatch = 64\n");
+    const struct kv_kind *kind = kv_kind_find("pyramidkv");
     for (int f = 0; f < kv_n_policy_fields; f++)
-        template_field(&kv_policy_fields[f], a);
+        if (!kv_in_list("kind, keep, patch", kv_policy_fields[f].key))
+            template_field(&kv_policy_fields[f], kv_kind_default(kind, &kv_policy_fields[f], a), a);
     return true;
 }
 
@@ -124,10 +126,11 @@ static bool show(const struct kv_args *args, struct kv_arena *a, struct kv_err *
     return true;
 }
 
-static void explain_field(const char *section, const struct kv_field *f, struct kv_arena *a)
+static void explain_field(const char *section, const struct kv_field *f, const char *of, struct kv_arena *a)
 {
     const char *range = range_text(f, a);
-    printf("%s.%s\n  %s\n  value: %s\n", section, f->key, f->help, kv_field_kind(f, a));
+    printf("%s.%s%s%s\n  %s\n  value: %s\n", section, f->key, of ? ", of " : "", of ? of : "", f->help,
+           kv_field_kind(f, a));
     if (*range)
         printf("  range: %s\n", range);
     printf("  default: %s\n", shown_default(f));
@@ -135,46 +138,74 @@ static void explain_field(const char *section, const struct kv_field *f, struct 
         printf("  elsewhere: %s\n", f->also);
 }
 
-/* KEY or section.KEY; every section that has it. */
+/* What `config explain` looks for, and what it saw on the way. */
+struct search {
+    const char *section, *key; /* section NULL: any */
+    const char **name;         /* section.key of all, for a proposal */
+    int n_names, found;
+    struct kv_arena *arena;
+};
+
+static void search_fields(struct search *s, const char *section, const struct kv_field *field, int n, const char *of)
+{
+    for (int f = 0; f < n; f++) {
+        bool match = !strcmp(field[f].key, s->key) || kv_in_list(field[f].also, s->key);
+        s->name[s->n_names++] = kv_format(s->arena, "%s.%s", section, field[f].key);
+        if (!match || (s->section && strcmp(s->section, section)))
+            continue;
+        explain_field(section, &field[f], of, s->arena);
+        s->found++;
+    }
+}
+
+/* Keys that single kinds have; a law that several share is said once, by its name. */
+static void search_kinds(struct search *s)
+{
+    for (int i = 0; kv_kinds[i]; i++) {
+        const struct kv_law *law = kv_kinds[i]->law;
+        const struct kv_reads *reads = kv_kinds[i]->reads;
+        bool again = false;
+        for (int j = 0; j < i; j++)
+            again |= kv_kinds[j]->law == law;
+        if (!again)
+            search_fields(s, "policy", law->field, law->n_fields, kv_format(s->arena, "law %s", law->name));
+        if (reads)
+            search_fields(s, "policy", reads->field, reads->n_fields, kv_kinds[i]->name);
+    }
+}
+
+/* The nearest section.key: of the same key in another section first. */
+static const char *propose(const struct search *s, const char *wanted)
+{
+    for (int i = 0; i < s->n_names; i++)
+        if (!strcmp(strchr(s->name[i], '.') + 1, s->key))
+            return s->name[i];
+    const char *near = kv_nearest(wanted, s->name, s->n_names);
+    const char **keys = KV_NEW_N(s->arena, const char *, s->n_names);
+    for (int i = 0; i < s->n_names; i++)
+        keys[i] = strchr(s->name[i], '.') + 1;
+    return near ? near : kv_nearest(s->key, keys, s->n_names);
+}
+
+/* KEY or section.KEY; everywhere it is. */
 static bool explain(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
+    enum { MOST_NAMES = 1024 };
     if (args->n_operands < 2)
         return kv_fail(e, KV_USAGE, "too little given: kvsim config explain KEY, as in 'engine.kv_layout' or 'keep'");
-    const char *wanted = args->operand[1], *dot = strrchr(wanted, '.'), *key = dot ? dot + 1 : wanted;
-    const char *section = dot ? kv_copy_part(a, wanted, (size_t)(dot - wanted)) : NULL;
-    const char **keys = KV_NEW_N(a, const char *, 1024);
-    int n = 0, found = 0;
-    for (int i = 0; i <= kv_n_sections; i++) {
-        bool policy = i == kv_n_sections;
-        const char *name = policy ? "policy" : kv_sections[i].name;
-        const struct kv_field *field = policy ? kv_policy_fields : kv_sections[i].field;
-        int n_fields = policy ? kv_n_policy_fields : kv_sections[i].n;
-        for (int f = 0; f < n_fields; f++) {
-            keys[n++] = field[f].key;
-            bool match = !strcmp(field[f].key, key) || kv_in_list(field[f].also, key);
-            if (match && (!section || !strcmp(section, name))) {
-                explain_field(name, &field[f], a);
-                found++;
-            }
-        }
-    }
-    /* keys of single kinds */
-    for (int i = 0; kv_kinds[i] && !found; i++)
-        for (int part = 0; part < 2 && !found; part++) {
-            const struct kv_reads *reads = kv_kinds[i]->reads;
-            const struct kv_field *field = part ? (reads ? reads->field : NULL) : kv_kinds[i]->law->field;
-            int n_fields = part ? (reads ? reads->n_fields : 0) : kv_kinds[i]->law->n_fields;
-            for (int f = 0; f < n_fields; f++) {
-                keys[n++] = field[f].key;
-                if (!strcmp(field[f].key, key) && (!section || !strcmp(section, "policy"))) {
-                    explain_field("policy", &field[f], a);
-                    found++;
-                }
-            }
-        }
-    if (found)
+    const char *wanted = args->operand[1], *dot = strrchr(wanted, '.');
+    struct search s = {.section = dot ? kv_copy_part(a, wanted, (size_t)(dot - wanted)) : NULL,
+                       .key = dot ? dot + 1 : wanted,
+                       .name = KV_NEW_N(a, const char *, MOST_NAMES),
+                       .arena = a};
+    for (int i = 0; i < kv_n_sections; i++)
+        search_fields(&s, kv_sections[i].name, kv_sections[i].field, kv_sections[i].n, NULL);
+    search_fields(&s, "policy", kv_policy_fields, kv_n_policy_fields, NULL);
+    search_kinds(&s);
+    KV_ASSERT(s.n_names <= MOST_NAMES);
+    if (s.found)
         return true;
-    const char *near = kv_nearest(key, keys, n);
+    const char *near = propose(&s, wanted);
     return near ? kv_fail(e, KV_USAGE, "unknown key '%s'; did you mean '%s'?", wanted, near)
                 : kv_fail(e, KV_USAGE, "unknown key '%s'; 'kvsim config template' shows all", wanted);
 }
@@ -183,6 +214,8 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
 {
     static const char *const verbs[] = {"template", "show", "explain"};
     const char *verb = args->operand[0];
+    if (!strcmp(verb, "template") && args->n_operands > 1)
+        return kv_fail(e, KV_USAGE, "'%s' is one operand too many: kvsim config template", args->operand[1]);
     if (!strcmp(verb, "template"))
         return kv_arg_flag(args, "markdown") ? print_markdown(a) : print_template(a);
     if (!strcmp(verb, "show"))

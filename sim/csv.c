@@ -10,10 +10,32 @@
 
 enum { MOST_COLUMNS = 4096, MOST_LINE_BYTES = 1 << 24 };
 
+/* Like getline, but a line without end stops at MOST_LINE_BYTES + 1. */
+static ssize_t get_bounded_line(struct kv_csv *c)
+{
+    size_t n = 0;
+    for (int ch; n <= MOST_LINE_BYTES && (ch = getc_unlocked(c->in)) != EOF;) {
+        if (n + 1 >= c->room) {
+            size_t room = c->room ? 2 * c->room : 256;
+            char *more = realloc(c->buffer, room);
+            KV_ASSERT(more);
+            c->buffer = more;
+            c->room = room;
+        }
+        c->buffer[n++] = (char)ch;
+        if (ch == '\n')
+            break;
+    }
+    if (!n)
+        return -1;
+    c->buffer[n] = '\0';
+    return (ssize_t)n;
+}
+
 /* One physical line without its end into c->buffer; quoted line breaks are not supported and say so by their cell. */
 static enum kv_next read_line(struct kv_csv *c, struct kv_err *e)
 {
-    ssize_t length = getline(&c->buffer, &c->room, c->in);
+    ssize_t length = c->ended ? -1 : get_bounded_line(c);
     if (length < 0) {
         if (ferror(c->in)) {
             kv_fail(e, KV_DATA, "cannot read '%s': %s", c->path, strerror(errno));
@@ -24,6 +46,7 @@ static enum kv_next read_line(struct kv_csv *c, struct kv_err *e)
     c->line++;
     if (memchr(c->buffer, 0, (size_t)length) || length > MOST_LINE_BYTES) {
         kv_fail(e, KV_DATA, "%s:%lld: not a line of text", c->path, (long long)c->line);
+        c->ended |= length > MOST_LINE_BYTES;
         return KV_NEXT_BAD;
     }
     while (length && (c->buffer[length - 1] == '\n' || c->buffer[length - 1] == '\r'))

@@ -20,6 +20,7 @@ struct kv_csv {
     int *at;            /* (n_columns,) where each begins, for messages */
     char *buffer, *cells;
     size_t room;
+    bool ended; /* a line was without end: nothing more is read */
     struct kv_arena *arena;
 };
 

@@ -222,14 +222,31 @@ static void timeline_row(struct kv_table *t, const struct asked *q, const struct
                      l->pages[q->layout][q->compaction].returned * kv_ledger_page_bytes(l, (enum kv_layout)q->layout));
 }
 
-static void walk_timeline(struct kv_table *t, const struct asked *q, struct kv_counter *c)
+static void walk_timeline(const struct asked *q, struct kv_counter *c, FILE *out, struct kv_arena *a)
 {
+    struct kv_table t; /* of one row, used again: a long request has millions */
+    kv_table_open(&t, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
     kv_walk_restart(&c->walk, &q->request);
     kv_ledger_reset(&c->ledger);
-    for (struct kv_run run; kv_walk_next(&c->walk, 1, &run);) {
+    for (struct kv_run run; kv_walk_next(&c->walk, 1, &run); t.n_rows = 0) {
         kv_ledger_add(&c->ledger, &run);
-        timeline_row(t, q, c, &run.pass);
+        timeline_row(&t, q, c, &run.pass);
+        kv_table_csv_rows(&t, out);
     }
+}
+
+static bool write_timeline(const struct asked *q, struct kv_counter *const *counter, int n, struct kv_arena *a,
+                           struct kv_err *e)
+{
+    struct kv_table t;
+    struct kv_out out;
+    if (!kv_out_open(&out, q->timeline, a, e))
+        return false;
+    kv_table_open(&t, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
+    kv_table_csv_header(&t, out.file);
+    for (int i = 0; i < n; i++)
+        walk_timeline(q, counter[i], out.file, a);
+    return kv_out_close(&out, e);
 }
 
 /* ---- the command ---- */
@@ -243,12 +260,12 @@ static bool check_in_place(const struct asked *q, const struct kv_policy *p, str
 }
 
 static bool count_policies(const struct kv_args *args, const struct asked *q, struct kv_table *table,
-                           struct kv_table *timeline, struct kv_arena *a, struct kv_err *e)
+                           struct kv_counter **counters, struct kv_arena *a, struct kv_err *e)
 {
     int n = kv_arg_times(args, "policy");
     for (int i = 0; i < (n ? n : 1); i++) {
         struct kv_policy policy;
-        struct kv_counter *counter = KV_NEW(a, struct kv_counter);
+        struct kv_counter *counter = counters[i] = KV_NEW(a, struct kv_counter);
         struct kv_count count;
         if (!kv_policy_from_spec(&policy, n ? kv_arg_nth(args, "policy", i) : "full", a, e) ||
             !check_in_place(q, &policy, e) ||
@@ -256,8 +273,6 @@ static bool count_policies(const struct kv_args *args, const struct asked *q, st
             !kv_counter_run(counter, &q->request, &count, e))
             continue; /* what is wrong with the others is said too */
         fill_row(table, q, counter, &count);
-        if (q->timeline)
-            walk_timeline(timeline, q, counter);
     }
     return !e->n;
 }
@@ -313,21 +328,16 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     if (kv_arg_flag(args, "batch"))
         return run_batch(args, a, e);
     struct asked q;
-    struct kv_table table, timeline;
+    struct kv_table table;
+    int n = kv_arg_times(args, "policy");
+    struct kv_counter **counter = KV_NEW_N(a, struct kv_counter *, n + 1);
     if (!read_asked(args, &q, a, e))
         return false;
     kv_table_open(&table, columns, sizeof columns / sizeof *columns, a);
-    kv_table_open(&timeline, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
-    if (!count_policies(args, &q, &table, &timeline, a, e))
+    if (!count_policies(args, &q, &table, counter, a, e))
         return false;
-    if (q.timeline) {
-        struct kv_out out;
-        if (!kv_out_open(&out, q.timeline, a, e))
-            return false;
-        kv_table_csv(&timeline, out.file);
-        if (!kv_out_close(&out, e))
-            return false;
-    }
+    if (q.timeline && !write_timeline(&q, counter, n ? n : 1, a, e))
+        return false;
     if (kv_arg_flag(args, "csv"))
         kv_table_csv(&table, stdout);
     else if (kv_arg_flag(args, "json")) {

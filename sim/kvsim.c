@@ -50,9 +50,16 @@ static bool run(int argc, char **argv, struct kv_arena *a, struct kv_err *e)
 {
     if (argc < 2)
         return kv_fail(e, KV_USAGE, "no command given; see 'kvsim --help'");
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+    bool help = !strcmp(argv[1], "help");
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || (help && argc < 3)) {
         print_help();
         return true;
+    }
+    if (help) {
+        const struct kv_command *about = find_command(argv[2], e);
+        if (about)
+            kv_print_usage(about);
+        return about != NULL;
     }
     if (!strcmp(argv[1], "--version")) {
         puts("kvsim " KV_VERSION);

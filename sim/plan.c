@@ -36,8 +36,8 @@ static bool check_lengths(const struct kv_settings *s, int64_t longest, struct k
             kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name, name,
                     name);
     }
-    int64_t prompt = s->workload.prompt.distribution == KV_FIXED ? s->workload.prompt.tokens : 1;
-    int64_t output = s->workload.output.distribution == KV_FIXED ? s->workload.output.tokens : 1;
+    int64_t prompt = s->workload.prompt.distribution == KV_UNIFORM ? 1 : s->workload.prompt.tokens; /* fixed, or the mean */
+    int64_t output = s->workload.output.distribution == KV_UNIFORM ? 0 : s->workload.output.tokens;
     if (s->workload.prompt.distribution == KV_FIXED && prompt < 1)
         kv_fail(e, KV_USAGE, "%s: [workload] prompt_tokens is 0; a request has at least 1", s->path);
     if (prompt + output > longest)
@@ -167,7 +167,7 @@ static int64_t how_many_fit(const struct kv_plan *p, const struct kv_plan_row *r
     double shared = (double)shared_bytes(p, row), own = resident - shared;
     if (peak > row->pool.bytes)
         return 0;
-    return own < 1 ? INT64_MAX : (int64_t)(((double)row->pool.bytes - (double)peak) / own) + 1;
+    return own < 1 ? KV_PLAN_ANY : (int64_t)(((double)row->pool.bytes - (double)peak) / own) + 1;
 }
 
 static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
@@ -195,12 +195,17 @@ static bool they_fit(const struct kv_plan *p, struct kv_plan_row *row, int64_t p
            how_many_fit(p, row, request_bytes(p, &n, layout), (double)n.pages_resident[layout][p->compaction]) >= wanted;
 }
 
+static int64_t largest_tried(const struct kv_plan_row *row, int64_t output)
+{
+    return least(KV_PLAN_MOST_TOKENS, kv_walk_most_tokens(&row->counter.shape)) - output;
+}
+
 /* The longest prompt, with the mean output behind it, of which `wanted` fit together: doubled until they do not, then
  * halved in. */
 static int64_t largest_prompt(const struct kv_plan *p, struct kv_plan_row *row, int layout, int64_t wanted)
 {
     int64_t output = llrint(p->outputs.sum / (double)p->outputs.n), low = 0, high = 1;
-    int64_t bound = kv_walk_most_tokens(&row->counter.shape) - output;
+    int64_t bound = largest_tried(row, output);
     while (high < bound && they_fit(p, row, high, output, layout, wanted)) {
         low = high;
         high *= 2;
@@ -250,8 +255,10 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
     finish_row(p, row);
     int64_t output = llrint(p->outputs.sum / (double)p->outputs.n);
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        if (layout != (int)p->layout && layout != KV_PER_HEAD) /* not shown */
+            continue;
         int64_t prompt = largest_prompt(p, row, layout, 1);
-        row->context[layout] = prompt ? prompt + output : 0;
+        row->context[layout] = prompt == largest_tried(row, output) ? KV_PLAN_ANY : prompt ? prompt + output : 0;
     }
     if (!row->fits)
         row->fitting_prompt = largest_prompt(p, row, p->layout, p->settings->workload.concurrency);

@@ -9,6 +9,10 @@
 
 #include <jansson.h>
 
+/* No context and no number is looked for beyond this; where all of it fits, "any" is said. */
+#define KV_PLAN_MOST_TOKENS (INT64_C(1) << 24)
+#define KV_PLAN_ANY INT64_MAX
+
 enum kv_baseline { KV_OWN_POLICY, KV_BASELINE, KV_PREFIX_CACHING };
 
 /* One policy at one chunk. Means are plain means over requests, as the paper averages examples. */

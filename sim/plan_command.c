@@ -38,8 +38,11 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     const char **set = KV_NEW_N(a, const char *, n + 2);
     for (int i = 0; i < n; i++)
         set[i] = kv_arg_nth(args, "set", i);
-    if (kv_arg_flag(args, "seed"))
-        set[n++] = kv_format(a, "run.seed=%s", kv_arg_text(args, "seed", ""));
+    int64_t seed = -1;
+    if (!kv_arg_count(args, "seed", 0, INT64_C(1) << 53, &seed, a, e))
+        return false;
+    if (seed >= 0)
+        set[n++] = kv_format(a, "run.seed=%lld", (long long)seed);
     int64_t jobs = sysconf(_SC_NPROCESSORS_ONLN);
     struct kv_settings settings;
     struct kv_plan *plan = KV_NEW(a, struct kv_plan);

@@ -44,11 +44,6 @@ static const char *row_note(const struct kv_plan_row *r)
     return p->kind->reads && p->kind->reads->trained ? p->kind->reads->trained : p->note;
 }
 
-static int64_t bounded(int64_t n)
-{
-    return n == INT64_MAX ? -1 : n;
-}
-
 static void fill_row(const struct kv_plan *p, const struct kv_plan_row *r, struct kv_table *t)
 {
     struct kv_cell *row = kv_table_row(t);
@@ -73,9 +68,9 @@ static void fill_row(const struct kv_plan *p, const struct kv_plan_row *r, struc
     kv_set_whole(t, row, "request_resident_bytes", llrint(r->resident[p->layout]));
     kv_set_whole(t, row, "kv_pool_bytes", r->pool.bytes > 0 ? r->pool.bytes : 0);
     kv_set_real(t, row, "pool_share", r->pool.bytes > 0 ? (double)r->peak[p->layout] / (double)r->pool.bytes : NAN);
-    kv_set_whole(t, row, "fit_requests", bounded(r->fit[p->layout]));
+    kv_set_whole(t, row, "fit_requests", r->fit[p->layout]);
     kv_set_whole(t, row, "fit_at_peak_requests", r->fit_at_peak);
-    kv_set_whole(t, row, "fit_per_head_requests", bounded(r->fit[KV_PER_HEAD]));
+    kv_set_whole(t, row, "fit_per_head_requests", r->fit[KV_PER_HEAD]);
     kv_set_whole(t, row, "largest_context_tokens", r->context[p->layout]);
     kv_set_whole(t, row, "largest_context_per_head_tokens", r->context[KV_PER_HEAD]);
     kv_set_whole(t, row, "per_head_peak_bytes", n->pages[KV_PER_HEAD][p->compaction][p->scope].bytes);
@@ -237,7 +232,7 @@ static void say_best(const struct kv_plan *p, struct kv_arena *a)
     if (best && full && best != full && best->fit[p->layout] > full->fit[p->layout])
         printf("  Most fit with %s at chunks of %s: %s; what it costs in answers is unknown here.\n",
                best->counter.policy.name, count_text(a, best->counter.policy.when.chunk),
-               best->fit[p->layout] == INT64_MAX ? "any number" : count_text(a, best->fit[p->layout]));
+               best->fit[p->layout] == KV_PLAN_ANY ? "any number" : count_text(a, best->fit[p->layout]));
 }
 
 static void print_changes(const struct kv_plan *p, struct kv_arena *a)
@@ -282,6 +277,9 @@ void kv_plan_print(const struct kv_plan *p, struct kv_arena *a)
     say_best(p, a);
     say_chunks(p, a);
     say_layout(p, a);
+    if (p->settings->workload.concurrency > p->settings->engine.max_num_seqs)
+        printf("  The engine runs at most %s requests at the same time (max_num_seqs).\n",
+               count_text(a, p->settings->engine.max_num_seqs));
     for (int i = 0; i < p->n_rows; i++) {
         const char *note = row_note(p->row[i]);
         bool again = false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* `kvsim plot`: a plan's folder in; for each plot its data, a gnuplot script that stands alone, and the pictures out.
  *
- * A script is a header of variables, written here, before templates of plots/, which decide how things look. What a user
- * named (policies, models, devices) reaches gnuplot only as quoted strings of the header, and no shell is involved. */
+ * A script is a header of variables, written here, before templates of plots/, which decide how things look. What a
+ * user named (policies, models, devices) reaches gnuplot only as quoted strings of the header; no shell is involved. */
 #include "sim/cli.h"
 #include "sim/core/preset.h"
 #include "sim/core/units.h"
@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Beyond MOST_SERIES policies and chunks a picture shows nothing any more. */
+/* Beyond MOST_SERIES policies and chunks nobody reads a picture. */
 enum { MOST_SERIES = 240, MOST_COLUMNS = 8, NAME_LETTERS = 44, TITLE_LETTERS = 40, KINDS = 4, FORMATS = 3 };
 static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 
@@ -33,7 +33,7 @@ struct kind {
     const char *file;               /* of the result */
     const struct kv_column *column; /* of the plot's data: line and chunk first, policy last */
     int n_columns;
-    const char *const *source[2];   /* what columns 1 .. are called in the file, if not the same; two lists: a row gives two */
+    const char *const *source[2];   /* the file's names of columns 1 .., if not the same; two lists: a row gives two */
     bool by_chunk, by_row;          /* what starts a series besides another policy */
 };
 
@@ -50,6 +50,7 @@ struct plot {
     struct kv_table table;
     struct series *series;
     int n, n_lines;
+    bool cut; /* the file has more */
     struct kv_arena *arena;
 };
 
@@ -106,8 +107,8 @@ static int letters(const char *text)
     return n;
 }
 
-/* At most `most` letters of a text, with '?' for what cannot be drawn: controls, what is no UTF-8, and letters DejaVu Sans
- * lacks, for gnuplot fills the whole picture with the box that stands for such a letter. */
+/* At most `most` letters of a text, with '?' for what cannot be drawn: controls, what is no UTF-8, and letters DejaVu
+ * Sans lacks, for gnuplot fills the whole picture with the box that stands for such a letter. */
 static const char *printable(const char *text, int most, struct kv_arena *a)
 {
     static const unsigned drawn[][2] = {{0x20, 0x7E},     {0xA0, 0x2E9},    {0x384, 0x525},   {0x1E00, 0x1EFB},
@@ -134,15 +135,13 @@ static const char *printable(const char *text, int most, struct kv_arena *a)
     return clean;
 }
 
-/* NAME = 'TEXT'. Within single quotes gnuplot takes all but the quote itself as it stands: `, $, \ and @ too. */
+/* NAME = 'TEXT'. Within single quotes gnuplot takes all but the quote itself as it stands: `, $, \ and @ too. A quote is
+ * added from a variable, for the doubled one of gnuplot's manual ends the string when it comes first in it. */
 static void put_text(FILE *out, const char *name, const char *text)
 {
     fprintf(out, "%s = '", name);
-    for (; *text; text++) {
-        if (*text == '\'')
-            fputc('\'', out);
-        fputc(*text, out);
-    }
+    for (; *text; text++)
+        fprintf(out, *text == '\'' ? "' . quote . '" : "%c", *text);
     fputs("'\n", out);
 }
 
@@ -175,9 +174,9 @@ static bool next_row(struct kv_csv *c, struct kv_err *e)
     return next == KV_NEXT_ROW;
 }
 
-/* A cell as its kind says; an empty one stays unknown. Shares may pass 1: methods with metadata hold more than a full cache. */
-static bool copy_cell(const struct kv_csv *in, int from, struct kv_cell *cell, enum kv_cell_kind kind, struct kv_arena *a,
-                      struct kv_err *e)
+/* A cell as its kind says; an empty one stays unknown. Shares may pass 1: metadata can hold more than a full cache. */
+static bool copy_cell(const struct kv_csv *in, int from, struct kv_cell *cell, enum kv_cell_kind kind,
+                      struct kv_arena *a, struct kv_err *e)
 {
     const char *text = in->cell[from];
     char *end;
@@ -198,21 +197,24 @@ static struct series *series_of(struct plot *p, const struct kv_cell *row)
 {
     const char *policy = row[p->kind->n_columns - 1].text;
     int64_t chunk = row[1].whole, at = p->table.n_rows;
-    struct series *last = p->n ? &p->series[p->n - 1] : NULL;
-    if (last && !p->kind->by_row && !strcmp(last->policy, policy) && (!p->kind->by_chunk || last->chunk == chunk))
-        return last;
+    KV_ASSERT(policy);
+    if (p->n && !p->kind->by_row) {
+        struct series *last = &p->series[p->n - 1];
+        if (!strcmp(last->policy, policy) && (!p->kind->by_chunk || last->chunk == chunk))
+            return last;
+    }
     if (p->n == MOST_SERIES)
         return NULL;
     p->series[p->n] = (struct series){.policy = policy, .chunk = chunk, .first = at, .last = at};
     return &p->series[p->n++];
 }
 
-/* A row of the file becomes one of the data. A pass becomes two at its last token: what is held within it, and at its end,
- * when what was evicted is gone; before its first pass a request holds nothing. */
+/* A row of the file becomes one of the data; false when it has no room. A pass becomes two at its last token: what is
+ * held within it, and at its end, when what was evicted is gone; before its first pass a request holds nothing. */
 static bool add_row(struct plot *p, const struct kv_csv *in, int column[2][MOST_COLUMNS], struct kv_err *e)
 {
     int n = p->kind->n_columns, times = p->kind->source[1] ? 2 : 1, errors = e->n, before = p->n;
-    struct kv_cell cell[2][MOST_COLUMNS];
+    struct kv_cell cell[2][MOST_COLUMNS] = {{{0}}};
     for (int m = 0; m < times; m++)
         for (int i = 1; i < n; i++) {
             cell[m][i] = m ? cell[0][i] : (struct kv_cell){.whole = -1, .real = NAN};
@@ -225,9 +227,10 @@ static bool add_row(struct plot *p, const struct kv_csv *in, int column[2][MOST_
     if (e->n > errors || !known) /* a mistake, or a policy that could not be counted: on to the next */
         return true;
     struct series *s = series_of(p, cell[0]);
-    if (!s)
-        return kv_fail(e, KV_DATA, "%s:%lld: more than %d policies and chunks; a picture cannot show them", in->path,
-                       (long long)in->line, MOST_SERIES);
+    if (!s) {
+        p->cut = true;
+        return false;
+    }
     for (int m = times == 2 && p->n > before ? -1 : 0; m < times; m++) {
         struct kv_cell *row = kv_table_row(&p->table);
         memcpy(&row[1], &cell[m < 0 ? 0 : m][1], sizeof *row * (size_t)(n - 1));
@@ -259,8 +262,8 @@ static void number_lines(struct plot *p)
 static bool read_rows(struct plot *p, const struct kind *kind, const char *result, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_csv in;
-    const char *names[MOST_COLUMNS];
-    int column[2][MOST_COLUMNS];
+    const char *names[MOST_COLUMNS] = {NULL};
+    int column[2][MOST_COLUMNS] = {{0}};
     *p = (struct plot){.kind = kind, .series = KV_NEW_N(a, struct series, MOST_SERIES), .arena = a};
     kv_table_open(&p->table, kind->column, kind->n_columns, a);
     if (!kv_csv_open(&in, kv_format(a, "%s/%s", result, kind->file), a, e))
@@ -332,15 +335,14 @@ static bool put_summary(FILE *out, const char *result, const char *device, struc
         return kv_fail(e, KV_DATA, "%s:%d:%d: %s", path, bad.line, bad.column, bad.text);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *value = json_object_get(i < 2 ? json_object_get(root, "memory") : root, keys[i]);
-        if (json_is_string(value))
-            put_text(out, keys[i], printable(json_string_value(value), TITLE_LETTERS, a));
+        const char *text = device && !strcmp(keys[i], "device") ? device : json_string_value(value);
+        if (text)
+            put_text(out, keys[i], printable(text, TITLE_LETTERS, a));
         else if (json_is_integer(value) || json_is_boolean(value))
             put_whole(out, keys[i], json_is_true(value) ? 1 : json_integer_value(value));
         else
             kv_fail(e, KV_DATA, "%s: no '%s'; it is no summary of 'kvsim plan'", path, keys[i]);
     }
-    if (device)
-        put_text(out, "device", printable(device, TITLE_LETTERS, a));
     json_decref(root);
     return !e->n;
 }
@@ -398,8 +400,8 @@ static void copy(FILE *from, FILE *to)
         fputc(c, to);
 }
 
-/* Runs a program found by PATH in FOLDER, without input. Its status, 128 + N when signal N ended it, or -1 with errno when it
- * cannot be run. */
+/* Runs a program found by PATH in FOLDER, without input. Its status, 128 + N when signal N ended it, or -1 with errno
+ * when it cannot be run. */
 static int run_program(const char *const *argv, const char *folder, FILE *out, FILE *said)
 {
     posix_spawn_file_actions_t files;
@@ -424,7 +426,8 @@ static int run_program(const char *const *argv, const char *folder, FILE *out, F
 /* What gnuplot says is shown when it fails. *missing: there is no gnuplot. */
 static bool run_gnuplot(const struct request *q, const char *script, FILE *out, bool *missing, struct kv_err *e)
 {
-    const char *const argv[] = {"gnuplot", "-d", "-e", kv_format(q->arena, "part = '%s'", q->part), script, NULL};
+    const char *set = kv_format(q->arena, "part = '%s'", q->part);
+    const char *const argv[] = {"gnuplot", "-d", "-e", set, script, NULL};
     const char *folder = q->term ? "." : q->folder;
     FILE *said = nameless_file(e);
     if (!said)
@@ -464,6 +467,7 @@ static const char *make_script(const struct request *q, const struct plot *p, co
     KV_ASSERT(out);
     fprintf(out, "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n"
                  "# 'gnuplot %s.gp' in this folder draws it again.\n\n", p->kind->name);
+    fputs("quote = \"'\"\n", out);
     put_text(out, "base", p->kind->name);
     put_text(out, "data", data);
     fputs(q->facts, out);
@@ -497,7 +501,8 @@ static void forget_time(const char *path)
 static bool keep_pictures(const struct request *q, const char *base, bool good, struct kv_err *e)
 {
     for (int f = 0; f < FORMATS; f++) {
-        const char *path = kv_format(q->arena, "%s%s", base, format_names[f]), *part = kv_format(q->arena, "%s%s", path, q->part);
+        const char *path = kv_format(q->arena, "%s%s", base, format_names[f]);
+        const char *part = kv_format(q->arena, "%s%s", path, q->part);
         if (!q->format[f])
             continue;
         if (good && !strcmp(format_names[f], "pdf"))
@@ -517,7 +522,6 @@ static bool draw_files(const struct request *q, const struct plot *p, bool *miss
     struct kv_out out;
     const char *base = kv_format(q->arena, "%s/%s.", q->folder, p->kind->name);
     const char *script = make_script(q, p, kv_format(q->arena, "%s.csv", p->kind->name), e);
-    /* the script goes first: it marks the other files as ours */
     if (!script || !kv_out_open(&out, kv_format(q->arena, "%sgp", base), q->arena, e))
         return false;
     fputs(script, out.file);
@@ -569,8 +573,8 @@ static const struct kv_option options[] = {
 };
 
 /* Marks the names of a comma-separated list. `where` begins the message about one that is not known. */
-static bool choose(const char *list, const char *where, const char *const *names, int n, bool *chosen, struct kv_arena *a,
-                   struct kv_err *e)
+static bool choose(const char *list, const char *where, const char *const *names, int n, bool *chosen,
+                   struct kv_arena *a, struct kv_err *e)
 {
     const char *all = "";
     bool any = false;
@@ -595,7 +599,8 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
 {
     const char *path = kv_format(q->arena, "%s/config.resolved.ini", q->result), *kind_names[KINDS];
     const struct kv_setting *set[3] = {NULL};
-    static const char *const keys[3][3] = {{"report", "plots", "plots"}, {"report", "formats", "format"}, {"hardware", "title"}};
+    static const char *const keys[3][3] = {
+        {"report", "plots", "plots"}, {"report", "formats", "format"}, {"hardware", "title"}};
     struct kv_err passed = {0}; /* what else is wrong with the file does not matter here */
     struct kv_ini ini;
     kv_ini_read(path, &ini, q->arena, &passed);
@@ -629,7 +634,8 @@ static bool warn_without_fonts(struct kv_err *e)
     int status = run_program(argv, ".", list, list);
     rewind(list);
     if (status || getc(list) == EOF)
-        fputs("kvsim: warning: fc-list finds no fonts, so pictures may be without text; install fonts-dejavu-core\n", stderr);
+        fputs("kvsim: warning: fc-list finds no fonts, so pictures may be without text; install fonts-dejavu-core\n",
+              stderr);
     fclose(list);
     return true;
 }
@@ -646,7 +652,8 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     bool good = put_summary(out, q->result, device, q->arena, e) && put_requests(out, q->result, q->arena, e);
     if (q->term) {
         bool tty = isatty(STDOUT_FILENO);
-        long wide = columns ? strtol(columns, NULL, 10) : tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) ? size.ws_col : 0;
+        bool known = tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+        long wide = columns ? strtol(columns, NULL, 10) : known ? size.ws_col : 0;
         fprintf(out, "formats = 'dumb'\ncolumns = %ld\nrows = 30\nansi = %d\n", wide >= 40 && wide <= 1000 ? wide : 100,
                 tty && !(plain && *plain));
     } else {
@@ -702,18 +709,23 @@ static bool draw_all(const struct request *q, struct kv_err *e)
     for (int i = 0; i < KINDS; i++)
         drawn += plot[i].n > 0;
     if (!drawn)
-        return kv_fail(e, KV_NO, "nothing to draw: '%s' holds no rows, as when a model leaves no memory for KV", q->result);
+        return kv_fail(e, KV_NO, "nothing to draw: '%s' holds no rows, as when a model leaves no memory for KV",
+                       q->result);
     if (!q->term && !make_folder(q, e))
         return false;
     for (int i = 0; i < KINDS; i++) {
         if (q->kind[i] && !plot[i].n && !q->quiet)
-            fprintf(stderr, "kvsim: warning: no plot '%s': %s/%s has no rows\n", kinds[i].name, q->result, kinds[i].file);
+            fprintf(stderr, "kvsim: warning: no plot '%s': %s/%s has no rows\n", kinds[i].name, q->result,
+                    kinds[i].file);
+        if (plot[i].cut && !q->quiet)
+            fprintf(stderr, "kvsim: warning: plot '%s' shows the first %d of the policies and chunks of %s/%s\n",
+                    kinds[i].name, MOST_SERIES, q->result, kinds[i].file);
         if (plot[i].n && !(q->term ? draw_term(q, &plot[i], e) : draw_files(q, &plot[i], &missing, e)))
             return false;
     }
     if (missing && !q->quiet)
-        fprintf(stderr, "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts in '%s'\n",
-                q->folder);
+        fprintf(stderr, "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts "
+                        "in '%s'\n", q->folder);
     return q->term || missing || q->quiet || warn_without_fonts(e);
 }
 
@@ -723,11 +735,18 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     const char *device = NULL;
     for (size_t n = strlen(result); n > 1 && result[n - 1] == '/';)
         result[--n] = '\0';
-    struct request q = {.result = result, .arena = a, .part = kv_format(a, ".%ld.part", (long)getpid()), .term = kv_arg_flag(args, "term"),
-                        .folder = kv_arg_text(args, "output", kv_format(a, "%s/plots", result)),
-                        .quiet = kv_arg_flag(args, "quiet"), .verbose = kv_arg_flag(args, "verbose")};
-    if (q.term && (kv_arg_flag(args, "format") || kv_arg_flag(args, "output")))
-        return kv_fail(e, KV_USAGE, "--term writes no files; leave out --%s", kv_arg_flag(args, "format") ? "format" : "output");
+    struct request q = {
+        .result = result,
+        .folder = kv_arg_text(args, "output", kv_format(a, "%s/plots", result)),
+        .part = kv_format(a, ".%ld.part", (long)getpid()),
+        .term = kv_arg_flag(args, "term"),
+        .quiet = kv_arg_flag(args, "quiet"),
+        .verbose = kv_arg_flag(args, "verbose"),
+        .arena = a,
+    };
+    bool format = kv_arg_flag(args, "format");
+    if (q.term && (format || kv_arg_flag(args, "output")))
+        return kv_fail(e, KV_USAGE, "--term writes no files; leave out --%s", format ? "format" : "output");
     if (!is_result(result, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
         return false;
     setenv("TZ", "UTC0", 1); /* cairo's dates: see forget_time() */
@@ -738,7 +757,8 @@ const struct kv_command kv_command_plot = {
     .name = "plot",
     .operands = "RESULT",
     .summary = "Draws a result: RESULT/plots gets the pictures, and for each its gnuplot script and data.",
-    .about = "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT'. Run a script again with 'gnuplot NAME.gp' in its folder.",
+    .about = "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT'. To draw again after a change:\n"
+             "'gnuplot NAME.gp' in the folder of the plots.",
     .least = 1,
     .most = 1,
     .option = options,

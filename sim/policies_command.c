@@ -45,23 +45,10 @@ static void print_kinds(const struct kv_args *args, struct kv_arena *a)
     }
 }
 
-/* What a kind puts in for a common key, or the key's own default. */
-static const char *default_of(const struct kv_kind *k, const struct kv_field *f, struct kv_arena *a)
-{
-    size_t length = strlen(f->key);
-    for (const char *c = k->preset; *c; c += strspn(c, ", ")) {
-        size_t part = strcspn(c, ",");
-        if (part > length && !strncmp(c, f->key, length) && c[length] == '=')
-            return kv_copy_part(a, c + length + 1, part - length - 1);
-        c += part;
-    }
-    return f->def ? f->def : "auto";
-}
-
 static void print_fields(const struct kv_kind *k, const struct kv_field *field, int n, bool markdown, struct kv_arena *a)
 {
     for (int i = 0; i < n; i++) {
-        const char *value = default_of(k, &field[i], a);
+        const char *value = kv_kind_default(k, &field[i], a);
         if (markdown)
             printf("| `%s` | %s | `%s` | %s |\n", field[i].key, kv_field_kind(&field[i], a), value, field[i].help);
         else
@@ -139,6 +126,8 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         return true;
     }
     const struct kv_kind *k = kv_kind_find(args->operand[0]);
+    if (k && (kv_arg_flag(args, "csv") || kv_arg_flag(args, "json")))
+        return kv_fail(e, KV_USAGE, "--csv and --json list all kinds; leave out '%s'", k->name);
     if (k) {
         print_kind(k, a);
         return true;

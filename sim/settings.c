@@ -9,6 +9,8 @@
 
 enum { TOKENS_MAX = 1 << 30, MANY = 10000000 };
 static const char *const dtype_words[] = {"auto", "bf16", "fp16", "fp8", "int8", "int4", NULL};
+static const char *const plot_words[] = {"memory", "chunk", "bars", "pages", NULL};
+static const char *const format_words[] = {"png", "svg", "pdf", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
 static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", NULL};
 
@@ -79,7 +81,7 @@ static const struct kv_field workload_fields[] = {
      .help = "requests that must fit at the same time"},
     {FIELD(workload, shared_prefix, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
      .help = "first prompt tokens all requests share; a row 'full + prefix caching' then counts them once"},
-    LENGTHS(prompt, "131072"),
+    LENGTHS(prompt, "32768"),
     LENGTHS(output, "256"),
 };
 static const struct kv_field plan_fields[] = {
@@ -177,6 +179,25 @@ static void read_policies(const struct kv_ini *ini, struct kv_settings *s, struc
     }
 }
 
+static void check_words(const struct kv_settings *s, const char *key, const struct kv_texts *given,
+                        const char *const *known, struct kv_err *e)
+{
+    int n = 0;
+    while (known[n])
+        n++;
+    for (int i = 0; i < given->n; i++) {
+        bool found = false;
+        for (int j = 0; j < n; j++)
+            found |= !strcmp(given->at[i], known[j]);
+        const char *near = kv_nearest(given->at[i], known, n);
+        if (!found && near)
+            kv_fail(e, KV_USAGE, "%s: [report] %s: '%s' is not known; did you mean '%s'?", s->path, key, given->at[i], near);
+        else if (!found)
+            kv_fail(e, KV_USAGE, "%s: [report] %s: '%s' is not known; known are %s, %s, %s ...", s->path, key,
+                    given->at[i], known[0], known[1], known[2]);
+    }
+}
+
 static bool check(const struct kv_settings *s, struct kv_err *e)
 {
     if ((s->model.name != NULL) == (s->model.path != NULL))
@@ -186,6 +207,8 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
         kv_fail(e, KV_USAGE, "%s: [hardware] needs memory, or a device whose preset has it", s->path);
     if (!s->plan.chunks.n)
         kv_fail(e, KV_USAGE, "%s: [plan] chunks is empty; give at least one", s->path);
+    check_words(s, "plots", &s->report.plots, plot_words, e);
+    check_words(s, "formats", &s->report.formats, format_words, e);
     const struct kv_lengths *lengths[] = {&s->workload.prompt, &s->workload.output};
     for (int i = 0; i < 2; i++)
         if (lengths[i]->least != KV_UNSET && lengths[i]->most != KV_UNSET && lengths[i]->least > lengths[i]->most)

@@ -60,7 +60,9 @@ static const char *cell_text(const struct kv_table *t, const struct kv_column *c
     case KV_CELL_TEXT:
         return cell->text ? cell->text : "-";
     case KV_CELL_COUNT:
-        return cell->whole < 0 ? "-" : kv_copy_text(t->arena, kv_print_count(number, cell->whole));
+        return cell->whole < 0              ? "-"
+               : cell->whole == KV_CELL_ANY ? "any"
+                                            : kv_copy_text(t->arena, kv_print_count(number, cell->whole));
     case KV_CELL_BYTES:
         return cell->whole < 0 ? "-" : kv_copy_text(t->arena, kv_print_bytes(number, cell->whole));
     case KV_CELL_BOOL:
@@ -151,12 +153,22 @@ static void csv_text(FILE *out, const char *text)
     fputc('"', out);
 }
 
-void kv_table_csv(const struct kv_table *t, FILE *out)
+void kv_table_csv_header(const struct kv_table *t, FILE *out)
 {
-    char number[KV_NUMBER_TEXT];
     for (int c = 0; c < t->n_columns; c++)
         fprintf(out, "%s%s", c ? "," : "", t->column[c].key);
     fputc('\n', out);
+}
+
+void kv_table_csv(const struct kv_table *t, FILE *out)
+{
+    kv_table_csv_header(t, out);
+    kv_table_csv_rows(t, out);
+}
+
+void kv_table_csv_rows(const struct kv_table *t, FILE *out)
+{
+    char number[KV_NUMBER_TEXT];
     for (int r = 0; r < t->n_rows; r++) {
         for (int c = 0; c < t->n_columns; c++) {
             const struct kv_cell *cell = &t->cell[r * t->n_columns + c];
@@ -167,7 +179,7 @@ void kv_table_csv(const struct kv_table *t, FILE *out)
                 csv_text(out, cell->text ? cell->text : "");
             else if (kind == KV_CELL_SHARE || kind == KV_CELL_REAL)
                 fputs(isnan(cell->real) ? "" : kv_print_real(number, cell->real), out);
-            else if (cell->whole >= 0)
+            else if (cell->whole >= 0 && cell->whole != KV_CELL_ANY)
                 fprintf(out, "%lld", (long long)cell->whole);
         }
         fputc('\n', out);
@@ -222,7 +234,7 @@ json_t *kv_table_json(const struct kv_table *t)
                 value = cell->whole < 0 ? NULL : json_boolean(cell->whole);
                 break;
             default:
-                value = cell->whole < 0 ? NULL : json_integer(cell->whole);
+                value = cell->whole < 0 || cell->whole == KV_CELL_ANY ? NULL : json_integer(cell->whole);
             }
             json_object_set_new(row, t->column[c].key, value ? value : json_null());
         }

@@ -17,6 +17,9 @@ struct kv_column {
     enum kv_cell_kind kind;
 };
 
+/* A count without bound is KV_CELL_ANY: "any" for people, unknown to programs. */
+#define KV_CELL_ANY INT64_MAX
+
 /* `whole` < 0 for bytes and counts, NaN for reals, NULL for text: unknown; "-" for people, empty in CSV, null in JSON. */
 struct kv_cell {
     const char *text;
@@ -43,6 +46,9 @@ void kv_set_real(const struct kv_table *t, struct kv_cell *row, const char *key,
 
 void kv_table_print(const struct kv_table *t, FILE *out);
 void kv_table_csv(const struct kv_table *t, FILE *out);
+/* The parts, for a table that is written as it grows and emptied in between (n_rows = 0). */
+void kv_table_csv_header(const struct kv_table *t, FILE *out);
+void kv_table_csv_rows(const struct kv_table *t, FILE *out);
 json_t *kv_table_json(const struct kv_table *t); /* array of objects; the caller decrefs */
 
 /* A JSON string of text from files: bytes that are no UTF-8 become U+FFFD. NULL: null. */

@@ -10,7 +10,9 @@
 static void make_printable(char *text)
 {
     for (unsigned char *c = (unsigned char *)text; *c; c++)
-        if (*c < ' ' || *c == 127 || (*c == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0))
+        if (*c == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0)
+            c[0] = c[1] = '?';
+        else if (*c < ' ' || *c == 127)
             *c = '?';
 }
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* inih's own limits are 199 characters a line and 49 a name, both cut in silence; a few are left for the line end. */
-enum { MAX_LINE = 190, MAX_NAME = 48 };
+enum { MAX_LINE = 190, MAX_NAME = 48, MARK_BYTES = 3, LINE_ROOM = MAX_LINE + MARK_BYTES + 3, ENDLESS = 1 << 20 };
 
 struct reading {
     FILE *in;
@@ -20,6 +20,7 @@ struct reading {
     char key[64];   /* the key above, for messages */
     int key_line;
     bool in_section;
+    bool ended;           /* nothing more is read */
     bool refused_section; /* its header was wrong: what stands in it is passed over */
 };
 
@@ -74,13 +75,16 @@ static struct kv_setting *find_setting(const struct kv_ini_section *s, const cha
 }
 
 /* One physical line without its line end; false at the end of the file. Of a longer one, MAX_LINE + 2 characters: too many
- * even when the last is the CR of a line end. */
-static bool get_line(struct reading *r, char line[MAX_LINE + 3])
+ * even when the last is the CR of a line end. The first line may begin with a byte order mark, which does not count. */
+static bool get_line(struct reading *r, char line[LINE_ROOM])
 {
-    int c, n = 0;
+    int c, n = 0, most = MAX_LINE + 2 + (r->line ? 0 : MARK_BYTES);
+    long length = 0;
     bool any = false, zero = false, control = false, end_cr = false;
     while ((c = getc(r->in)) != EOF) {
         any = true;
+        if (++length > ENDLESS)
+            break;
         r->ini->hash = (r->ini->hash ^ (unsigned char)c) * UINT64_C(0x100000001b3);
         if (c == '\n')
             break;
@@ -88,20 +92,35 @@ static bool get_line(struct reading *r, char line[MAX_LINE + 3])
         end_cr = c == '\r';
         zero |= c == 0;
         control |= c && c < ' ' && c != '\t' && c != '\r';
-        if (n < MAX_LINE + 2)
+        if (n < most)
             line[n++] = (char)(c ? c : '?');
     }
-    if (n && n < MAX_LINE + 2 && line[n - 1] == '\r')
+    if (n && n < most && line[n - 1] == '\r')
         n--;
     line[n] = '\0';
-    if (!any)
+    if (!any || r->ended)
         return false;
     r->line++;
-    if (zero || (control && n <= MAX_LINE)) {
+    if (length > ENDLESS) {
+        say(r, "a line without end: this is no text file");
+        r->ended = true;
+        line[0] = '\0';
+    } else if (zero || (control && n <= most - 2)) {
         say(r, zero ? "a NUL byte: this is no text file" : "a control character; remove it");
         line[0] = '\0';
     }
     return true;
+}
+
+/* A name with runs of blanks as one: [policy  a] is [policy a]. */
+static const char *squeeze(struct kv_arena *a, const char *name)
+{
+    char *out = kv_copy_text(a, name), *end = out;
+    for (const char *c = name; *c; c++)
+        if (!isspace((unsigned char)*c) || !isspace((unsigned char)c[1]))
+            *end++ = *c;
+    *end = '\0';
+    return out;
 }
 
 /* Where a comment begins: at a ';' with a blank before it. */
@@ -116,7 +135,6 @@ static size_t comment_start(const char *value)
 /* `[name]` with nothing but a comment behind; opens the section. */
 static bool judge_section(struct reading *r, const char *line)
 {
-    r->refused_section = true; /* until proved otherwise */
     const char *close = strchr(line, ']');
     if (!close || close > line + comment_start(line))
         return say(r, "'[' without ']'");
@@ -125,12 +143,14 @@ static bool judge_section(struct reading *r, const char *line)
         return say(r, kv_format(r->arena, "'%s' behind ']'; write it on a line of its own", rest));
     if (close - line - 1 > MAX_NAME)
         return say(r, kv_format(r->arena, "section name longer than %d characters", MAX_NAME));
-    const char *name = kv_copy_part(r->arena, line + 1, (size_t)(close - line - 1));
+    const char *written = kv_copy_part(r->arena, line + 1, (size_t)(close - line - 1));
+    const char *name = squeeze(r->arena, written);
     r->in_section = true;
     r->key[0] = '\0';
     const struct kv_ini_section *before = kv_ini_find(r->ini, name);
     if (before)
-        return say(r, kv_format(r->arena, "section [%s] again (first at %s); put its keys together", name, before->where));
+        return say(r, kv_format(r->arena, "section [%s] again (first at %s); put its keys together", written,
+                                before->where));
     add_section(r->ini, name, kv_format(r->arena, "%s:%d", r->ini->path, r->line), r->arena);
     r->refused_section = false;
     return true;
@@ -179,12 +199,13 @@ static bool judge(struct reading *r, const char *line)
     r->indented = false;
     if (*text == ';' || *text == '#')
         return false; /* of any length, so not for inih */
+    r->refused_section |= *text == '['; /* until it is taken */
     if (strlen(line) > MAX_LINE)
         return say(r, kv_format(r->arena, "line longer than %d characters; continue it on an indented next line",
                                 MAX_LINE));
     if (!*text)
         return false;
-    if (*line != '[' && r->refused_section)
+    if (*text != '[' && r->refused_section)
         return false;
     if (text > line) {
         r->indented = true;
@@ -197,12 +218,12 @@ static bool judge(struct reading *r, const char *line)
 static char *next_line(char *buffer, int size, void *stream)
 {
     struct reading *r = stream;
-    char line[MAX_LINE + 3];
+    char line[LINE_ROOM];
     if (!get_line(r, line))
         return NULL;
     const char *start = line;
-    if (r->line == 1 && !strncmp(line, "\xEF\xBB\xBF", 3))
-        start += 3;
+    if (r->line == 1 && !strncmp(line, "\xEF\xBB\xBF", MARK_BYTES))
+        start += MARK_BYTES;
     snprintf(buffer, (size_t)size, "%s\n", judge(r, start) ? start : "");
     return buffer;
 }
@@ -210,7 +231,7 @@ static char *next_line(char *buffer, int size, void *stream)
 static int take_setting(void *user, const char *section, const char *key, const char *value)
 {
     struct reading *r = user;
-    struct kv_ini_section *s = find_section(r->ini, section);
+    struct kv_ini_section *s = find_section(r->ini, squeeze(r->arena, section));
     KV_ASSERT(s);
     struct kv_setting *before = find_setting(s, key);
     if (r->indented && before) {
@@ -268,11 +289,14 @@ bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, 
         dot--;
     if (!equals || dot == assignment || dot + 1 == equals)
         return kv_fail(e, KV_USAGE, "--set '%s': write it as section.key=value", assignment);
-    const char *name = kv_copy_part(a, assignment, (size_t)(dot - assignment));
+    const char *name = squeeze(a, kv_copy_part(a, assignment, (size_t)(dot - assignment)));
     char *key = kv_copy_part(a, dot + 1, (size_t)(equals - dot - 1));
     char *value = kv_copy_text(a, equals + 1 + strspn(equals + 1, " \t"));
     trim_end(key);
     trim_end(value);
+    for (const char *c = assignment; *c; c++)
+        if ((unsigned char)*c < ' ' && *c != '\t')
+            return kv_fail(e, KV_USAGE, "--set '%s': a value is one line", assignment);
     if (value[comment_start(value)])
         return kv_fail(e, KV_USAGE, "--set '%s': ' ;' would begin a comment in a config; leave it out", assignment);
     if (!*key)

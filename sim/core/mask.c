@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/mask.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ static bool read_row(const char *path, char *line, int64_t row, int64_t q_heads,
         char *end;
         double gate = strtod(c, &end);
         size_t cell = strcspn(c, " \t");
-        if (end != c + cell || !isfinite(gate))
+        if (isspace((unsigned char)*c) || end != c + cell || !isfinite(gate)) /* strtod passes over \v and the like */
             return kv_fail(e, KV_DATA, "%s:%ld:%ld: '%.*s' is not a number", path, number, (long)(c - line) + 1,
                            (int)(cell < 40 ? cell : 40), c);
         if (n < m->heads && row < m->layers)

@@ -88,6 +88,18 @@ const struct kv_kind *kv_kind_find(const char *name)
     return NULL;
 }
 
+const char *kv_kind_default(const struct kv_kind *k, const struct kv_field *f, struct kv_arena *a)
+{
+    size_t length = strlen(f->key);
+    for (const char *c = k->preset; *c; c += strspn(c, ", ")) {
+        size_t part = strcspn(c, ",");
+        if (part > length && !strncmp(c, f->key, length) && c[length] == '=')
+            return kv_copy_part(a, c + length + 1, part - length - 1);
+        c += part;
+    }
+    return f->def ? f->def : "auto";
+}
+
 static int n_kinds(void)
 {
     int n = 0;

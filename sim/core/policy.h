@@ -212,6 +212,8 @@ bool kv_policy_prepare(struct kv_policy *p, const struct kv_model *m, const stru
                        struct kv_shape *shape, struct kv_arena *a, struct kv_err *e);
 
 const struct kv_kind *kv_kind_find(const char *name);
+/* What a kind puts in for a key, as a config would write it, or the key's own default. */
+const char *kv_kind_default(const struct kv_kind *k, const struct kv_field *f, struct kv_arena *a);
 /* Says that there is no such kind, with the nearest; false. */
 bool kv_kind_unknown(const char *where, const char *name, struct kv_arena *a, struct kv_err *e);
 extern const struct kv_field kv_policy_fields[];

@@ -218,10 +218,8 @@ static const char *read_value(const struct kv_field *f, void *base, const char *
 {
     const char *why;
     int64_t whole;
-    if (!strcmp(text, "auto") && (!f->def || !strcmp(f->def, "auto"))) {
-        unset(f, base);
-        return NULL;
-    }
+    if (!strcmp(text, "auto") && (!f->def || !strcmp(f->def, "auto")))
+        return NULL; /* as the defaults and the preset left it */
     if (!*text)
         return "has no value";
     switch (f->type) {
@@ -283,7 +281,8 @@ static bool bind_one(struct kv_bind *bind, int n_binds, const struct kv_setting 
                 return kv_fail(e, KV_USAGE, "%s '%s' takes one value, and an indented line below continues it",
                                s->where, s->key);
             const char *why = read_value(f, bind[b].base, s->value, a);
-            bind[b].origin[i] = s->origin;
+            if (strcmp(s->value, "auto"))
+                bind[b].origin[i] = s->origin;
             return !why || kv_fail(e, KV_USAGE, "%s %s: %s", s->where, s->key, why);
         }
     return unknown_key(bind, n_binds, s, a, e);

@@ -207,7 +207,7 @@ const char *kv_print_bytes(char text[KV_NUMBER_TEXT], int64_t bytes)
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     double value = (double)bytes;
     size_t unit = 0;
-    while (fabs(value) >= 1024 && unit < sizeof units / sizeof *units - 1) {
+    while (fabs(value) >= (unit ? 1023.995 : 1024) && unit < sizeof units / sizeof *units - 1) {
         value /= 1024;
         unit++;
     }

@@ -21,7 +21,7 @@ const char *kv_read_bool(struct kv_arena *a, const char *text, bool *out);      
 enum { KV_NUMBER_TEXT = 48 };
 
 /* Each fills `text` and returns it. */
-const char *kv_print_bytes(char text[KV_NUMBER_TEXT], int64_t bytes);  /* 15.0 GiB */
+const char *kv_print_bytes(char text[KV_NUMBER_TEXT], int64_t bytes);  /* 15.00 GiB */
 const char *kv_print_count(char text[KV_NUMBER_TEXT], int64_t count);  /* 131,072 */
 const char *kv_print_share(char text[KV_NUMBER_TEXT], double share);   /* 36.5 % */
 /* The shortest decimal that reads back to the same double, with ".0" behind a whole number. */

@@ -17,7 +17,7 @@ extern const struct kv_score kv_score_window;
  * PyramidKV shares out among them.
  * Source: policies as published by PruLong (eval/, commit ff22598e), chunked and post-fill drivers. */
 struct kv_capacity {
-    int64_t total;    /* tokens the rules look at: the unit and its patch, or the whole lane */
+    int64_t total;    /* tokens the rules look at: the unit and its patch, the whole lane, or, decoding, all tokens so far */
     int64_t capacity; /* C, window included; the patch counts in it */
     int64_t window;   /* w */
     bool chunk;       /* the unit is a prefill chunk: earlier entries are frozen */

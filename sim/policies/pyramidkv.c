@@ -56,11 +56,10 @@ static struct kv_room pyramid_room(const struct kv_policy *p, const struct kv_sh
         return (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
     struct kv_capacity c = kv_unit_capacity(p, lane, pass, own->round_to);
     int64_t keeps = kv_snapkv_keeps(&c), mean = c.capacity - c.window, scored = c.total - c.window;
-    if (c.decode) /* the whole slope at once: a lane that grows by one token would never be long enough for it */
-        scored = INT64_MAX;
-    else if (c.total < c.capacity || c.total < 2 * mean)
-        mean = 0;
-    if (mean > 0 && scored > 0) {
+    bool sloped = mean > 0 && scored > 0 && c.total >= c.capacity && c.total >= 2 * mean;
+    if (c.decode && scored < 2 * mean) /* the slope is not whole yet and changes with each token */
+        c.steady = KV_VARIES;
+    if (sloped) {
         int64_t own_share = layer_keeps(lane->layer, s->layers, mean, scored, own->beta);
         keeps = (own_share < scored ? own_share : scored) + c.window;
     }

@@ -30,8 +30,8 @@ struct kv_capacity kv_unit_capacity(const struct kv_policy *p, const struct kv_l
     struct kv_capacity c = {.window = p->keys.window_size, .steady = KV_VARIES};
     if (pass->decode_step >= 0) {
         c.decode = true;
-        c.total = lane->held + pass->n_unit;
-        c.capacity = most(capacity_of(p, pass->seen + pass->n_new), c.window);
+        c.total = pass->seen + pass->n_new; /* not what the lane holds: the rule must not feed on its own result */
+        c.capacity = most(capacity_of(p, c.total), c.window);
         c.steady = isnan(p->kept) ? KV_SAME_TOTAL : KV_VARIES;
     } else if (p->when.at & KV_AT_CHUNK) {
         c.chunk = true;
@@ -47,7 +47,7 @@ struct kv_capacity kv_unit_capacity(const struct kv_policy *p, const struct kv_l
 
 int64_t kv_snapkv_keeps(const struct kv_capacity *c)
 {
-    if (c->decode)
+    if (c->decode) /* also an answer for a lane that holds less */
         return c->capacity;
     if (c->total < c->capacity || c->total <= c->window)
         return c->total;

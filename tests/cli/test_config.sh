@@ -101,11 +101,11 @@ is "explain: without section: where it is" engine.gpu_memory_utilization "$(head
 works "explain: by another's name" config explain num_gpu_blocks_override
 is "explain: by another's name: ours" engine.kv_pool "$(head -n 1 out)"
 works "explain: a key of one kind" config explain round_to
-is "explain: a key of one kind: where it is" policy.round_to "$(head -n 1 out)"
+is "explain: a key of one kind: where it is" 'policy.round_to, of law uniform' "$(head -n 1 out)"
 works "explain: a key of two sections" config explain block_size
 is "explain: a key of two sections: both" "engine.block_size policy.block_size" \
     "$(grep -o '^[a-z]*\.block_size' out | sort -u | tr '\n' ' ' | sed 's/ $//')"
-refuses "explain: unknown, with proposal" 2 "unknown key 'engine.kv_layot'; did you mean 'kv_layout'?" config explain engine.kv_layot
+refuses "explain: unknown, with proposal" 2 "unknown key 'engine.kv_layot'; did you mean 'engine.kv_layout'?" config explain engine.kv_layot
 refuses "explain: in another section" 2 "unknown key 'engine.keep'; did you mean 'policy.keep'?" config explain engine.keep
 refuses "explain: unknown, nothing near" 2 "unknown key 'xyzzyplugh'; 'kvsim config template' shows all" config explain xyzzyplugh
 refuses "explain what?" 2 "too little given: kvsim config explain KEY, as in 'engine.kv_layout' or 'keep'" config explain
@@ -386,7 +386,7 @@ iconv -t UTF-16 small.ini >bad.ini 2>/dev/null || printf '\377\376[\0m\0' >bad.i
 kv plan bad.ini
 is "UTF-16" "2 kvsim: bad.ini:1: a NUL byte: this is no text file" "$rc $(head -n 1 err)"
 printf '[model]\rname = Llama-3.1-8B\r' >bad.ini
-refuses "line ends of old Macs" 2 "bad.ini:1: '?name = Llama-3.1-8B' behind ']'; write it on a line of its own" plan bad.ini
+refuses "line ends of old Macs" 2 "bad.ini:1: a control character; remove it" plan bad.ini
 head -c 20000 "$KVSIM" >bad.ini
 kv plan bad.ini
 is "a program as config" "2 kvsim: bad.ini:1: a NUL byte: this is no text file" "$rc $(head -n 1 err)"

@@ -30,6 +30,13 @@ refuses "several wrong options at once" 2 "--output: '-1' is negative
 --chunk: '0' is outside 1 .. 1073741824
 --prefill: 'none' is none of prompt, prompt-1" $fp --output -1 --chunk 0 --prefill none
 
+for command in footprint plan policies config; do
+    works "--help of $command" $command --help
+    mv out help
+    kv help $command
+    same "help $command" help out
+done
+
 kv $fp --csv --json
 if [ "$rc" -eq 2 ]; then pass "--csv and --json together"; else
     fail "--csv and --json together" "expected: status 2, as only one of them can be printed" "got: status $rc" "$(head -c 60 out)"

@@ -242,6 +242,11 @@ if [ "$rc" -eq 2 ] && grep -q max_model_len err; then pass "uniform: bounds beyo
     fail "uniform: bounds beyond the model are not cut in silence" "prompts of 200000 to 300000 on a model of 131072 positions" \
         "expected: status 2 and a word about max_model_len" "got: status $rc" "$(grep Workload out)"
 fi
+kv plan small.ini --set workload.requests=10 --set workload.prompt_distribution=lognormal --set workload.prompt_tokens=200000
+if [ "$rc" -eq 2 ] && grep -q max_model_len err; then pass "lognormal: a mean beyond the model is not cut in silence"; else
+    fail "lognormal: a mean beyond the model is not cut in silence" "prompts of 200000 in the mean on a model of 131072 positions" \
+        "expected: status 2 and a word about max_model_len" "got: status $rc" "$(grep Workload out)"
+fi
 kv plan small.ini --set workload.shared_prefix=100000
 if [ "$rc" -eq 2 ] && grep -q shared_prefix err; then pass "a shared prefix longer than the prompt"; else
     fail "a shared prefix longer than the prompt" "shared_prefix = 100000 of prompts of 4096 tokens" \

@@ -12,7 +12,8 @@
 static void check_model(struct kv_model *m, struct kv_arena *a)
 {
     KV_ASSERT(m->name && m->type && m->origin && m->rope_scaling);
-    KV_ASSERT(m->layers >= 1 && m->q_heads >= 1 && m->kv_heads >= 1 && m->head_dim >= 1 && m->q_heads % m->kv_heads == 0);
+    KV_ASSERT(m->layers >= 1 && m->q_heads >= 1 && m->kv_heads >= 1 && m->head_dim >= 1 &&
+              m->q_heads % m->kv_heads == 0);
     KV_ASSERT(m->parameters > 0 && m->weight_bytes >= 0 && (m->quantised || m->weight_bytes >= m->parameters));
     bool slides = false;
     for (int64_t i = 0; i < m->layers; i++) {

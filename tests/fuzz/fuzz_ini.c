@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Any bytes as an INI file. What is read without a mistake is compared with a second, plainer reading of the same bytes:
- * no line may be lost or land elsewhere. The bytes up to a NUL are then tried as `--set`. */
+/* Any bytes as an INI file. What is read without a mistake is compared with a second, plainer reading of the same
+ * bytes: no line may be lost or land elsewhere. The bytes up to a NUL are then tried as `--set`. */
 #include "sim/core/ini.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -99,7 +99,8 @@ static void check_mistakes(const struct kv_ini *ini, const struct kv_err *e)
     const char *line = e->text;
     for (int i = 0; i < e->n && i < KV_ERR_LINES; i++) {
         size_t path = strlen(ini->path);
-        KV_ASSERT(line && !strncmp(line, ini->path, path) && line[path] == ':' && isdigit((unsigned char)line[path + 1]));
+        KV_ASSERT(line && !strncmp(line, ini->path, path) && line[path] == ':' &&
+                  isdigit((unsigned char)line[path + 1]));
         line = strchr(line, '\n');
         line = line ? line + 1 : NULL;
     }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Any bytes as a head mask. The first two bytes choose layers and heads, the third the sparsity; the rest is the file. */
+/* Any bytes as a head mask. The first two choose layers and heads, the third the sparsity; the rest is the file. */
 #include "sim/core/mask.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -16,9 +16,18 @@ enum { GROUPED, SLIDING, SLIDING_IN_TURN, LATENT, ONE_LAYER, MODELS = 8 }; /* th
 
 static struct kv_model small_model(int which, struct kv_arena *a)
 {
-    struct kv_model m = {.name = "small", .type = "llama", .origin = "small.ini", .layers = 5, .q_heads = 4,
-                         .kv_heads = 2, .head_dim = 32, .hidden = 64, .intermediate = 128, .vocab = 1000,
-                         .max_positions = 4096, .norms_per_layer = 2};
+    struct kv_model m = {.name = "small",
+                         .type = "llama",
+                         .origin = "small.ini",
+                         .layers = 5,
+                         .q_heads = 4,
+                         .kv_heads = 2,
+                         .head_dim = 32,
+                         .hidden = 64,
+                         .intermediate = 128,
+                         .vocab = 1000,
+                         .max_positions = 4096,
+                         .norms_per_layer = 2};
     struct kv_err e = {0};
     if (which == SLIDING || which == SLIDING_IN_TURN) {
         m.sliding_window = 48;
@@ -111,7 +120,8 @@ static void same_peak(const struct kv_peak *a, const struct kv_peak *b)
 static void same_ledger(const struct kv_ledger *a, const struct kv_ledger *b)
 {
     KV_ASSERT(a->end_entries == b->end_entries && a->end_entries_peak == b->end_entries_peak);
-    KV_ASSERT(a->in_place == b->in_place && a->end_bytes == b->end_bytes && a->scratch_entries == b->scratch_entries && a->evictions == b->evictions);
+    KV_ASSERT(a->in_place == b->in_place && a->end_bytes == b->end_bytes && a->scratch_entries == b->scratch_entries &&
+              a->evictions == b->evictions);
     for (int scope = 0; scope < KV_SCOPES; scope++) {
         same_peak(&a->entries[scope], &b->entries[scope]);
         KV_ASSERT(a->pass_entries[scope] == b->pass_entries[scope]);
@@ -128,7 +138,8 @@ static void same_ledger(const struct kv_ledger *a, const struct kv_ledger *b)
         }
 }
 
-static void check_figures(const struct kv_policy *p, const struct kv_shape *s, const struct kv_request *r, int64_t steps)
+static void check_figures(const struct kv_policy *p, const struct kv_shape *s, const struct kv_request *r,
+                          int64_t steps)
 {
     const struct kv_reads *reads = p->kind->reads;
     if (reads)

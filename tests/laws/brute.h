@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* A token-level model of one request: each lane is the list of the positions it holds, each page what its entries lie in.
- * Written from the publications' rules (DESIGN 2 and 6, notes/policies.md 2-8) and from what ledger.h says its fields
- * mean; it shares no code with sim/. Which entries a scored policy keeps is left to dice within its rules (windows, sinks
- * and recents stay, earlier chunks are never touched): counts must not depend on it. */
+/* A token-level model of one request: each lane is the list of the positions it holds, each page what its entries lie
+ * in. Written from the publications' rules (DESIGN 2 and 6, notes/policies.md 2-8) and from what ledger.h says its
+ * fields mean; it shares no code with sim/. Which entries a scored policy keeps is left to dice within its rules
+ * (windows, sinks and recents stay, earlier chunks are never touched): counts must not depend on it. */
 #ifndef KV_TESTS_BRUTE_H
 #define KV_TESTS_BRUTE_H
 
@@ -40,20 +40,10 @@ struct brute {
     int64_t count[MOMENTS][MOST_LANES];
     struct layer_state layer[MOMENTS][MOST_LAYERS];
     int64_t shared[MOMENTS][KV_COMPACTIONS];
-    int page_of[MOST_HELD];         /* of each position */
-    int mark[MOST_HELD], marks;     /* the count in which a page last was */
-    struct kv_ledger sum;           /* its counts, made here */
+    int page_of[MOST_HELD];     /* of each position */
+    int mark[MOST_HELD], marks; /* the count in which a page last was */
+    struct kv_ledger sum;       /* its counts, made here */
 };
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* ---- passes ---- */
 
@@ -72,8 +62,8 @@ static void add_step(struct brute *b, int64_t start, int64_t n, int64_t patch, b
     };
 }
 
-/* Chunks start at 0, n, 2n, ...; the last is the remainder (notes 0). Locret's last `local` tokens are a chunk of their own,
- * a prompt of no more than that one chunk (7). Every chunk but the last is patched with the prompt's end (4.3). */
+/* Chunks start at 0, n, 2n, ...; the last is the remainder (notes 0). Locret's last `local` tokens are a chunk of their
+ * own, a prompt of no more than that one chunk (7). Every chunk but the last is patched with the prompt's end (4.3). */
 static void list_steps(struct brute *b)
 {
     const struct draw *d = b->d;
@@ -93,11 +83,6 @@ static void list_steps(struct brute *b)
 
 /* ---- how many stay ---- */
 
-static int64_t share_of(const struct draw *d, int64_t n)
-{
-    return isnan(d->share) ? d->tokens : (int64_t)(d->share * (double)n); /* int((1-s)*n), upstream's */
-}
-
 static int64_t next_multiple(int64_t n, int64_t of)
 {
     while (n % of)
@@ -105,8 +90,8 @@ static int64_t next_multiple(int64_t n, int64_t of)
     return n;
 }
 
-/* SnapKV (notes 4.2) and PyramidKV (5): of T tokens with capacity C, window included. T <= w keeps all (ours); one layer
- * alone keeps the mean (ours). */
+/* SnapKV (notes 4.2) and PyramidKV (5): of T tokens with capacity C, window included. T <= w keeps all (ours); one
+ * layer alone keeps the mean (ours). */
 static int64_t snapkv_stay(const struct draw *d, int64_t t, int64_t c, int64_t layer)
 {
     int64_t w = d->window_size, b = c - w;
@@ -163,9 +148,9 @@ static void keep_budget(struct brute *b, struct lane *l, const struct step *s, i
         choose(b, l, 0, end, budget, d->sinks, d->score->positional ? budget - d->sinks : d->recents);
 }
 
-/* SnapKV and PyramidKV: chunks compete alone, patch included, and are then frozen (notes 4.3); after prefill the whole lane
- * competes, capacity counted on the full prompt, at least the window, rounded up (4.2). While decoding, of which the notes
- * say nothing, the whole lane competes for what the rules would leave of all tokens so far, never rounded. */
+/* SnapKV and PyramidKV: chunks compete alone, patch included, and are then frozen (notes 4.3); after prefill the whole
+ * lane competes, capacity counted on the full prompt, at least the window, rounded up (4.2). While decoding, of which
+ * the notes say nothing, the whole lane competes for what the rules would leave of all tokens so far, never rounded. */
 static void keep_units(struct brute *b, struct lane *l, const struct step *s, int64_t layer)
 {
     const struct draw *d = b->d;
@@ -201,7 +186,9 @@ static void ask_rule(struct brute *b, struct lane *l, const struct step *s, int6
     case RULE_GROWING: /* notes 7 */
         budget = larger(next_multiple(share_of(d, seen), 64), d->stabilizers);
         choose(b, l, 0, l->n - s->n_patch, budget, 0,
-               d->score->positional ? budget : seen < d->request.prefill - d->local ? d->stabilizers : 0);
+               d->score->positional                   ? budget
+               : seen < d->request.prefill - d->local ? d->stabilizers
+                                                      : 0);
         break;
     case RULE_UNIFORM:
     case RULE_PYRAMID:
@@ -267,8 +254,8 @@ static void measure(struct brute *b, int moment)
     for (int64_t layer = 0; layer < b->d->layers; layer++) {
         struct layer_state *state = &b->layer[moment][layer];
         int64_t first = layer * b->heads;
-        *state = (struct layer_state){.layer_pages = {pages_compact(b, first, b->heads),
-                                                      b->in_place ? pages_in_place(b, first, b->heads) : 0}};
+        *state = (struct layer_state){
+            .layer_pages = {pages_compact(b, first, b->heads), b->in_place ? pages_in_place(b, first, b->heads) : 0}};
         for (int64_t i = first; i < first + b->heads; i++) {
             state->entries += b->lane[i].n;
             state->head_pages[KV_COMPACT] += pages_compact(b, i, 1);
@@ -320,8 +307,12 @@ static bool lift(struct kv_peak *peak, int64_t value, const struct brute *b, con
 {
     if (value <= peak->value)
         return false;
-    *peak = (struct kv_peak){.value = value, .pass = s - b->step, .seen = s->start, .layer = layer,
-                             .decode = s->decode_step >= 0, .patched = s->n_patch > 0};
+    *peak = (struct kv_peak){.value = value,
+                             .pass = s - b->step,
+                             .seen = s->start,
+                             .layer = layer,
+                             .decode = s->decode_step >= 0,
+                             .patched = s->n_patch > 0};
     return true;
 }
 
@@ -354,7 +345,8 @@ static void charge_pages(struct brute *b, const struct step *s, int how)
 {
     const size_t offset[] = {
         [KV_PER_HEAD] = offsetof(struct layer_state, head_pages) + sizeof(int64_t) * (size_t)how,
-        [KV_PER_LAYER] = offsetof(struct layer_state, layer_pages) + sizeof(int64_t) * (size_t)how};
+        [KV_PER_LAYER] = offsetof(struct layer_state, layer_pages) + sizeof(int64_t) * (size_t)how,
+    };
     for (int layout = 0; layout < KV_SHARED; layout++) {
         struct kv_page_count *c = &b->sum.pages[layout][how];
         int64_t during = 0, after = 0;
@@ -412,7 +404,8 @@ static void brute_start(struct brute *b, const struct draw *d)
     b->heads = draw_heads(d);
     b->lanes = d->layers * b->heads;
     /* Recents of each chunk alone leave many holes: that is not counted. */
-    b->in_place = d->score->positional && !(d->at & KV_AT_CHUNK && (d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID));
+    b->in_place =
+        d->score->positional && !(d->at & KV_AT_CHUNK && (d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID));
     b->sum = (struct kv_ledger){0};
     b->marks = 0;
     memset(b->mark, 0, sizeof b->mark);
@@ -432,7 +425,7 @@ static void brute_step(struct brute *b, const struct step *s)
     for (int64_t i = 0; i < b->lanes; i++) {
         struct lane *l = &b->lane[i];
         l->old = l->n;
-        for (int64_t j = 0; j < s->n_new + s->n_patch; j++) /* the patch has the positions behind the chunk (notes 4.3) */
+        for (int64_t j = 0; j < s->n_new + s->n_patch; j++) /* a patch takes the positions behind the chunk (4.3) */
             l->at[l->n++] = (int)(s->start + j);
     }
     measure(b, DURING);

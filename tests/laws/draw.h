@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Random models, policies and requests, small enough to be enumerated token by token. A draw is a function of its purpose
- * and number alone, and says all that is needed to see it again. What a policy keeps is told here by rule and numbers,
- * and to the code under test as the SPEC a user would write. */
+/* Random models, policies and requests, small enough to be enumerated token by token. A draw is a function of its
+ * purpose and number alone, and says all that is needed to see it again. What a policy keeps is told here by rule and
+ * numbers, and to the code under test as the SPEC a user would write. */
 #ifndef KV_TESTS_DRAW_H
 #define KV_TESTS_DRAW_H
 
@@ -11,8 +11,16 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST_PROMPT = 600, MOST_OUTPUT = 200, MOST_CHUNK = 700, MOST_PAGE = 70, MOST_LAYERS = 6, MOST_KV_HEADS = 4,
-       MOST_GROUP = 4, MOST_LANES = MOST_LAYERS * MOST_KV_HEADS * MOST_GROUP };
+enum {
+    MOST_PROMPT = 600,
+    MOST_OUTPUT = 200,
+    MOST_CHUNK = 700,
+    MOST_PAGE = 70,
+    MOST_LAYERS = 6,
+    MOST_KV_HEADS = 4,
+    MOST_GROUP = 4,
+    MOST_LANES = MOST_LAYERS * MOST_KV_HEADS * MOST_GROUP
+};
 
 /* How many entries stay: one rule for each law of the table. RULE_UNKNOWN: a law these tests were not taught. */
 enum rule { RULE_ALL, RULE_FIXED, RULE_UNIFORM, RULE_PYRAMID, RULE_GROWING, RULE_MASK, RULE_UNKNOWN };
@@ -24,7 +32,7 @@ struct draw {
     uint64_t number;
 
     int64_t layers, kv_heads, group, head_dim;
-    int64_t latent;             /* elements of an entry under multi-head latent attention, in one lane a layer; 0: none */
+    int64_t latent; /* elements of an entry under multi-head latent attention, in one lane a layer; 0: none */
     int64_t window, full_every; /* of sliding-window layers; every how many-th layer is full, 0: none */
 
     const struct kv_kind *kind;
@@ -67,6 +75,7 @@ static inline uint64_t roll_bits(struct dice *d)
 
 static inline int64_t roll(struct dice *d, int64_t low, int64_t high)
 {
+    KV_ASSERT(low <= high);
     return low + (int64_t)(roll_bits(d) % (uint64_t)(high - low + 1));
 }
 
@@ -94,6 +103,16 @@ static inline struct dice dice_for(uint64_t purpose, uint64_t number)
 
 /* ---- parts of a draw ---- */
 
+static inline int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Lanes of a layer. */
 static inline int64_t draw_heads(const struct draw *d)
 {
@@ -114,6 +133,12 @@ static inline int64_t draw_entry_bytes(const struct draw *d)
     default:
         return elements * 2;
     }
+}
+
+/* The budget of n tokens: int((1-s)*n), upstream's. */
+static inline int64_t share_of(const struct draw *d, int64_t n)
+{
+    return isnan(d->share) ? d->tokens : (int64_t)(d->share * (double)n);
 }
 
 static void roll_model(struct draw *d, struct dice *r)
@@ -259,7 +284,8 @@ static void draw_make(struct draw *d, uint64_t purpose, uint64_t number, const s
     roll_budget(d, &r);
     roll_law(d, &r);
     d->floor = one_in(&r, 5) ? roll_size(&r, 1, d->request.prompt + 10) : 0;
-    /* Recents of each chunk are no window: refused. After prefill nothing says whether T counts what the window dropped. */
+    /* Recents of each chunk are no window: refused. After prefill nothing says whether T counts what the window
+     * dropped. */
     bool units = d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID;
     if (d->score->positional && !units && one_in(&r, 3)) {
         d->window = roll_size(&r, 1, d->request.prompt + 50);
@@ -276,9 +302,15 @@ static bool draw_layer_slides(const struct draw *d, int64_t layer)
 
 static struct kv_model draw_model(const struct draw *d, struct kv_arena *a)
 {
-    struct kv_model m = {.name = "drawn", .type = "llama", .origin = "a draw", .layers = d->layers,
-                         .q_heads = d->kv_heads * d->group, .kv_heads = d->kv_heads, .head_dim = d->head_dim,
-                         .dtype = KV_BF16, .window = KV_NEW_N(a, int64_t, d->layers)};
+    struct kv_model m = {.name = "drawn",
+                         .type = "llama",
+                         .origin = "a draw",
+                         .layers = d->layers,
+                         .q_heads = d->kv_heads * d->group,
+                         .kv_heads = d->kv_heads,
+                         .head_dim = d->head_dim,
+                         .dtype = KV_BF16,
+                         .window = KV_NEW_N(a, int64_t, d->layers)};
     if (d->latent)
         m.rope_dim = m.kv_lora_rank = d->latent / 2;
     for (int64_t i = 0; i < d->layers; i++)
@@ -327,11 +359,14 @@ static const char *law_text(const struct draw *d, struct kv_arena *a)
 
 static const char *draw_spec(const struct draw *d, struct kv_arena *a)
 {
-    static const char *const when[] = {
-        [0] = "never", [KV_AT_CHUNK] = "chunk", [KV_AT_POSTFILL] = "postfill", [KV_AT_DECODE] = "decode",
-        [KV_AT_CHUNK | KV_AT_DECODE] = "chunk+decode", [KV_AT_POSTFILL | KV_AT_DECODE] = "postfill+decode"};
-    static const char *const dtype[] = {[KV_BF16] = "bf16", [KV_FP16] = "fp16", [KV_FP8] = "fp8", [KV_INT8] = "int8",
-                                        [KV_INT4] = "int4"};
+    static const char *const when[] = {[0] = "never",
+                                       [KV_AT_CHUNK] = "chunk",
+                                       [KV_AT_POSTFILL] = "postfill",
+                                       [KV_AT_DECODE] = "decode",
+                                       [KV_AT_CHUNK | KV_AT_DECODE] = "chunk+decode",
+                                       [KV_AT_POSTFILL | KV_AT_DECODE] = "postfill+decode"};
+    static const char *const dtype[] = {
+        [KV_BF16] = "bf16", [KV_FP16] = "fp16", [KV_FP8] = "fp8", [KV_INT8] = "int8", [KV_INT4] = "int4"};
     const char *text = kv_format(a, "%s:when=%s,every=%lld,patch=%lld,window_size=%lld,sink_size=%lld,recent_size=%lld",
                                  d->kind->name, when[d->at], (long long)d->every, (long long)d->patch,
                                  (long long)d->window_size, (long long)d->sinks, (long long)d->recents);
@@ -355,12 +390,14 @@ static const char *draw_text(const struct draw *d, struct kv_arena *a)
     const char *mask = "";
     for (int64_t i = 0; d->rule == RULE_MASK && i < d->layers * d->kv_heads; i++)
         mask = kv_format(a, "%s%s%d/4%s", mask, *mask ? " " : "; gates ", d->quarters[i], d->full[i] ? " full" : "");
-    return kv_format(a, "draw %llu: '%s'; %lld layers x %lld KV heads x %lld, head_dim %lld, latent %lld, window %lld, full every %lld; "
+    return kv_format(a,
+                     "draw %llu: '%s'; %lld layers x %lld KV heads x %lld, head_dim %lld, latent %lld, window %lld, "
+                     "full every %lld; "
                      "prompt %lld, output %lld, prefill %lld, run's chunk %lld, page %lld%s",
                      (unsigned long long)d->number, draw_spec(d, a), (long long)d->layers, (long long)d->kv_heads,
-                     (long long)d->group, (long long)d->head_dim, (long long)d->latent, (long long)d->window, (long long)d->full_every,
-                     (long long)d->request.prompt, (long long)d->request.output, (long long)d->request.prefill,
-                     (long long)d->run_chunk, (long long)d->page, mask);
+                     (long long)d->group, (long long)d->head_dim, (long long)d->latent, (long long)d->window,
+                     (long long)d->full_every, (long long)d->request.prompt, (long long)d->request.output,
+                     (long long)d->request.prefill, (long long)d->run_chunk, (long long)d->page, mask);
 }
 
 /* The mask of the draw in the form it is published in, one layer a line. */

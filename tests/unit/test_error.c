@@ -174,7 +174,9 @@ static void control_characters_reach_no_terminal(void **state)
 static void control_characters_written_in_utf8_reach_no_terminal(void **state)
 {
     struct kv_err *e = *state;
-    kv_fail(e, KV_DATA, "'%s'", "\xC2\x9B" "31m"); /* U+009B is what ESC [ is */
+    kv_fail(e, KV_DATA, "'%s'",
+            "\xC2\x9B"
+            "31m"); /* U+009B is what ESC [ is */
     assert_null(strchr(e->text, 0x9B)); /* alone it is the same in an 8-bit terminal */
     assert_non_null(strstr(e->text, "31m'"));
 }
@@ -182,8 +184,11 @@ static void control_characters_written_in_utf8_reach_no_terminal(void **state)
 static void letters_of_other_languages_stay(void **state)
 {
     struct kv_err *e = *state;
-    kv_fail(e, KV_DATA, "'%s'", "gr\xC3\xB6\xC3\x9F" "e \xE2\x82\xAC\xC2\xA0");
-    assert_string_equal(e->text, "'gr\xC3\xB6\xC3\x9F" "e \xE2\x82\xAC\xC2\xA0'");
+    kv_fail(e, KV_DATA, "'%s'",
+            "gr\xC3\xB6\xC3\x9F"
+            "e \xE2\x82\xAC\xC2\xA0");
+    assert_string_equal(e->text, "'gr\xC3\xB6\xC3\x9F"
+                                 "e \xE2\x82\xAC\xC2\xA0'");
 }
 
 /* ---- mistakes of ours ---- */

@@ -319,8 +319,9 @@ static void a_line_that_is_too_long_is_no_two_lines(void **state)
 {
     struct fixture *f = *state;
     const char *text = kv_format(f->a, "[a]\nk = %s tail = 5\nl = 1\nnone\n", repeat(f, 'v', 300));
-    must_fail(f, text, "2: line longer than 190 characters; continue it on an indented next line\n"
-                       "4: 'none' is neither '[section]' nor 'key = value'");
+    must_fail(f, text,
+              "2: line longer than 190 characters; continue it on an indented next line\n"
+              "4: 'none' is neither '[section]' nor 'key = value'");
     assert_int_equal(f->ini.section[0].n, 1); /* neither k nor tail */
     check_value(f, "a", "l", "1", 3);
     must_fail(f, kv_format(f->a, "[a]\nk = %s\n", repeat(f, 'v', 187)),
@@ -403,10 +404,12 @@ static void all_mistakes_are_said_at_once(void **state)
 {
     struct fixture *f = *state;
     must_fail(f, "top = 1\n[a]\nnone\nk = 1\nk = 2\n[a]\n",
-              kv_format(f->a, "1: 'top' stands before the first [section]\n"
-                              "3: 'none' is neither '[section]' nor 'key = value'\n"
-                              "5: [a] key 'k' again (first set at %s:4); keep one\n"
-                              "6: section [a] again (first at %s:2); put its keys together", f->path, f->path));
+              kv_format(f->a,
+                        "1: 'top' stands before the first [section]\n"
+                        "3: 'none' is neither '[section]' nor 'key = value'\n"
+                        "5: [a] key 'k' again (first set at %s:4); keep one\n"
+                        "6: section [a] again (first at %s:2); put its keys together",
+                        f->path, f->path));
     assert_int_equal(f->e.n, 4);
 }
 
@@ -453,7 +456,8 @@ static void a_folder_instead_of_a_file(void **state)
 
 /* ---- --set ---- */
 
-static void check_set(struct fixture *f, const char *assignment, const char *section, const char *key, const char *value)
+static void check_set(struct fixture *f, const char *assignment, const char *section, const char *key,
+                      const char *value)
 {
     if (!kv_ini_set(&f->ini, assignment, f->a, &f->e))
         fail_msg("%s", f->e.text);

@@ -91,8 +91,10 @@ static int64_t count(const bool *full, int64_t lanes)
 static void gates_are_read_as_duoattention_writes_them(void **state)
 {
     struct fixture *f = *state;
-    must_read(f, "6.054687500000000000e-01\t0.000000000000000000e+00\t9.687500000000000000e-01\n"
-                 "1.000000000000000000e+00\t2.490234375000000000e-02\t8.125000000000000000e-01\n", 2, 3);
+    must_read(f,
+              "6.054687500000000000e-01\t0.000000000000000000e+00\t9.687500000000000000e-01\n"
+              "1.000000000000000000e+00\t2.490234375000000000e-02\t8.125000000000000000e-01\n",
+              2, 3);
     static const double gate[] = {0.60546875, 0, 0.96875, 1, 0.02490234375, 0.8125};
     assert_int_equal(f->mask.layers, 2);
     assert_int_equal(f->mask.heads, 3);
@@ -126,7 +128,8 @@ static void line_ends_and_blanks_do_not_matter(void **state)
     struct fixture *f = *state;
     static const double gate[] = {0.25, 1, 0, 0.5};
     static const char *const texts[] = {
-        "0.25\t1\n0\t0.5\n", "0.25\t1\n0\t0.5", "0.25\t1\r\n0\t0.5\r\n", "  0.25 1\t\n0  0.5 \n", "0.25\t1\n0\t0.5\n\n\n",
+        "0.25\t1\n0\t0.5\n",     "0.25\t1\n0\t0.5",       "0.25\t1\r\n0\t0.5\r\n",
+        "  0.25 1\t\n0  0.5 \n", "0.25\t1\n0\t0.5\n\n\n",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         must_read(f, texts[i], 2, 2);
@@ -166,8 +169,7 @@ static void what_is_no_number_is_refused_with_its_place(void **state)
 static void a_ragged_row_is_refused(void **state)
 {
     struct fixture *f = *state;
-    must_fail(f, "1\t0\n1\n", 2, 2,
-              ":2: 1 columns, but the model has 2 KV heads; use the mask trained for this model");
+    must_fail(f, "1\t0\n1\n", 2, 2, ":2: 1 columns, but the model has 2 KV heads; use the mask trained for this model");
     must_fail(f, "1\t0\n1\t0\t1\n", 2, 2,
               ":2: 3 columns, but the model has 2 KV heads; use the mask trained for this model");
 }
@@ -209,9 +211,10 @@ static void text_behind_a_lone_carriage_return_is_not_lost(void **state)
 
 static void a_mask_of_query_heads_is_explained(void **state)
 {
-    must_fail(*state, "1 0 1 0 1 0 1 0\n", 1, 2,
-              ":1: 8 columns, but the model has 2 KV heads; this looks like a mask of its 8 query heads: a KV head is full "
-              "when one of its 4 query heads must be, so give one column for each group");
+    must_fail(
+        *state, "1 0 1 0 1 0 1 0\n", 1, 2,
+        ":1: 8 columns, but the model has 2 KV heads; this looks like a mask of its 8 query heads: a KV head is full "
+        "when one of its 4 query heads must be, so give one column for each group");
 }
 
 static void a_nul_byte_is_refused(void **state)
@@ -236,8 +239,10 @@ static void a_folder_without_the_file_is_said(void **state)
     struct fixture *f = *state;
     assert_false(kv_mask_read(f->folder, 2, 2, 2, &f->mask, f->a, &f->e));
     assert_int_equal(f->e.status, KV_DATA);
-    assert_string_equal(f->e.text, kv_format(f->a, "cannot open mask '%s/full_attention_heads.tsv': No such file or "
-                                                   "directory", f->folder));
+    assert_string_equal(f->e.text, kv_format(f->a,
+                                             "cannot open mask '%s/full_attention_heads.tsv': No such file or "
+                                             "directory",
+                                             f->folder));
 }
 
 /* ---- choosing by quantile ---- */
@@ -312,7 +317,7 @@ static void of_equal_gates_those_of_lower_layers_and_heads_are_full(void **state
     int64_t ties;
     kv_mask_by_quantile(&m, 0.7, f->full, &ties, f->a); /* 8 - ceil(4.9) = 3 */
     assert_memory_equal(f->full, expected, sizeof expected);
-    assert_int_equal(ties, 2); /* two full ones that five were equal to be */
+    assert_int_equal(ties, 2);                          /* two full ones that five were equal to be */
     kv_mask_by_quantile(&m, 0.2, f->full, &ties, f->a); /* 8 - ceil(1.4) = 6: the five are full together */
     assert_int_equal(count(f->full, 8), 6);
     assert_false(f->full[3] || f->full[6]);
@@ -358,7 +363,8 @@ static void a_file_of_zeros_and_ones_is_taken_as_it_is(void **state)
     const char *text = "";
     for (int layer = 0; layer < LAYERS; layer++) /* 76 ones, as a file trained for 0.7 has */
         for (int head = 0; head < HEADS; head++)
-            text = kv_format(f->a, "%s%d%c", text, (layer * HEADS + head) * 53 % LANES < 76, head < HEADS - 1 ? '\t' : '\n');
+            text = kv_format(f->a, "%s%d%c", text, (layer * HEADS + head) * 53 % LANES < 76,
+                             head < HEADS - 1 ? '\t' : '\n');
     must_read(f, text, LAYERS, HEADS);
     assert_true(f->mask.binary);
     kv_mask_by_threshold(&f->mask, 0.5, f->full);
@@ -411,7 +417,7 @@ static const struct pattern {
     const char *name;
     int64_t heads, ones, zeros; /* after clipping */
     double mean;
-    double half;                /* share of gates of at least 0.5 */
+    double half; /* share of gates of at least 0.5 */
 } patterns[] = {
     {"Meta-Llama-3.1-8B-Instruct", 8, 57, -1, 0.852, 0.91},
     {"Llama-3-8B-Instruct-Gradient-1048k", 8, 82, 18, 0.769, 0.81},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Footprint and peak as published: known rows, the paper's picture, and a loop over single queries. Known rows are values
- * of the functions that the authors released (princeton-pli/PruLong, eval/viz/kv_footprint.py), of which the golden data
- * have hundreds more. */
+/* Footprint and peak as published: known rows, the paper's picture, and a loop over single queries. Known rows are
+ * values of the functions that the authors released (princeton-pli/PruLong, eval/viz/kv_footprint.py), of which the
+ * golden data have hundreds more. */
 #include "sim/core/paper.h"
 #include "sim/core/random.h"
 
@@ -16,7 +16,8 @@
 static void check_close(struct kv_paper got, double footprint, double peak, const char *what)
 {
     if (!(fabs(got.footprint - footprint) <= 1e-12) || !(fabs(got.peak - peak) <= 1e-12))
-        fail_msg("%s: footprint %.17g, peak %.17g; expected %.17g, %.17g", what, got.footprint, got.peak, footprint, peak);
+        fail_msg("%s: footprint %.17g, peak %.17g; expected %.17g, %.17g", what, got.footprint, got.peak, footprint,
+                 peak);
 }
 
 /* ---- known rows ---- */
@@ -102,8 +103,8 @@ static void known_rows_of_locret_are_met(void **state)
     }
 }
 
-/* 1 + 2 + 3 + 4 x 5 of 1 + 2 + ... + 8: a head that may hold three past entries, 4 prompt tokens in chunks of 2, 4 output
- * tokens. */
+/* 1 + 2 + 3 + 4 x 5 of 1 + 2 + ... + 8: a head that may hold three past entries, 4 prompt tokens in chunks of 2, 4
+ * output tokens. */
 static void the_picture_of_the_paper(void **state)
 {
     (void)state;
@@ -248,10 +249,11 @@ static void check_against_queries(bool locret)
         }
         struct kv_paper expected = query_by_query(&form, prompt, output);
         char what[160];
-        snprintf(what, sizeof what, "prompt %lld, output %lld, chunk %lld, sinks %lld, recents %lld, stabilizers %lld, "
-                 "local %lld, kv %g, heads %g", (long long)prompt, (long long)output, (long long)chunk,
-                 (long long)form.sinks, (long long)form.recents, (long long)form.stabilizers, (long long)form.local,
-                 form.kv_sparsity, form.head_sparsity);
+        snprintf(what, sizeof what,
+                 "prompt %lld, output %lld, chunk %lld, sinks %lld, recents %lld, stabilizers %lld, "
+                 "local %lld, kv %g, heads %g",
+                 (long long)prompt, (long long)output, (long long)chunk, (long long)form.sinks, (long long)form.recents,
+                 (long long)form.stabilizers, (long long)form.local, form.kv_sparsity, form.head_sparsity);
         check_close(kv_paper_count(&form, prompt, output), expected.footprint, expected.peak, what);
     }
 }
@@ -274,7 +276,8 @@ static void the_largest_request_is_counted_without_overflow(void **state)
     struct kv_paper_form form = {.defined = true, .chunk = 1 << 20, .sinks = 128, .recents = 1024, .head_sparsity = 1};
     struct kv_paper p = kv_paper_count(&form, KV_PAPER_TOKENS - 1000, 1000);
     double tokens = (double)KV_PAPER_TOKENS, chunk = 1 << 20;
-    assert_true(fabs(p.footprint * tokens / (chunk + 2 * 1152) - 1) < 1e-3); /* each query sees half a chunk and the window */
+    /* each query sees half a chunk and the window */
+    assert_true(fabs(p.footprint * tokens / (chunk + 2 * 1152) - 1) < 1e-3);
     assert_true(fabs(p.peak * tokens / (chunk + 1152) - 1) < 1e-9);
 }
 

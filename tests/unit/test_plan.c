@@ -68,21 +68,23 @@ static void check_prefill(struct passes *all, const struct kv_when *w, const str
     for (int i = 0; i < n; i++) {
         const struct kv_pass *p = &all->at[i];
         const struct expected *x = &expected[i];
-        if (i >= all->n || p->seen != x->seen || p->n_new != x->n_new || p->n_patch != x->n_patch || p->evict != x->evict ||
-            p->last != x->last || p->decode_step != -1)
-            fail_msg("pass %d of %d: seen %lld, new %lld, patch %lld, evict %d, last %d, decode step %lld; expected %lld, "
-                     "%lld, %lld, %d, %d, -1", i, all->n, (long long)p->seen, (long long)p->n_new, (long long)p->n_patch,
-                     p->evict, p->last, (long long)p->decode_step, (long long)x->seen, (long long)x->n_new,
-                     (long long)x->n_patch, x->evict, x->last);
+        if (i >= all->n || p->seen != x->seen || p->n_new != x->n_new || p->n_patch != x->n_patch ||
+            p->evict != x->evict || p->last != x->last || p->decode_step != -1)
+            fail_msg(
+                "pass %d of %d: seen %lld, new %lld, patch %lld, evict %d, last %d, decode step %lld; expected %lld, "
+                "%lld, %lld, %d, %d, -1",
+                i, all->n, (long long)p->seen, (long long)p->n_new, (long long)p->n_patch, p->evict, p->last,
+                (long long)p->decode_step, (long long)x->seen, (long long)x->n_new, (long long)x->n_patch, x->evict,
+                x->last);
     }
     if (n < all->n)
         assert_true(all->at[n].decode_step >= 0);
 }
 
-#define CHECK_PREFILL(w, r, limit, ...) \
-    do { \
-        const struct expected wanted_[] = {__VA_ARGS__}; \
-        check_prefill(*state, &(w), &(r), limit, wanted_, (int)(sizeof wanted_ / sizeof *wanted_)); \
+#define CHECK_PREFILL(w, r, limit, ...)                                                                                \
+    do {                                                                                                               \
+        const struct expected wanted_[] = {__VA_ARGS__};                                                               \
+        check_prefill(*state, &(w), &(r), limit, wanted_, (int)(sizeof wanted_ / sizeof *wanted_));                    \
     } while (0)
 
 /* ---- steps ---- */
@@ -93,9 +95,8 @@ static void the_last_output_is_never_fed(void **state)
     static const struct {
         int64_t prompt, output, prefill, steps;
     } known[] = {
-        {100, 0, 100, 100}, {100, 1, 100, 100}, {100, 2, 100, 101}, {100, 50, 100, 149},
-        {100, 0, 99, 99},   {100, 1, 99, 100},  {100, 50, 99, 149}, {1, 1, 0, 1},
-        {1, 0, 1, 1},
+        {100, 0, 100, 100}, {100, 1, 100, 100}, {100, 2, 100, 101}, {100, 50, 100, 149}, {100, 0, 99, 99},
+        {100, 1, 99, 100},  {100, 50, 99, 149}, {1, 1, 0, 1},       {1, 0, 1, 1},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         struct kv_request r = {known[i].prompt, known[i].output, known[i].prefill};
@@ -341,8 +342,8 @@ static int64_t draw(uint64_t id, uint64_t n)
 
 static void random_plan(uint64_t i, struct kv_when *w, struct kv_request *r, int64_t *limit)
 {
-    static const unsigned at[] = {0, KV_AT_CHUNK, KV_AT_POSTFILL, KV_AT_DECODE, KV_AT_CHUNK | KV_AT_DECODE,
-                                  KV_AT_POSTFILL | KV_AT_DECODE};
+    static const unsigned at[] = {
+        0, KV_AT_CHUNK, KV_AT_POSTFILL, KV_AT_DECODE, KV_AT_CHUNK | KV_AT_DECODE, KV_AT_POSTFILL | KV_AT_DECODE};
     uint64_t id = 20 * i;
     *w = (struct kv_when){.at = at[draw(id, 6)],
                           .chunk = 1 + draw(id + 1, i % 3 ? 12 : 200),
@@ -419,8 +420,8 @@ static void passes_repeat_as_often_as_is_said(void **state)
                          (long long)repeat);
             for (int64_t k = 1; k < repeat; k++)
                 if (!alike(&all->at[j], &all->at[j + k], k))
-                    fail_msg("plan %llu: pass %d is said to come %lld times, but pass %lld differs", (unsigned long long)i,
-                             j, (long long)repeat, (long long)(j + k));
+                    fail_msg("plan %llu: pass %d is said to come %lld times, but pass %lld differs",
+                             (unsigned long long)i, j, (long long)repeat, (long long)(j + k));
         }
     }
 }

@@ -88,8 +88,8 @@ static double mostly_nothing(int i)
 }
 
 static double (*const streams[])(int) = {
-    uniform, exponential, lognormal, over_many_decades, small_whole_numbers, token_counts, two_values, one_value,
-    falling, mostly_nothing,
+    uniform,      exponential, lognormal, over_many_decades, small_whole_numbers,
+    token_counts, two_values,  one_value, falling,           mostly_nothing,
 };
 enum { N_STREAMS = sizeof streams / sizeof *streams };
 

@@ -31,7 +31,13 @@ static const char *const colours[] = {"auto", "red", "green", "blue", NULL};
 static const struct kv_field fields[] = {
     {.key = "text", .type = KV_T_TEXT, .offset = AT(text), .also = "words, name"},
     {.key = "flag", .type = KV_T_BOOL, .offset = AT(flag), .def = "true"},
-    {.key = "count", .type = KV_T_COUNT, .offset = AT(count), .def = "16", .min = 1, .max = 4096, .also = "block_count"},
+    {.key = "count",
+     .type = KV_T_COUNT,
+     .offset = AT(count),
+     .def = "16",
+     .min = 1,
+     .max = 4096,
+     .also = "block_count"},
     {.key = "bytes", .type = KV_T_BYTES, .offset = AT(bytes), .def = "80 GiB", .min = 1024, .max = 0x1p50},
     {.key = "real", .type = KV_T_REAL, .offset = AT(real), .def = "0.5", .min = -2, .max = 2},
     {.key = "share", .type = KV_T_SHARE, .offset = AT(share), .def = "30 %"},
@@ -184,9 +190,9 @@ static void settings_are_put_in_with_their_origin(void **state)
 {
     struct fixture *f = *state;
     struct kv_setting s[] = {
-        said("text", "hello there"), said("flag", "no"),          said("count", "4Ki"),    said("bytes", "512 MB"),
-        said("real", "-2"),          said("share", "0.25"),       said("seconds", "2 h"),  said("rate", "60 /min"),
-        said("bandwidth", "1 GB/s"), said("flops", "1 PFLOP/s"),  said("choice", "blue"),  said("counts", " 3 ,4,5 "),
+        said("text", "hello there"), said("flag", "no"),         said("count", "4Ki"),   said("bytes", "512 MB"),
+        said("real", "-2"),          said("share", "0.25"),      said("seconds", "2 h"), said("rate", "60 /min"),
+        said("bandwidth", "1 GB/s"), said("flops", "1 PFLOP/s"), said("choice", "blue"), said("counts", " 3 ,4,5 "),
         said("texts", "a b,  c"),
     };
     assert_true(kv_bind(&f->bind, 1, NULL, 0, s, N_FIELDS, f->a, &f->e));
@@ -254,7 +260,8 @@ static void several_tables_are_one_set_of_keys(void **state)
     struct fixture *f = *state;
     static const struct kv_field more[] = {{.key = "depth", .type = KV_T_COUNT, .def = "3"}};
     int64_t depth = 0;
-    struct kv_bind bind[] = {{.field = fields, .n = N_FIELDS, .base = &f->thing}, {.field = more, .n = 1, .base = &depth}};
+    struct kv_bind bind[] = {{.field = fields, .n = N_FIELDS, .base = &f->thing},
+                             {.field = more, .n = 1, .base = &depth}};
     struct kv_setting s[] = {said("depth", "5"), said("count", "6"), said("dept", "7")};
     assert_false(kv_bind(bind, 2, NULL, 0, s, 3, f->a, &f->e));
     assert_string_equal(f->e.text, "a.ini:7: [thing] unknown key 'dept'; did you mean 'depth'?");
@@ -267,8 +274,9 @@ static void private_notes_are_left_alone(void **state)
 {
     struct fixture *f = *state;
     must_bind(f, "x_why", "because");
-    must_refuse(f, "xwhy", "because", "a.ini:7: [thing] unknown key 'xwhy'; known: text, flag, count, bytes, real, share, "
-                                      "seconds, rate, bandwidth, flops, choice, counts, texts");
+    must_refuse(f, "xwhy", "because",
+                "a.ini:7: [thing] unknown key 'xwhy'; known: text, flag, count, bytes, real, share, "
+                "seconds, rate, bandwidth, flops, choice, counts, texts");
 }
 
 /* ---- what is refused ---- */
@@ -323,8 +331,8 @@ static void a_refused_value_leaves_the_default(void **state)
     struct fixture *f = *state;
     static const struct {
         const char *key, *value;
-    } bad[] = {{"count", "5000"}, {"bytes", "1 B"}, {"real", "9"},   {"share", "7"},      {"seconds", "3 d"},
-               {"choice", "pink"}, {"counts", "0"}, {"flag", "ja"}};
+    } bad[] = {{"count", "5000"},  {"bytes", "1 B"},   {"real", "9"},   {"share", "7"},
+               {"seconds", "3 d"}, {"choice", "pink"}, {"counts", "0"}, {"flag", "ja"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_false(bind_one(f, bad[i].key, bad[i].value));
         struct thing other;
@@ -341,8 +349,9 @@ static void unknown_keys_get_the_nearest_known_one(void **state)
     must_refuse(f, "cuont", "3", "a.ini:7: [thing] unknown key 'cuont'; did you mean 'count'?");
     must_refuse(f, "band_width", "3", "a.ini:7: [thing] unknown key 'band_width'; did you mean 'bandwidth'?");
     must_refuse(f, "Seconds", "3", "a.ini:7: [thing] unknown key 'Seconds'; did you mean 'seconds'?");
-    must_refuse(f, "", "3", "a.ini:7: [thing] unknown key ''; known: text, flag, count, bytes, real, share, seconds, rate, "
-                            "bandwidth, flops, choice, counts, texts");
+    must_refuse(f, "", "3",
+                "a.ini:7: [thing] unknown key ''; known: text, flag, count, bytes, real, share, seconds, rate, "
+                "bandwidth, flops, choice, counts, texts");
 }
 
 static void unknown_keys_get_the_one_that_others_call_so(void **state)
@@ -367,8 +376,7 @@ static void a_single_value_is_not_continued(void **state)
     struct kv_setting s = said("count", "1, 2");
     s.continued = true;
     assert_false(kv_bind(&f->bind, 1, NULL, 0, &s, 1, f->a, &f->e));
-    assert_string_equal(f->e.text,
-                        "a.ini:7: [thing] 'count' takes one value, and an indented line below continues it");
+    assert_string_equal(f->e.text, "a.ini:7: [thing] 'count' takes one value, and an indented line below continues it");
     s = said("text", "one, two");
     s.continued = true;
     assert_false(kv_bind(&f->bind, 1, NULL, 0, &s, 1, f->a, &f->e));
@@ -470,17 +478,19 @@ static void the_nearest_word_is_found(void **state)
     static const struct {
         const char *word, *nearest;
     } cases[] = {
-        {"buget", "budget"},                            /* one left out */
-        {"budgett", "budget"},                          /* one too many */
-        {"bugdet", "budget"},                           /* two swapped */
-        {"badger", "budget"},                           /* two others */
-        {"badgers", NULL},                              /* three */
-        {"wnidwo", "window"},                           /* swapped twice */
+        {"buget", "budget"},   /* one left out */
+        {"budgett", "budget"}, /* one too many */
+        {"bugdet", "budget"},  /* two swapped */
+        {"badger", "budget"},  /* two others */
+        {"badgers", NULL},     /* three */
+        {"wnidwo", "window"},  /* swapped twice */
         {"BUDGET", "budget"},
         {"keeps", "keep"},
         {"kep", "keep"},
-        {"kp", NULL},                                   /* two of a short word */
+        {"kp", NULL},   /* two of a short word */
+        {"kxxp", NULL}, /* two of four letters */
         {"kepe", "keep"},
+        {"keeepp", "keep"}, /* two of six */
         {"ta", "at"},
         {"max_num_batch_tokens", "max_num_batched_tokens"},
         {"budget", "budget"},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Bytes of entries. KIVI's (arXiv 2402.02750): of T tokens, keys are quantised in whole groups of R, R floor(T/R) of them,
- * values but for the last R; the rest is fp16. A quantised key or value weighs d b/8 + 4 d/G. */
+/* Bytes of entries. KIVI's (arXiv 2402.02750): of T tokens, keys are quantised in whole groups of R, R floor(T/R) of
+ * them, values but for the last R; the rest is fp16. A quantised key or value weighs d b/8 + 4 d/G. */
 #include "sim/core/store.h"
 
 #include <setjmp.h>
@@ -22,9 +22,8 @@ static void an_entry_of_128_weighs_what_its_type_says(void **state)
         enum kv_dtype dtype;
         int64_t bytes;
     } known[] = {
-        {KV_BF16, 512}, {KV_FP16, 512}, {KV_FP32, 1024}, {KV_FP8, 256},
-        {KV_INT8, 288}, /* 2 x 128 x (1 + 4/32) */
-        {KV_INT4, 160}, /* 2 x 128 x (1/2 + 4/32) */
+        {KV_BF16, 512}, {KV_FP16, 512}, {KV_FP32, 1024}, {KV_FP8, 256}, {KV_INT8, 288}, /* 2 x 128 x (1 + 4/32) */
+        {KV_INT4, 160},                                                                 /* 2 x 128 x (1/2 + 4/32) */
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         struct kv_store s = store_of(known[i].dtype, 128);
@@ -84,8 +83,8 @@ static void quantised_entries_below_at_and_above_the_residual(void **state)
         {0, 0},
         {1, 512},
         {31, 31 * 512},
-        {32, 32 * 80 + 32 * 256},              /* the keys are packed, the values are the newest 32 */
-        {33, 32 * 80 + 256 + 80 + 32 * 256},   /* a new key, and a value leaves the newest */
+        {32, 32 * 80 + 32 * 256},            /* the keys are packed, the values are the newest 32 */
+        {33, 32 * 80 + 256 + 80 + 32 * 256}, /* a new key, and a value leaves the newest */
         {63, 32 * 80 + 31 * 256 + 31 * 80 + 32 * 256},
         {64, 64 * 80 + 32 * 80 + 32 * 256},
         {1000, 992 * 80 + 8 * 256 + 968 * 80 + 32 * 256},
@@ -129,8 +128,9 @@ static void quantised_entries_follow_kivi_token_by_token(void **state)
                     for (int64_t n = 0; n < 600; n += 1 + n / 50)
                         if (kv_store_held_bytes(&s, n) != kivi_bytes(&s, dims[d], bits, n))
                             fail_msg("%d bits, head_dim %lld, group %lld, residual %lld: %lld entries are %lld bytes, "
-                                     "expected %lld", bits, (long long)dims[d], (long long)groups[g],
-                                     (long long)residuals[r], (long long)n, (long long)kv_store_held_bytes(&s, n),
+                                     "expected %lld",
+                                     bits, (long long)dims[d], (long long)groups[g], (long long)residuals[r],
+                                     (long long)n, (long long)kv_store_held_bytes(&s, n),
                                      (long long)kivi_bytes(&s, dims[d], bits, n));
                 }
 }
@@ -203,8 +203,9 @@ static void a_latent_is_not_quantised(void **state)
 {
     (void)state;
     struct kv_store s = {.dtype = KV_INT4, .elements = 576, .group = 32, .residual = 32};
-    check(&s, true, "a.ini:3: [policy p] kv_cache_dtype 'int4' is not defined for a latent (MLA) cache; use bf16, fp16 or "
-                    "fp8");
+    check(&s, true,
+          "a.ini:3: [policy p] kv_cache_dtype 'int4' is not defined for a latent (MLA) cache; use bf16, fp16 or "
+          "fp8");
     s.dtype = KV_FP8;
     check(&s, true, NULL);
 }

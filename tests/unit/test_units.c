@@ -236,8 +236,8 @@ static void a_comment_sign_behind_the_unit_is_explained(void **state)
 static void times_are_read(void **state)
 {
     static const struct real good[] = {
-        {"30 ms", 30 * 1e-3}, {"1.5 s", 1.5},     {"2 h", 7200},       {"90 min", 5400}, {"1 d", 86400},
-        {"5 us", 5 * 1e-6},   {"7ns", 7 * 1e-9},  {"0 s", 0},          {"-1 s", -1},     {"1e2 s", 100},
+        {"30 ms", 30 * 1e-3}, {"1.5 s", 1.5},    {"2 h", 7200}, {"90 min", 5400}, {"1 d", 86400},
+        {"5 us", 5 * 1e-6},   {"7ns", 7 * 1e-9}, {"0 s", 0},    {"-1 s", -1},     {"1e2 s", 100},
     };
     check_reals(*state, kv_read_seconds, N(good));
 }
@@ -279,8 +279,9 @@ static void what_is_no_rate_is_refused(void **state)
 static void bandwidths_are_read(void **state)
 {
     static const struct real good[] = {
-        {"4.8 TB/s", 4.8 * 1e12}, {"900 GB/s", 900e9}, {"1 GiB/s", 1073741824}, {"1 B/s", 1},        {"2 kB/s", 2000},
-        {"2 KB/s", 2000},         {"3 MB/s", 3e6},     {"1 KiB/s", 1024},       {"1 MiB/s", 1048576}, {"1 TiB/s", 0x1p40},
+        {"4.8 TB/s", 4.8 * 1e12}, {"900 GB/s", 900e9}, {"1 GiB/s", 1073741824}, {"1 B/s", 1},
+        {"2 kB/s", 2000},         {"2 KB/s", 2000},    {"3 MB/s", 3e6},         {"1 KiB/s", 1024},
+        {"1 MiB/s", 1048576},     {"1 TiB/s", 0x1p40},
     };
     check_reals(*state, kv_read_bandwidth, N(good));
 }
@@ -310,7 +311,8 @@ static void what_are_no_operations_is_refused(void **state)
 {
     static const struct refusal bad[] = {
         {"989", "'989' has no unit: write it as in '989 TFLOP/s'"},
-        {"989 TFLOPS", "'989 TFLOPS': unit 'TFLOPS' is not one of 'FLOP/s', 'MFLOP/s', 'GFLOP/s', 'TFLOP/s', 'PFLOP/s'"},
+        {"989 TFLOPS",
+         "'989 TFLOPS': unit 'TFLOPS' is not one of 'FLOP/s', 'MFLOP/s', 'GFLOP/s', 'TFLOP/s', 'PFLOP/s'"},
         {"", "has no value"},
     };
     check_real_refusals(*state, kv_read_flops, N(bad));
@@ -332,8 +334,8 @@ static void a_number_that_its_unit_makes_infinite_is_refused(void **state)
 static void shares_are_read(void **state)
 {
     static const struct real good[] = {
-        {"30 %", 0.3},    {"30%", 0.3}, {"0.3", 0.3},   {"0", 0},         {"1", 1},
-        {"100 %", 1},     {"0 %", 0},   {"36.5 %", 0.365}, {"1 %", 0.01}, {"1e-3", 0.001},
+        {"30 %", 0.3}, {"30%", 0.3},      {"0.3", 0.3},  {"0", 0},        {"1", 1},       {"100 %", 1},
+        {"0 %", 0},    {"36.5 %", 0.365}, {"1 %", 0.01}, {"1e-3", 0.001}, {"57 %", 0.57}, {"7 %", 0.07},
     };
     check_reals(*state, kv_read_share, N(good));
 }
@@ -363,7 +365,7 @@ static void what_is_no_share_is_refused(void **state)
 static void reals_are_read(void **state)
 {
     static const struct real good[] = {
-        {"0.1", 0.1}, {"-2.5", -2.5}, {"1e9", 1e9}, {"+4", 4}, {"1.7976931348623157e308", 1.7976931348623157e308},
+        {"0.1", 0.1},       {"-2.5", -2.5}, {"1e9", 1e9}, {"+4", 4}, {"1.7976931348623157e308", 1.7976931348623157e308},
         {"5e-324", 5e-324},
     };
     check_reals(*state, kv_read_real, N(good));
