@@ -4,14 +4,14 @@
 
 stats data skip 1 using 2 nooutput name 'CHUNK'
 stats data skip 1 using (larger(number(3), number(4))) nooutput
-title = 'KV footprint of one request against the prefill chunk, in actual and paper accounting'
+title = 'KV footprint of one request against the prefill chunk'
 actual_title = 'solid: actual, entries that are held'
 paper_title = 'dashed: paper, the closed forms'
 if (formats eq 'dumb') { rows = text_rows(lines, letters) }
 # Powers of two around the chunks, no more of them than have room.
 low = floor(log(CHUNK_min) / log(2) + 1e-9)
 high = ceil(log(CHUNK_max) / log(2) - 1e-9)
-hop = ceiling(high - low + 1, 14)
+hop = ceiling(high - low + 1, formats eq 'dumb' ? columns / 9 : 14)
 letters = larger(letters, strlen(actual_title))
 rows_of_legend = legend_rows(lines + 2, letters)
 legend = 20 * rows_of_legend + 10
@@ -35,12 +35,12 @@ do for [format in formats] {
         set xtics add (tic 2 ** i)
     }
     if (text) {
-        set title title . "\n" . where . "\n" . lengths . "\n% of keeping everything; actual only: the entries held"
+        set title title . "\n" . about . "\n% of keeping everything; actual only: the entries held"
         unset grid
         set key outside below center horizontal
     } else {
         set multiplot
-        set label 1 title at screen 0.5, screen 1 - 18. / height center font big(format)
+        set label 1 title . ', in actual and paper accounting' at screen 0.5, screen 1 - 18. / height center font big(format)
         set label 2 of_one at screen 0.5, screen 1 - 42. / height center font font_of(of_one, format)
         unset key
         set lmargin at screen 85. / width

@@ -60,11 +60,13 @@ letter = 8
 legend_columns(letters) = larger(1, int((width - 40) / (letters * 9 + 90)))
 legend_rows(n, letters) = ceiling(n, legend_columns(letters))
 # Lines of a text terminal for a plot whose legend has n entries.
-text_rows(n, letters) = larger(rows, 24 + ceiling(n, larger(1, int(columns / (letters + 12)))))
+text_rows(n, letters) = larger(rows, 25 + ceiling(n, larger(1, int(columns / (letters + 12)))))
 
-where = sprintf('%s, %s KV, on %s; %s pages of %d entries%s', model, kv_cache_dtype, device, layout, block_size, \
-                compaction ? '' : ', compaction off')
+machine = sprintf('%s, %s KV, on %s', model, kv_cache_dtype, device)
+paging = sprintf('%s pages of %d entries%s', layout, block_size, compaction ? '' : ', compaction off')
 lengths = sprintf('prompt %s, output %s tokens', thousands(prompt), thousands(output))
+where = machine . '; ' . paging
+about = machine . "\n" . paging . '; ' . lengths # for a terminal, whose lines are short
 of_one = where . '; ' . lengths . (requests > 1 ? sprintf(' (the longest of %s requests)', thousands(requests)) : '')
 font_of(text, f) = strlen(text) > 150 ? small(f) : ''
 of_all = where . '; ' . (requests > 1 ? sprintf('%s requests, the longest: %s', thousands(requests), lengths) : lengths)

@@ -24,7 +24,7 @@ do for [format in formats] {
         # A line of text for each bar, below the group's name.
         wide = larger(10, columns - 45)
         unset key; unset border; unset tics
-        set title title . "\n" . where . "\n" . lengths . "\n" . axis
+        set title title . "\n" . about . "\n" . axis
         set lmargin 1; set rmargin 1; set tmargin 5; set bmargin 1
         set xrange [0:1]
         set yrange [-lines * (series + 1):0]

@@ -29,10 +29,10 @@ pool = kv_pool_bytes / unit_bytes
 share = pool / larger(1, concurrency)
 
 title = 'KV memory of one request while its tokens are seen'
-share_text = bytes(1. * kv_pool_bytes / larger(1, concurrency))
-pool_text = sprintf('KV pool %s, %s', bytes(kv_pool_bytes), kv_pool_origin) . \
-            (concurrency > 1 ? sprintf('; a share of %s for each of %s requests', share_text, thousands(concurrency)) : '') . \
-            (panels < words(chunks) ? sprintf('; %d more chunks are in the data', words(chunks) - panels) : '')
+pool_text = sprintf('KV pool %s, %s', bytes(kv_pool_bytes), kv_pool_origin)
+each = bytes(1. * kv_pool_bytes / larger(1, concurrency))
+share_text = concurrency > 1 ? sprintf('a share of %s for each of %s requests', each, thousands(concurrency)) : ''
+more = panels < words(chunks) ? sprintf('; %d more chunks are in the data', words(chunks) - panels) : ''
 in_range(x) = x <= 2 * most
 top = 1.08 * larger(most, larger(in_range(share) ? share : 0, in_range(pool) ? pool : 0))
 heading(p) = 'chunks of ' . thousands(chunk(p)) . ' tokens'
@@ -49,7 +49,7 @@ if (in_range(pool)) {
 }
 if (concurrency > 1 && in_range(share)) {
     also = also + 1
-    also_title[also] = sprintf('pool / %s requests: %s', thousands(concurrency), share_text)
+    also_title[also] = sprintf('pool / %s requests: %s', thousands(concurrency), each)
     also_dash[also] = 2
 }
 if (formats eq 'dumb') { rows = text_rows(lines, letters) }
@@ -62,7 +62,7 @@ height = 750. + larger(0, rows_of_legend - 4) * 20 + larger(0, down - 2) * 300
 head = 76.
 wide = (width - 20.) / across
 high = (height - head - legend) / down
-gap = step(tokens / (across > 1 ? 6. : 12.))
+gap = step(tokens / (formats eq 'dumb' ? columns / 13. : across > 1 ? 6. : 12.))
 
 do for [format in formats] {
     eval terminal(format)
@@ -71,7 +71,7 @@ do for [format in formats] {
         set multiplot
         set label 1 title at screen 0.5, screen 1 - 18. / height center font big(format)
         set label 2 of_one at screen 0.5, screen 1 - 42. / height center font font_of(of_one, format)
-        set label 3 pool_text at screen 0.5, screen 1 - 62. / height center
+        set label 3 pool_text . (concurrency > 1 ? '; ' : '') . share_text . more at screen 0.5, screen 1 - 62. / height center
     }
     set xrange [0:tokens * 1.01]
     set yrange [0:top]
@@ -81,7 +81,7 @@ do for [format in formats] {
     set border 3
     set tics out nomirror
     set xtics (0)
-    do for [i = 1:int(tokens / gap)] {
+    do for [i = 1:int(1.01 * tokens / gap)] {
         tic = thousands(i * gap)
         set xtics add (tic i * gap)
     }
@@ -95,8 +95,9 @@ do for [format in formats] {
         if (text) {
             set key outside below center horizontal
             unset grid
-            set title title . "\n" . where . "\n" . lengths . "\n" . pool_text . "\n" . \
-                      heading(p) . ': KV in pages, ' . unit . '; | end of the prompt' . (concurrency > 1 && in_range(share) ? ', --- share' : '')
+            set title title . "\n" . about . "\n" . pool_text . "\n" . \
+                      share_text . (concurrency > 1 && in_range(share) ? ', ---' : '') . "\n" . \
+                      heading(p) . ': KV in pages, ' . unit . '; | end of the prompt'
         } else {
             unset key
             x = 10 + (p - 1) % across * wide

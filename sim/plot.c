@@ -654,7 +654,7 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
         bool tty = isatty(STDOUT_FILENO);
         bool known = tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
         long wide = columns ? strtol(columns, NULL, 10) : known ? size.ws_col : 0;
-        fprintf(out, "formats = 'dumb'\ncolumns = %ld\nrows = 30\nansi = %d\n", wide >= 40 && wide <= 1000 ? wide : 100,
+        fprintf(out, "formats = 'dumb'\ncolumns = %ld\nrows = 30\nansi = %d\n", wide >= 60 && wide <= 1000 ? wide : 100,
                 tty && !(plain && *plain));
     } else {
         fputs("if (!exists('part')) part = ''\nif (!exists('formats')) formats = '", out);
