@@ -148,7 +148,7 @@ static bool make_rows(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
 
 /* ---- counting ---- */
 
-static int64_t request_bytes(const struct kv_plan *p, const struct kv_count *n, int layout)
+static int64_t request_bytes(const struct kv_plan *p, const struct kv_count *n, enum kv_layout layout)
 {
     return n->pages[layout][p->compaction][p->scope].bytes;
 }
@@ -178,7 +178,7 @@ static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
     row->peak_actual /= n;
     row->peak_paper /= n;
     row->active /= n;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (enum kv_layout layout = 0; layout < KV_LAYOUTS; layout++) {
         row->resident[layout] /= n;
         row->fit[layout] = how_many_fit(p, row, row->peak[layout], row->resident[layout]);
     }
@@ -186,8 +186,8 @@ static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
     row->fits = row->fit[p->layout] >= p->settings->workload.concurrency;
 }
 
-static bool they_fit(const struct kv_plan *p, struct kv_plan_row *row, int64_t prompt, int64_t output, int layout,
-                     int64_t wanted)
+static bool they_fit(const struct kv_plan *p, struct kv_plan_row *row, int64_t prompt, int64_t output,
+                     enum kv_layout layout, int64_t wanted)
 {
     struct kv_request r = {.prompt = prompt, .output = output, .prefill = prompt - p->settings->engine.prefill};
     struct kv_count n;
@@ -202,7 +202,7 @@ static int64_t largest_tried(const struct kv_plan_row *row, int64_t output)
 
 /* The longest prompt, with the mean output behind it, of which `wanted` fit together: doubled until they do not, then
  * halved in. */
-static int64_t largest_prompt(const struct kv_plan *p, struct kv_plan_row *row, int layout, int64_t wanted)
+static int64_t largest_prompt(const struct kv_plan *p, struct kv_plan_row *row, enum kv_layout layout, int64_t wanted)
 {
     int64_t output = llrint(p->outputs.sum / (double)p->outputs.n), low = 0, high = 1;
     int64_t bound = largest_tried(row, output);
@@ -246,7 +246,7 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
             row->largest = n;
         for (int64_t j = 0; j < same; j++)
             kv_quantiles_add(&row->peak_bytes, (double)bytes);
-        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        for (enum kv_layout layout = 0; layout < KV_LAYOUTS; layout++) {
             row->resident[layout] += times * (double)n.pages_resident[layout][p->compaction];
             row->peak[layout] = most(row->peak[layout], request_bytes(p, &n, layout));
         }
@@ -254,8 +254,8 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
     }
     finish_row(p, row);
     int64_t output = llrint(p->outputs.sum / (double)p->outputs.n);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        if (layout != (int)p->layout && layout != KV_PER_HEAD) /* not shown */
+    for (enum kv_layout layout = 0; layout < KV_LAYOUTS; layout++) {
+        if (layout != p->layout && layout != KV_PER_HEAD) /* not shown */
             continue;
         int64_t prompt = largest_prompt(p, row, layout, 1);
         row->context[layout] = prompt == largest_tried(row, output) ? KV_PLAN_ANY : prompt ? prompt + output : 0;

@@ -215,7 +215,7 @@ static void find_moments(const struct kv_ledger *l, struct moments *m)
 
 /* ---- peaks ---- */
 
-static const enum measure measure_of[2][KV_COMPACTIONS] = {{HEAD_PAGES, HEAD_PAGES_IN_PLACE},
+static const int measure_of[2][KV_COMPACTIONS] = {{HEAD_PAGES, HEAD_PAGES_IN_PLACE},
                                                            {LAYER_PAGES, LAYER_PAGES_IN_PLACE}};
 
 static int64_t peak_value(const struct moments *m, int measure, int scope)
@@ -355,7 +355,7 @@ static void end_all_pages(struct kv_ledger *l, const struct kv_pass *p, const st
 /* The run's passes before its last one can only matter to pages in place. */
 static void add_breathing(struct kv_ledger *l, const struct kv_run *run, struct moments *most_of)
 {
-    static const enum measure breathing[] = {HEAD_PAGES_IN_PLACE, LAYER_PAGES_IN_PLACE};
+    static const int breathing[] = {HEAD_PAGES_IN_PLACE, LAYER_PAGES_IN_PLACE};
     int64_t period = period_of(l, run);
     for (int64_t j = run->passes - period; j < run->passes - 1; j++) {
         struct moments m;
