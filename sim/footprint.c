@@ -336,6 +336,8 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     kv_table_open(&table, columns, sizeof columns / sizeof *columns, a);
     if (!count_policies(args, &q, &table, counter, a, e))
         return false;
+    if (kv_arg_flag(args, "verbose"))
+        fprintf(stderr, "model from %s\n", q.model.origin);
     if (q.timeline && !write_timeline(&q, counter, n ? n : 1, a, e))
         return false;
     if (kv_arg_flag(args, "csv"))

@@ -58,6 +58,9 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
             rmdir(folder);
         return false;
     }
+    if (kv_arg_flag(args, "verbose"))
+        fprintf(stderr, "model from %s; %d rows of %lld requests counted on %lld threads\n", plan->model.origin,
+                plan->n_rows, (long long)plan->n_requests, (long long)jobs);
     if (folder && !kv_plan_write(plan, folder, a, e))
         return false;
     if (kv_arg_flag(args, "csv")) {

@@ -9,7 +9,7 @@
 
 enum { TOKENS_MAX = 1 << 30, MANY = 10000000 };
 static const char *const dtype_words[] = {"auto", "bf16", "fp16", "fp8", "int8", "int4", NULL};
-static const char *const plot_words[] = {"memory", "chunk", "bars", "pages", NULL};
+static const char *const plot_words[] = {"memory", "entries", "chunk", "bars", "pages", NULL};
 static const char *const format_words[] = {"png", "svg", "pdf", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
 static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", NULL};
@@ -92,7 +92,7 @@ static const struct kv_field plan_fields[] = {
     {FIELD(plan, baselines, KV_T_BOOL), .def = "true", .help = "add rows for the full cache, in fp8 too, when no policy has them"},
 };
 static const struct kv_field report_fields[] = {
-    {FIELD(report, plots, KV_T_TEXTS), .def = "memory, chunk, bars, pages", .help = "plots that 'kvsim plot' draws of the result"},
+    {FIELD(report, plots, KV_T_TEXTS), .def = "memory, entries, chunk, bars, pages", .help = "plots that 'kvsim plot' draws of the result"},
     {FIELD(report, formats, KV_T_TEXTS), .def = "png", .also = "format", .help = "png, svg, pdf"},
 };
 

@@ -11,10 +11,10 @@ struct kv_arena *kv_arena_open(void);
 void kv_arena_close(struct kv_arena *a); /* frees everything; NULL is fine */
 
 /* Zeroed, aligned for any type. Small sizes of our own choosing: never NULL, the program stops when memory is out. */
-void *kv_alloc(struct kv_arena *a, size_t bytes);
-char *kv_copy_text(struct kv_arena *a, const char *text);
-char *kv_copy_part(struct kv_arena *a, const char *text, size_t length);
-char *kv_format(struct kv_arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void *kv_alloc(struct kv_arena *a, size_t bytes) __attribute__((returns_nonnull));
+char *kv_copy_text(struct kv_arena *a, const char *text) __attribute__((returns_nonnull));
+char *kv_copy_part(struct kv_arena *a, const char *text, size_t length) __attribute__((returns_nonnull));
+char *kv_format(struct kv_arena *a, const char *format, ...) __attribute__((returns_nonnull, format(printf, 2, 3)));
 
 /* Zeroed `n` items of `size` bytes whose number a user chose. NULL and KV_ENV, with the size wanted, when there is no
  * room or the product overflows. `what` names the thing in the message. */

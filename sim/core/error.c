@@ -63,7 +63,7 @@ static void add_text(struct kv_err *e, const char *text)
     e->text[e->length] = '\0';
 }
 
-bool kv_fail(struct kv_err *e, enum kv_status status, const char *format, ...)
+void kv_say(struct kv_err *e, enum kv_status status, const char *format, ...)
 {
     char line[LINE_MAX_BYTES];
     va_list args;
@@ -75,14 +75,13 @@ bool kv_fail(struct kv_err *e, enum kv_status status, const char *format, ...)
         e->status = status;
     e->n++;
     if (e->n > KV_ERR_LINES)
-        return false;
+        return;
     if (e->n > 1)
         add_text(e, "\n");
     add_text(e, line);
-    return false;
 }
 
-bool kv_while(struct kv_err *e, const char *format, ...)
+void kv_say_context(struct kv_err *e, const char *format, ...)
 {
     struct kv_err old = *e;
     char context[512];
@@ -92,7 +91,7 @@ bool kv_while(struct kv_err *e, const char *format, ...)
     va_end(args);
     make_printable(context);
     if (!e->n)
-        return false;
+        return;
 
     e->length = 0;
     e->text[0] = '\0';
@@ -106,7 +105,6 @@ bool kv_while(struct kv_err *e, const char *format, ...)
         if (next)
             add_text(e, "\n");
     }
-    return false;
 }
 
 void kv_bug(const char *file, int line, const char *what)

@@ -26,13 +26,22 @@ struct kv_err {
     char text[KV_ERR_TEXT];  /* lines, each but the last ended by '\n' */
 };
 
+/* Always false, where every reader of the code can see it, compilers' analysers among them. */
+static inline bool kv_false(int ignored)
+{
+    (void)ignored;
+    return false;
+}
+
 /* Says one message and returns false, so that `return kv_fail(e, ...)` reads well. Later messages join earlier ones:
  * a reader that finds several mistakes says them all and fails at its end. A message is one line, without full stop:
  * subject in quotes, what failed, why, what to do. */
-bool kv_fail(struct kv_err *e, enum kv_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+#define kv_fail(...) kv_false((kv_say(__VA_ARGS__), 0))
+void kv_say(struct kv_err *e, enum kv_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts "CONTEXT: " before every message said so far, and returns false. */
-bool kv_while(struct kv_err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define kv_while(...) kv_false((kv_say_context(__VA_ARGS__), 0))
+void kv_say_context(struct kv_err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* A mistake of ours, never of a user's: says so on stderr and aborts, in release builds too. */
 _Noreturn void kv_bug(const char *file, int line, const char *what);

@@ -346,6 +346,8 @@ static void end_pages(struct kv_page_count *count, int64_t value, const struct k
 static void end_all_pages(struct kv_ledger *l, const struct kv_pass *p, const struct moments *m)
 {
     for (int how = 0; how < KV_COMPACTIONS; how++) {
+        if (how == KV_IN_PLACE && !l->in_place)
+            continue;
         for (int layout = 0; layout < KV_SHARED; layout++)
             end_pages(&l->pages[layout][how], m->end[measure_of[layout][how]], p);
         end_pages(&l->pages[KV_SHARED][how], m->shared_end[how], p);

@@ -43,9 +43,9 @@ const struct kv_field kv_policy_fields[] = {
      .help = "budget: share of the tokens removed (kvpress' word); keep = 1 - compression_ratio"},
     {.key = "tokens", .type = KV_T_COUNT, .offset = AT(tokens), .min = 1, .max = TOKENS_MAX,
      .also = "max_capacity_prompt, max_capacity_prompts, budget_size, target_size",
-     .help = "budget: entries a lane may hold, window included"},
+     .help = "budget: entries a lane may hold, window included; of each chunk under a law that freezes earlier chunks"},
     {.key = "bytes", .type = KV_T_BYTES, .offset = AT(bytes), .min = 1, .max = 0x1p50,
-     .help = "budget: bytes a lane may hold, window included"},
+     .help = "budget: the same in bytes"},
     {.key = "sink_size", .type = KV_T_COUNT, .offset = AT(sink_size), .def = "0", .min = 0, .max = TOKENS_MAX,
      .also = "n_sink, sinks, sink, n_init, sink_tokens", .help = "first tokens that never leave"},
     {.key = "recent_size", .type = KV_T_COUNT, .offset = AT(recent_size), .def = "0", .min = 0, .max = TOKENS_MAX,
@@ -235,6 +235,22 @@ static bool is_budget_key(const char *key)
     return !strcmp(key, "keep") || !strcmp(key, "compression_ratio") || !strcmp(key, "tokens") || !strcmp(key, "bytes");
 }
 
+/* Whether a key that a kind presets means anything to the law, which may be another kind's. */
+static bool law_reads(const struct kv_law *law, const char *key)
+{
+    if (is_budget_key(key))
+        return law->budget != KV_BUDGET_NONE;
+    if (!strcmp(key, "sink_size") || !strcmp(key, "recent_size"))
+        return law->guards;
+    for (int i = 0; i < kv_n_policy_fields; i++)
+        if (!strcmp(kv_policy_fields[i].key, key))
+            return true;
+    for (int i = 0; i < law->n_fields; i++)
+        if (!strcmp(law->field[i].key, key))
+            return true;
+    return false;
+}
+
 /* The kind's own keys; its budget gives way to one of the user's. */
 static int preset_settings(const struct kv_policy *p, const struct kv_setting *user, int n_user,
                            struct kv_setting **out, struct kv_arena *a, struct kv_err *e)
@@ -247,7 +263,7 @@ static int preset_settings(const struct kv_policy *p, const struct kv_setting *u
     if (!split_keys(p->kind->preset, where, out, &n, a, e))
         kv_bug(__FILE__, __LINE__, e->text);
     for (int i = 0; i < n; i++)
-        if (!own_budget || !is_budget_key((*out)[i].key)) {
+        if (law_reads(p->law, (*out)[i].key) && (!own_budget || !is_budget_key((*out)[i].key))) {
             (*out)[kept] = (*out)[i];
             (*out)[kept++].origin = kv_format(a, "kind %s", p->kind->name);
         }
@@ -300,6 +316,9 @@ static bool check_when(struct kv_policy *p, struct kv_err *e)
     if (p->when.at & ~p->law->at)
         return kv_fail(e, KV_USAGE, "%s law '%s' cannot act at '%s'", p->where, p->law->name,
                        when_words[p->keys.when]);
+    if (p->when.at && p->law->room && !strcmp(p->score->name, "none"))
+        return kv_fail(e, KV_USAGE, "%s score 'none' chooses nothing, but law '%s' evicts; give a score", p->where,
+                       p->law->name);
     if (p->when.patch && !(p->when.at & KV_AT_CHUNK))
         return kv_fail(e, KV_USAGE, "%s patch = %lld needs eviction at chunks; add 'when = chunk' or remove it",
                        p->where, (long long)p->when.patch);

@@ -19,7 +19,7 @@ keep = 30 %
 kind = h2o
 INI
 kv plan small.ini -o small
-plots='memory chunk bars pages'
+plots='memory entries chunk bars pages'
 
 # each FOLDER ENDING: the plots whose file of this kind is there and not empty
 each() {
@@ -49,8 +49,8 @@ refuses "a file as result" 3 "cannot plot 'file': it is no folder of results; $m
 refuses "a folder without policies.csv" 3 "cannot plot 'empty': there is no policies.csv in it; $make" plot empty
 is "a folder without policies.csv: left alone" "" "$(ls empty)"
 refuses "unknown plot, with proposal" 2 "--plots: 'memry' is not known; did you mean 'memory'?" plot small --plots bars,memry
-refuses "unknown plot" 2 "--plots: 'everything' is none of memory, chunk, bars, pages" plot small --plots everything
-refuses "no plot" 2 "--plots: the list is empty; choose of memory, chunk, bars, pages" plot small --plots ' , '
+refuses "unknown plot" 2 "--plots: 'everything' is none of memory, entries, chunk, bars, pages" plot small --plots everything
+refuses "no plot" 2 "--plots: the list is empty; choose of memory, entries, chunk, bars, pages" plot small --plots ' , '
 refuses "unknown format, with proposal" 2 "--format: 'svgz' is not known; did you mean 'svg'?" plot small --format png,svgz
 refuses "unknown format" 2 "--format: 'jpeg' is none of png, svg, pdf" plot small --format jpeg
 refuses "--term with a format" 2 "--term writes no files; leave out --format" plot small --term --format png
@@ -74,6 +74,8 @@ broken "timeline.csv: no number" "bad/timeline.csv:3:11: seen_tokens '20x48' is 
     timeline.csv '3s/^full,1024,[0-9]*/full,1024,20x48/' memory
 broken "timeline.csv: every mistake is said" "bad/timeline.csv:2:6: chunk_tokens '-1' is outside 0 .. 9223372036854775807
 bad/timeline.csv:4: 2 cells, but the header names 9 columns" timeline.csv '2s/1024/-1/;4s/.*/full,1024/' memory
+broken "timeline.csv: no number, for entries" "bad/timeline.csv:3:24: entries_in_pass 'some' is not a whole number" \
+    timeline.csv '3s/prefill,[0-9]*/prefill,some/' entries
 broken "timeline.csv: no column" "bad/timeline.csv:1: no column 'end_bytes'; it is no file of 'kvsim plan'" \
     timeline.csv '1s/,end_bytes/,ende/' memory
 broken "chunks.csv: no number" "bad/chunks.csv:2:14: kv_footprint_actual 'nan' is no number of at least 0" \
@@ -122,6 +124,7 @@ with none small -o bare
 is "no gnuplot: status and note" "0 kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts in 'bare'" \
     "$rc $(cat err)"
 is "no gnuplot: stdout says what to run" "gnuplot memory.gp
+gnuplot entries.gp
 gnuplot chunk.gp
 gnuplot bars.gp
 gnuplot pages.gp" "$(cat out)"
@@ -169,6 +172,12 @@ is "chunk.csv: kv_footprint_actual is that of chunks.csv" "$(column small/chunks
 column small/timeline.csv in_pass_bytes >within
 is "memory.csv: each pass within and at its end" "$(column small/timeline.csv end_bytes | paste -d '\n' within -)" \
     "$(column bare/memory.csv bytes | grep -v '^0$')"
+column small/timeline.csv entries_in_pass >within
+is "entries.csv: each pass within and at its end" "$(column small/timeline.csv entries_end | paste -d '\n' within -)" \
+    "$(column bare/entries.csv entries | grep -v '^0$')"
+is "entries.csv: the rows of memory.csv" "$(cat bare/memory.csv)" "$(cat bare/entries.csv)"
+is "each of the two shows its column" "shown = 'bytes' shown = 'entries'" \
+    "$(grep -h '^shown' bare/memory.gp bare/entries.gp | tr '\n' ' ' | sed 's/ $//')"
 is "memory.csv: each policy and chunk begins with nothing" "$(sed 1d small/policies.csv | wc -l | tr -d ' ')" \
     "$(column bare/memory.csv seen_tokens | grep -c '^0$')"
 for plot in $plots; do has "$plot.gp says what it is" "# Written by 'kvsim plot'" bare/$plot.gp; done
@@ -231,9 +240,11 @@ begins "PDF is PDF" 255044462d312e all/*.pdf
 is "PNG is large enough to hold something" "" "$(find all -name '*.png' -size -8k)"
 for title in "memory:KV memory of one request while its tokens are seen" "chunk:KV footprint of one request against the prefill chunk" \
     "bars:KV footprint and KV peak of each policy" "pages:The page tax" "memory:KV pool" "memory:chunks of 2,048 tokens" \
-    "memory:end of the prompt: 6,000 tokens" "chunk:KV footprint, % of keeping everything" "pages:pages, shared"; do
+    "memory:end of the prompt: 6,000 tokens" "entries:Entries held by one request while its tokens are seen" \
+    "entries:entries held, millions" "entries:end of the prompt: 6,000 tokens" "chunk:KV footprint, % of keeping everything" "pages:pages, shared"; do
     has "text: ${title#*:}" "${title#*:}" "all/${title%%:*}.svg"
 done
+hasnt "text: the pool is no matter of entries" "pool" all/entries.svg
 for plot in $plots; do
     has "text of $plot: model, device, layout, lengths" "Llama-3.1-8B, bf16 KV, on NVIDIA H200 SXM 141 GB; shared pages of 16 \
 entries; prompt 6,000, output 300 tokens" all/$plot.svg
@@ -309,6 +320,7 @@ shape "a small model" '' --set model.name=Qwen2.5-0.5B --set workload.prompt_tok
 
 works "--term" plot small --term
 has "--term: a title" "KV memory of one request while its tokens are seen" out
+has "--term: entries" "chunks of 2,048 tokens: entries held, millions; | end of the prompt" out
 has "--term: bars" "KV footprint, actual     100.0 %  ####" out
 has "--term: what is not known" "KV footprint, paper         none" out
 is "--term: no colours and no page feeds in a file" "" "$(LC_ALL=C tr -dc '\033\014' <out)"

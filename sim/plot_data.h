@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What a plot is: the rows of a result's file that it draws, and the variables that tell its script about them. Hides
+ * how rows become lines, and how text that a user chose becomes a string of gnuplot, with nothing in it to run. */
+#ifndef KV_PLOT_DATA_H
+#define KV_PLOT_DATA_H
+
+#include "sim/table.h"
+
+/* Beyond so many policies and chunks nobody reads a picture. */
+enum { KV_PLOT_KINDS = 5, KV_PLOT_MOST_SERIES = 240 };
+
+/* One of the plots. */
+struct kv_plot_kind {
+    const char *name;
+    const char *part[4];            /* templates of plots/, in this order; NULL at the end */
+    const char *file;               /* of the result */
+    const char *shown;              /* the column drawn, when its template draws one of several; or NULL */
+    const struct kv_column *column; /* of the plot's data: line and chunk first, policy last */
+    int n_columns;
+    const char *const *source[2];   /* the file's names of columns 1 .., if not the same; two lists: a row gives two */
+    bool by_chunk, by_row;          /* what starts a series besides another policy */
+};
+
+/* In the order they are drawn in. */
+extern const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS];
+
+/* A plot's data, in an arena. */
+struct kv_plot {
+    const struct kv_plot_kind *kind;
+    struct kv_table table;
+    struct kv_plot_series *series; /* (n,) */
+    int n, n_lines;                /* n: 0 when there is nothing to draw; a line: a policy's, in one colour */
+    bool cut;                      /* the file has more than KV_PLOT_MOST_SERIES */
+    struct kv_arena *arena;
+};
+
+/* Reads what a plot draws from the folder of a result. KV_DATA; every mistake in the file is said. */
+bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char *result, struct kv_arena *a,
+                  struct kv_err *e);
+
+/* Writes the data as CSV. */
+void kv_plot_put_data(FILE *out, const struct kv_plot *p);
+
+/* Writes the variables that a script begins with. `data`: the file of the data; `facts`: those of kv_plot_put_facts and
+ * whatever else all plots share, as text. */
+void kv_plot_put_variables(FILE *out, const struct kv_plot *p, const char *data, const char *facts);
+
+/* Writes what titles say of a result, for all its plots. `device`: a fuller name than that of its summary, or NULL.
+ * KV_DATA. */
+bool kv_plot_put_facts(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e);
+
+#endif
