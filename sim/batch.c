@@ -5,6 +5,7 @@
 #include "sim/core/schema.h"
 #include "sim/core/units.h"
 #include "sim/csv.h"
+#include "sim/table.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +76,12 @@ static bool read_case(const struct kv_csv *csv, const struct cases *c, struct kv
     return good;
 }
 
+static void put_cell(const char *text, FILE *out)
+{
+    kv_csv_put(text, out);
+    fputc(',', out);
+}
+
 /* The row as it came; without its result columns when it has some. */
 static void write_row(const struct kv_csv *csv, const struct cases *c, const char *const *cell, const char *whole,
                       FILE *out)
@@ -85,14 +92,14 @@ static void write_row(const struct kv_csv *csv, const struct cases *c, const cha
     }
     for (int i = 0; i < csv->n_columns; i++)
         if (!is_result(csv->name[i]))
-            fprintf(out, "%s,", cell[i]);
+            put_cell(cell[i], out);
 }
 
 static void write_header(const struct kv_csv *csv, FILE *out)
 {
     for (int i = 0; i < csv->n_columns; i++)
         if (!is_result(csv->name[i]))
-            fprintf(out, "%s,", csv->name[i]);
+            put_cell(csv->name[i], out);
     fputs("kv_footprint,kv_peak\n", out);
 }
 

@@ -138,6 +138,8 @@ static void explain_field(const char *section, const struct kv_field *f, const c
         printf("  elsewhere: %s\n", f->also);
 }
 
+enum { MOST_NAMES = 1024 };
+
 /* What `config explain` looks for, and what it saw on the way. */
 struct search {
     const char *section, *key; /* section NULL: any */
@@ -150,6 +152,7 @@ static void search_fields(struct search *s, const char *section, const struct kv
 {
     for (int f = 0; f < n; f++) {
         bool match = !strcmp(field[f].key, s->key) || kv_in_list(field[f].also, s->key);
+        KV_ASSERT(s->n_names < MOST_NAMES);
         s->name[s->n_names++] = kv_format(s->arena, "%s.%s", section, field[f].key);
         if (!match || (s->section && strcmp(s->section, section)))
             continue;
@@ -190,7 +193,6 @@ static const char *propose(const struct search *s, const char *wanted)
 /* KEY or section.KEY; everywhere it is. */
 static bool explain(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
-    enum { MOST_NAMES = 1024 };
     if (args->n_operands < 2)
         return kv_fail(e, KV_USAGE, "too little given: kvsim config explain KEY, as in 'engine.kv_layout' or 'keep'");
     const char *wanted = args->operand[1], *dot = strrchr(wanted, '.');
@@ -202,7 +204,6 @@ static bool explain(const struct kv_args *args, struct kv_arena *a, struct kv_er
         search_fields(&s, kv_sections[i].name, kv_sections[i].field, kv_sections[i].n, NULL);
     search_fields(&s, "policy", kv_policy_fields, kv_n_policy_fields, NULL);
     search_kinds(&s);
-    KV_ASSERT(s.n_names <= MOST_NAMES);
     if (s.found)
         return true;
     const char *near = propose(&s, wanted);

@@ -48,7 +48,8 @@ static void read_pages(const struct kv_counter *c, struct kv_count *out)
             out->pages_end[layout][how] = known ? count->end * page + beside : -1;
             out->pages_end_peak[layout][how] = known ? count->end_peak * page + beside : -1;
             out->pages_resident[layout][how] = known ? count->resident * page + beside : -1;
-            out->returned[layout][how] = known ? count->returned * page : -1;
+            if (!known || __builtin_mul_overflow(count->returned, page, &out->returned[layout][how]))
+                out->returned[layout][how] = -1; /* chunks of a token with patches of millions return exabytes */
             out->pages_mean[layout][how] =
                 known && l->steps ? (double)count->steps / (double)l->steps * (double)page + (double)beside : -1;
         }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/csv.h"
 
+#include "sim/core/line.h"
 #include "sim/core/schema.h"
 
 #include <errno.h>
@@ -10,32 +11,15 @@
 
 enum { MOST_COLUMNS = 4096, MOST_LINE_BYTES = 1 << 24 };
 
-/* Like getline, but a line without end stops at MOST_LINE_BYTES + 1. */
-static ssize_t get_bounded_line(struct kv_csv *c)
-{
-    size_t n = 0;
-    for (int ch; n <= MOST_LINE_BYTES && (ch = getc_unlocked(c->in)) != EOF;) {
-        if (n + 1 >= c->room) {
-            size_t room = c->room ? 2 * c->room : 256;
-            char *more = realloc(c->buffer, room);
-            KV_ASSERT(more);
-            c->buffer = more;
-            c->room = room;
-        }
-        c->buffer[n++] = (char)ch;
-        if (ch == '\n')
-            break;
-    }
-    if (!n)
-        return -1;
-    c->buffer[n] = '\0';
-    return (ssize_t)n;
-}
-
 /* One physical line without its end into c->buffer; quoted line breaks are not supported and say so by their cell. */
 static enum kv_next read_line(struct kv_csv *c, struct kv_err *e)
 {
-    ssize_t length = c->ended ? -1 : get_bounded_line(c);
+    long length = c->ended ? KV_LINE_END : kv_read_line(c->in, &c->buffer, &c->room, MOST_LINE_BYTES);
+    if (length == KV_LINE_NO_MEMORY) {
+        kv_fail(e, KV_ENV, "no memory for a line of '%s'", c->path);
+        c->ended = true;
+        return KV_NEXT_BAD;
+    }
     if (length < 0) {
         if (ferror(c->in)) {
             kv_fail(e, KV_DATA, "cannot read '%s': %s", c->path, strerror(errno));

@@ -6,6 +6,7 @@
 #include "sim/core/units.h"
 #include "sim/count.h"
 #include "sim/output.h"
+#include "sim/pool.h"
 #include "sim/table.h"
 
 #include <math.h>
@@ -28,7 +29,7 @@ static const struct kv_option options[] = {
     {.name = "layout", .value = "L", .help = "page tables: per-head (default), per-layer, shared"},
     {.name = "compaction", .value = "on|off", .help = "off: a page goes when every entry in it went (default on)"},
     {.name = "block-size", .value = "N", .help = "entries of a page (default 16)"},
-    {.name = "kv-cache-dtype", .value = "T", .help = "bf16, fp16, fp8, int8 or int4 (default: the model's)"},
+    {.name = "kv-cache-dtype", .value = "T", .help = "auto (default: the model's), bf16, fp16, fp8, int8 or int4"},
     {.name = "prefill", .value = "P", .help = "prompt (default), or prompt-1: its last token is the first decode step"},
     {.name = "disable-sliding-window", .help = "sliding-window layers hold everything"},
     {.name = "timeline", .value = "FILE", .help = "write entries and bytes at each pass and step as CSV"},
@@ -109,9 +110,9 @@ static bool read_asked(const struct kv_args *args, struct asked *q, struct kv_ar
     q->timeline = kv_arg_text(args, "timeline", NULL);
     if (e->n || !kv_model_find(kv_arg_text(args, "model", ""), &q->model, a, e))
         return false;
-    int dtype = q->model.dtype == KV_FP8 ? KV_BF16 : (int)q->model.dtype;
-    kv_arg_choice(args, "kv-cache-dtype", kv_dtype_names, &dtype, a, e);
-    q->run.dtype = (enum kv_dtype)dtype;
+    int dtype = 0;
+    kv_arg_choice(args, "kv-cache-dtype", kv_dtype_choices, &dtype, a, e);
+    q->run.dtype = kv_dtype_of_choice(dtype, kv_cache_dtype_of(&q->model));
     if (kv_arg_flag(args, "disable-sliding-window"))
         q->model.sliding_window = 0;
     q->request.prefill = q->request.prompt - prefill;
@@ -279,16 +280,8 @@ static bool count_policies(const struct kv_args *args, const struct asked *q, st
 
 static void print_heading(const struct asked *q)
 {
-    char prompt[KV_NUMBER_TEXT], output[KV_NUMBER_TEXT], token[KV_NUMBER_TEXT];
-    const struct kv_model *m = &q->model;
-    kv_print_bytes(token, kv_store_token_bytes(m, q->run.dtype));
-    if (m->kv_lora_rank)
-        printf("%s, %s KV: %lld layers x one latent of %lld + %lld (MLA) -> %s per token\n", m->name,
-               kv_dtype_names[q->run.dtype], (long long)m->layers, (long long)m->kv_lora_rank, (long long)m->rope_dim,
-               token);
-    else
-        printf("%s, %s KV: %lld layers x %lld KV heads x %lld -> %s per token\n", m->name,
-               kv_dtype_names[q->run.dtype], (long long)m->layers, (long long)m->kv_heads, (long long)m->head_dim, token);
+    char prompt[KV_NUMBER_TEXT], output[KV_NUMBER_TEXT];
+    kv_print_model(&q->model, q->run.dtype);
     printf("prompt %s, output %s tokens; accounting %s, evict scope %s, layout %s, pages of %lld, compaction %s\n\n",
            kv_print_count(prompt, q->request.prompt), kv_print_count(output, q->request.output),
            accountings[q->accounting], kv_scope_names[q->scope], kv_layout_names[q->layout], (long long)q->page,

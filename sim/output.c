@@ -48,6 +48,30 @@ static bool make_folders(char *path)
     return !mkdir(path, 0777) || errno == EEXIST;
 }
 
+/* The first folder of the path that is not there, or NULL. */
+static const char *topmost_missing(const char *path, struct kv_arena *a)
+{
+    struct stat st;
+    for (const char *c = path + strspn(path, "/"); *c; c += strspn(c, "/")) {
+        c += strcspn(c, "/");
+        const char *part = kv_copy_part(a, path, (size_t)(c - path));
+        if (stat(part, &st))
+            return part;
+    }
+    return NULL;
+}
+
+void kv_result_folder_undo(const char *path, const char *made, struct kv_arena *a)
+{
+    char *folder = kv_copy_text(a, path);
+    while (made && strlen(folder) >= strlen(made) && !rmdir(folder)) {
+        char *slash = strrchr(folder, '/');
+        if (!slash)
+            return;
+        *slash = '\0';
+    }
+}
+
 /* Whether it holds nothing, or results of ours. */
 static bool is_ours(const char *path, struct kv_arena *a)
 {
@@ -60,7 +84,7 @@ static bool is_ours(const char *path, struct kv_arena *a)
         return strstr(text, "\"program\": \"kvsim\"") != NULL;
     }
     DIR *dir = opendir(path);
-    bool other = false;
+    bool other = !dir;
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
         size_t length = strlen(entry->d_name);
         bool part = length > 5 && !strcmp(entry->d_name + length - 5, ".part"); /* of a run that was killed */
@@ -71,10 +95,10 @@ static bool is_ours(const char *path, struct kv_arena *a)
     return !other;
 }
 
-bool kv_result_folder(const char *path, bool *made, struct kv_arena *a, struct kv_err *e)
+bool kv_result_folder(const char *path, const char **made, struct kv_arena *a, struct kv_err *e)
 {
     struct stat st;
-    *made = stat(path, &st) != 0;
+    *made = topmost_missing(path, a);
     if (!*path || !make_folders(kv_copy_text(a, path)))
         return kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(*path ? errno : ENOENT));
     if (stat(path, &st) || !S_ISDIR(st.st_mode))

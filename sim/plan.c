@@ -76,13 +76,14 @@ static bool draw_requests(struct kv_plan *p, int64_t longest, struct kv_arena *a
 
 /* ---- rows ---- */
 
-static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int64_t chunk, enum kv_baseline baseline,
+static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int source, int64_t chunk, enum kv_baseline baseline,
                     struct kv_arena *a, struct kv_err *e)
 {
     struct kv_plan_row *row = KV_NEW(a, struct kv_plan_row);
     int64_t limit = p->settings->engine.max_num_batched_tokens;
     struct kv_defaults run = {.chunk = chunk, .dtype = p->dtype, .limit = limit == KV_UNSET ? 0 : limit};
     row->baseline = baseline;
+    row->source = source;
     if (!kv_counter_open(&row->counter, policy, &p->model, &run, p->settings->engine.block_size, a, e))
         return false;
     row->counter.ledger.skip_places = true;
@@ -98,9 +99,23 @@ static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int64_t c
     return true;
 }
 
-static bool is_full(const struct kv_policy *p, int dtype)
+static bool has_full(const struct kv_plan *p, enum kv_dtype dtype)
 {
-    return !strcmp(p->kind->name, "full") && p->keys.kv_cache_dtype == dtype;
+    bool has = false;
+    for (int i = 0; i < p->settings->n_policies; i++) {
+        const struct kv_policy *own = &p->settings->policy[i];
+        has |= !strcmp(own->kind->name, "full") && kv_dtype_of_choice(own->keys.kv_cache_dtype, p->dtype) == dtype;
+    }
+    return has;
+}
+
+/* A baseline's name, unless a policy of the config already has it. */
+static const char *free_name(const struct kv_plan *p, const char *name, struct kv_arena *a)
+{
+    for (int i = 0; i < p->settings->n_policies; i++)
+        if (!strcmp(p->settings->policy[i].name, name))
+            return free_name(p, kv_format(a, "%s (baseline)", name), a);
+    return name;
 }
 
 static bool add_baseline(struct kv_plan *p, const char *name, const char *spec, enum kv_baseline baseline,
@@ -109,25 +124,19 @@ static bool add_baseline(struct kv_plan *p, const char *name, const char *spec, 
     struct kv_policy *policy = KV_NEW(a, struct kv_policy);
     if (!kv_policy_from_spec(policy, spec, a, e))
         return false;
-    policy->name = name;
-    return add_row(p, policy, p->settings->plan.chunks.at[0], baseline, a, e);
+    policy->name = free_name(p, name, a);
+    return add_row(p, policy, -1 - p->n_rows, p->settings->plan.chunks.at[0], baseline, a, e);
 }
 
 /* The full cache and its fp8 form stand beside every plan, and prefix caching where requests share one. They do not depend
  * on the chunk. */
 static bool add_baselines(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
 {
-    enum { AUTO = 0, FP8 = 3 };
     const struct kv_settings *s = p->settings;
-    bool full = false, fp8 = false;
-    for (int i = 0; i < s->n_policies; i++) {
-        full |= is_full(&s->policy[i], AUTO);
-        fp8 |= is_full(&s->policy[i], FP8);
-    }
     if (!s->plan.baselines)
         return true;
-    return (full || add_baseline(p, "full", "full", KV_BASELINE, a, e)) &&
-           (fp8 || add_baseline(p, "full + fp8", "full:kv_cache_dtype=fp8", KV_BASELINE, a, e)) &&
+    return (has_full(p, p->dtype) || add_baseline(p, "full", "full", KV_BASELINE, a, e)) &&
+           (has_full(p, KV_FP8) || add_baseline(p, "full + fp8", "full:kv_cache_dtype=fp8", KV_BASELINE, a, e)) &&
            (!s->workload.shared_prefix ||
             add_baseline(p, "full + prefix caching", "full", KV_PREFIX_CACHING, a, e));
 }
@@ -141,7 +150,7 @@ static bool make_rows(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
         for (int i = 0; i < s->n_policies; i++) {
             bool own_chunk = s->policy[i].when.chunk > 0, full = !s->policy[i].law->room;
             if (c == 0 || !(own_chunk || full)) /* else the chunk is its own, or changes nothing */
-                add_row(p, &s->policy[i], s->plan.chunks.at[c], KV_OWN_POLICY, a, e);
+                add_row(p, &s->policy[i], i, s->plan.chunks.at[c], KV_OWN_POLICY, a, e);
         }
     return !e->n;
 }
@@ -164,10 +173,16 @@ static int64_t shared_bytes(const struct kv_plan *p, const struct kv_plan_row *r
 
 static int64_t how_many_fit(const struct kv_plan *p, const struct kv_plan_row *row, int64_t peak, double resident)
 {
-    double shared = (double)shared_bytes(p, row), own = resident - shared;
+    double own = resident - (double)shared_bytes(p, row);
     if (peak > row->pool.bytes)
         return 0;
     return own < 1 ? KV_PLAN_ANY : (int64_t)(((double)row->pool.bytes - (double)peak) / own) + 1;
+}
+
+double kv_plan_wanted_bytes(const struct kv_plan *p, const struct kv_plan_row *row)
+{
+    double own = row->resident[p->layout] - (double)shared_bytes(p, row);
+    return (double)row->peak[p->layout] + (double)(p->settings->workload.concurrency - 1) * own;
 }
 
 static void finish_row(const struct kv_plan *p, struct kv_plan_row *row)
@@ -206,6 +221,8 @@ static int64_t largest_prompt(const struct kv_plan *p, struct kv_plan_row *row, 
 {
     int64_t output = llrint(p->outputs.sum / (double)p->outputs.n), low = 0, high = 1;
     int64_t bound = largest_tried(row, output);
+    if (bound < 1)
+        return 0;
     while (high < bound && they_fit(p, row, high, output, layout, wanted)) {
         low = high;
         high *= 2;
@@ -258,7 +275,7 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
         if (layout != p->layout && layout != KV_PER_HEAD) /* not shown */
             continue;
         int64_t prompt = largest_prompt(p, row, layout, 1);
-        row->context[layout] = prompt == largest_tried(row, output) ? KV_PLAN_ANY : prompt ? prompt + output : 0;
+        row->context[layout] = prompt && prompt == largest_tried(row, output) ? KV_PLAN_ANY : prompt ? prompt + output : 0;
     }
     if (!row->fits)
         row->fitting_prompt = largest_prompt(p, row, p->layout, p->settings->workload.concurrency);
@@ -299,16 +316,13 @@ static void count_all(const struct kv_plan *p, int jobs, bool quiet)
 bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, bool quiet, struct kv_arena *a,
                      struct kv_err *e)
 {
-    static const enum kv_dtype dtype_of_choice[] = {KV_BF16, KV_BF16, KV_FP16, KV_FP8, KV_INT8, KV_INT4};
     *p = (struct kv_plan){.settings = s,
                           .layout = (enum kv_layout)s->engine.kv_layout,
                           .scope = (enum kv_scope)s->engine.evict_scope,
                           .compaction = s->engine.compaction ? KV_COMPACT : KV_IN_PLACE};
     if (!kv_settings_model(s, &p->model, a, e))
         return false;
-    p->dtype = s->engine.kv_cache_dtype ? dtype_of_choice[s->engine.kv_cache_dtype]
-               : p->model.dtype == KV_FP8 ? KV_BF16
-                                          : p->model.dtype;
+    p->dtype = kv_dtype_of_choice(s->engine.kv_cache_dtype, kv_cache_dtype_of(&p->model));
     int64_t longest = s->engine.max_model_len != KV_UNSET ? s->engine.max_model_len
                       : p->model.max_positions            ? p->model.max_positions
                                                           : INT64_C(1) << 30;

@@ -19,6 +19,7 @@ enum kv_baseline { KV_OWN_POLICY, KV_BASELINE, KV_PREFIX_CACHING };
 struct kv_plan_row {
     struct kv_counter counter;
     enum kv_baseline baseline;
+    int source;                       /* rows of the same policy at other chunks have the same */
     struct kv_pool pool;              /* of an engine that runs this policy at this chunk: longer passes leave less */
     double footprint_actual, footprint_paper, peak_actual, peak_paper, active; /* means; NaN where undefined */
     struct kv_quantiles peak_bytes;   /* of a request, in pages of the chosen layout */
@@ -63,6 +64,9 @@ void kv_plan_table(const struct kv_plan *plan, struct kv_table *t, struct kv_are
 /* Writes the result folder: summary.json, policies.csv, requests.csv, timeline.csv, chunks.csv, config.resolved.ini,
  * provenance.json, each whole or not at all. */
 bool kv_plan_write(const struct kv_plan *plan, const char *folder, struct kv_arena *a, struct kv_err *e);
+
+/* Bytes the wanted concurrency takes together, one request in prefill; a shared prefix counts once. */
+double kv_plan_wanted_bytes(const struct kv_plan *plan, const struct kv_plan_row *row);
 
 /* Whether any policy fits the wanted concurrency. */
 bool kv_plan_fits(const struct kv_plan *plan);

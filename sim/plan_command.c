@@ -27,8 +27,9 @@ static bool answer(const struct kv_plan *p, struct kv_err *e)
                        "use more or larger devices, or a quantised checkpoint (weights = N GiB)", p->model.name, device,
                        kv_print_bytes(weights, p->pool.weights), kv_print_bytes(usable, p->pool.usable));
     if (!kv_plan_fits(p))
-        return kv_fail(e, KV_NO, "no policy fits %s requests at the same time into a KV pool of %s",
-                       kv_print_count(wanted, p->settings->workload.concurrency), kv_print_bytes(pool, p->pool.bytes));
+        return kv_fail(e, KV_NO, "no policy fits %s request%s at the same time into a KV pool of %s",
+                       kv_print_count(wanted, p->settings->workload.concurrency),
+                       p->settings->workload.concurrency == 1 ? "" : "s", kv_print_bytes(pool, p->pool.bytes));
     return true;
 }
 
@@ -50,12 +51,12 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         !kv_settings_read(args->operand[0], set, n, &settings, a, e))
         return false;
     const char *folder = kv_arg_text(args, "output", settings.run.output);
-    bool made = false;
+    const char *made = NULL;
     if (folder && !kv_result_folder(folder, &made, a, e)) /* known before the work is done */
         return false;
     if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e)) {
-        if (made)
-            rmdir(folder);
+        if (folder)
+            kv_result_folder_undo(folder, made, a);
         return false;
     }
     if (kv_arg_flag(args, "verbose"))

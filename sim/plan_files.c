@@ -56,12 +56,13 @@ static const struct kv_column timeline_columns[] = {
 
 static void timeline_rows(const struct kv_plan *p, struct kv_counter *c, const struct kv_request *r, struct kv_table *t)
 {
-    int64_t stride = kv_request_steps(r) / TIMELINE_ROWS;
+    int64_t prefill = r->prefill / c->policy.when.chunk / TIMELINE_ROWS + 1;
+    int64_t decode = (kv_request_steps(r) - r->prefill) / TIMELINE_ROWS + 1;
     int64_t page = kv_ledger_page_bytes(&c->ledger, p->layout);
     kv_walk_restart(&c->walk, r);
     kv_ledger_reset(&c->ledger);
     for (struct kv_run run;
-         kv_walk_next(&c->walk, c->walk.seen < r->prefill || stride < 1 ? 1 : stride, &run);) {
+         kv_walk_next(&c->walk, c->walk.seen < r->prefill ? prefill : decode, &run);) {
         kv_ledger_add(&c->ledger, &run);
         struct kv_cell *row = kv_table_row(t);
         const struct kv_ledger *l = &c->ledger;
@@ -74,7 +75,8 @@ static void timeline_rows(const struct kv_plan *p, struct kv_counter *c, const s
         kv_set_whole(t, row, "entries_end", l->end_entries);
         kv_set_whole(t, row, "in_pass_bytes", l->pass_pages[p->layout][p->compaction][p->scope] * page + beside);
         kv_set_whole(t, row, "end_bytes", l->pages[p->layout][p->compaction].end * page + beside);
-        kv_set_whole(t, row, "held_end_bytes", l->end_bytes);
+        kv_set_whole(t, row, "held_end_bytes",
+                     l->end_bytes + kv_summary_bytes(&c->policy, &c->shape, c->walk.seen));
     }
 }
 
@@ -108,7 +110,7 @@ static void write_chunks(const struct kv_plan *p, FILE *out, struct kv_arena *a)
         struct kv_counter *c = &p->row[i]->counter;
         bool again = false;
         for (int j = 0; j < i; j++)
-            again |= !strcmp(p->row[j]->counter.policy.name, c->policy.name);
+            again |= p->row[j]->source == p->row[i]->source;
         int64_t chunk = c->policy.when.chunk;
         for (int k = 0; k < sweep->n && !again; k++) {
             c->policy.when.chunk = sweep->at[k];
@@ -222,10 +224,22 @@ static json_t *input_json(const char *path, const char *hash)
 /* A preset by its place in the data folder, which lies elsewhere on another machine. */
 static const char *shown_origin(const char *origin, struct kv_arena *a)
 {
-    static struct kv_err ignored;
-    const char *data = kv_data_folder(a, &ignored);
+    const char *data = kv_data_folder(a, KV_NEW(a, struct kv_err));
     size_t length = data ? strlen(data) : 0;
     return length && !strncmp(origin, data, length) && origin[length] == '/' ? origin + length + 1 : origin;
+}
+
+static void add_input(json_t *inputs, const char *path, struct kv_arena *a)
+{
+    if (!path)
+        return;
+    json_t *input = input_json(shown_origin(path, a), file_hash(path, a)), *other;
+    size_t i;
+    bool again = false;
+    json_array_foreach(inputs, i, other) again |= json_equal(input, other);
+    if (!again)
+        json_array_append(inputs, input);
+    json_decref(input);
 }
 
 static void write_provenance(const struct kv_plan *p, FILE *out, struct kv_arena *a)
@@ -242,6 +256,9 @@ static void write_provenance(const struct kv_plan *p, FILE *out, struct kv_arena
                              input_json(p->settings->path,
                                         kv_format(a, "%016llx", (unsigned long long)p->settings->hash)),
                              input_json(shown_origin(p->model.origin, a), file_hash(p->model.origin, a)));
+    add_input(json_object_get(root, "inputs"), p->settings->device_file, a);
+    for (int i = 0; i < p->n_rows; i++)
+        add_input(json_object_get(root, "inputs"), p->row[i]->counter.policy.input, a);
     kv_json_print(root, out);
     json_decref(root);
     free(config);

@@ -116,16 +116,9 @@ static void print_other_pools(const struct kv_plan *p)
 
 static void print_heading(const struct kv_plan *p)
 {
-    const struct kv_model *m = &p->model;
-    char token[KV_NUMBER_TEXT], requests[KV_NUMBER_TEXT], wanted[KV_NUMBER_TEXT];
-    kv_print_bytes(token, p->pool.token_bytes);
-    if (m->kv_lora_rank)
-        printf("%s, %s KV: %lld layers x one latent of %lld + %lld (MLA) -> %s per token\n", m->name,
-               kv_dtype_names[p->dtype], (long long)m->layers, (long long)m->kv_lora_rank, (long long)m->rope_dim, token);
-    else
-        printf("%s, %s KV: %lld layers x %lld KV heads x %lld -> %s per token\n", m->name, kv_dtype_names[p->dtype],
-               (long long)m->layers, (long long)m->kv_heads, (long long)m->head_dim, token);
-    kv_pool_print(&p->pool, p->settings, m);
+    char requests[KV_NUMBER_TEXT], wanted[KV_NUMBER_TEXT];
+    kv_print_model(&p->model, p->dtype);
+    kv_pool_print(&p->pool, p->settings, &p->model);
     print_other_pools(p);
     printf("Workload: %s request%s, ", kv_print_count(requests, p->n_requests), p->n_requests == 1 ? "" : "s");
     print_lengths("prompt", &p->prompts);
@@ -159,18 +152,17 @@ static const char *bytes_text(struct kv_arena *a, int64_t n)
     return kv_copy_text(a, kv_print_bytes(text, n));
 }
 
-/* Bytes that the wanted requests take together, one of them in prefill. */
-static double wanted_bytes(const struct kv_plan *p, const struct kv_plan_row *r)
-{
-    return (double)r->peak[p->layout] + (double)(p->settings->workload.concurrency - 1) * r->resident[p->layout];
-}
-
 static void say_full(const struct kv_plan *p, struct kv_arena *a)
 {
     const struct kv_plan_row *full = find_full(p);
     if (!full)
         return;
-    double share = wanted_bytes(p, full) / (double)full->pool.bytes;
+    if (full->pool.bytes <= 0) {
+        printf("  The full cache does not fit: passes of %s tokens leave it no pool.\n",
+               count_text(a, full->pool.batched_tokens));
+        return;
+    }
+    double share = kv_plan_wanted_bytes(p, full) / (double)full->pool.bytes;
     int64_t n = p->settings->workload.concurrency;
     const char *wanted = n == 1 ? "one request" : kv_format(a, "%s requests", count_text(a, n));
     if (full->fits && share <= 0.5)
@@ -191,7 +183,7 @@ static void say_chunks(const struct kv_plan *p, struct kv_arena *a)
         for (int j = 0; j < p->n_rows; j++) {
             const struct kv_plan_row *x = p->row[i], *y = p->row[j];
             double gain = x->footprint_actual - y->footprint_actual;
-            bool same = !strcmp(x->counter.policy.name, y->counter.policy.name) && i != j;
+            bool same = x->source == y->source && i != j;
             if (same && (!high || gain > high->footprint_actual - low->footprint_actual)) {
                 high = x;
                 low = y;
@@ -244,17 +236,19 @@ static void print_changes(const struct kv_plan *p, struct kv_arena *a)
             (p->row[i]->fit[p->layout] == best->fit[p->layout] &&
              p->row[i]->context[p->layout] > best->context[p->layout]))
             best = p->row[i];
-    printf("\nNo policy of this plan fits. Nearest is %s at chunks of %s; any one of these would do, or a smaller dtype bring it nearer:\n",
+    printf("\nNo policy of this plan fits. Nearest is %s at chunks of %s; what would help:\n",
            best->counter.policy.name, count_text(a, best->counter.policy.when.chunk));
     if (best->fit[p->layout] > 0)
         printf("  [workload] concurrency = %lld\n", (long long)best->fit[p->layout]);
-    if (best->fitting_prompt > 0 && s->workload.prompt.distribution == KV_FIXED)
+    if (best->fitting_prompt >= (s->workload.shared_prefix > 1 ? s->workload.shared_prefix : 1) &&
+        s->workload.prompt.distribution == KV_FIXED)
         printf("  [workload] prompt_tokens = %lld\n", (long long)best->fitting_prompt);
-    double missing = wanted_bytes(p, best) - (double)best->pool.bytes;
+    double missing = kv_plan_wanted_bytes(p, best) - (double)best->pool.bytes;
     double share = (missing + (double)best->pool.usable) / (double)best->pool.memory;
     if (!p->pool.measured && share <= 0.98)
         printf("  [engine] gpu_memory_utilization = %.2f\n", ceil(share * 100) / 100);
-    if (!kv_store_quantised(&best->counter.policy.store) && best->counter.policy.store.dtype != KV_FP8)
+    if (best->baseline == KV_OWN_POLICY && !kv_store_quantised(&best->counter.policy.store) &&
+        best->counter.policy.store.dtype != KV_FP8)
         printf("  [policy %s] kv_cache_dtype = fp8\n", best->counter.policy.name);
     if (p->pool.measured)
         printf("  a KV pool of %.0f GiB\n", ceil((missing + (double)best->pool.bytes) / 0x1p30));
@@ -284,7 +278,7 @@ void kv_plan_print(const struct kv_plan *p, struct kv_arena *a)
         const char *note = row_note(p->row[i]);
         bool again = false;
         for (int j = 0; j < i; j++)
-            again |= !strcmp(p->row[j]->counter.policy.name, p->row[i]->counter.policy.name);
+            again |= p->row[j]->source == p->row[i]->source;
         if (note && !again)
             printf("  %s: %s\n", p->row[i]->counter.policy.name, note);
     }

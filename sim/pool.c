@@ -40,6 +40,17 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
     p->bytes = p->measured ? s->engine.kv_pool : p->usable - p->weights - p->activations - p->overhead;
 }
 
+void kv_print_model(const struct kv_model *m, enum kv_dtype dtype)
+{
+    char token[KV_NUMBER_TEXT];
+    printf("%s, %s KV: %lld layers x ", m->name, kv_dtype_names[dtype], (long long)m->layers);
+    if (m->kv_lora_rank)
+        printf("one latent of %lld + %lld (MLA)", (long long)m->kv_lora_rank, (long long)m->rope_dim);
+    else
+        printf("%lld KV heads x %lld", (long long)m->kv_heads, (long long)m->head_dim);
+    printf(" -> %s per token\n", kv_print_bytes(token, kv_store_token_bytes(m, dtype)));
+}
+
 static void line(const char *what, int64_t bytes, const char *why)
 {
     char text[KV_NUMBER_TEXT];

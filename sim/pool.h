@@ -24,6 +24,9 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
  * ones. A lower estimate: workspaces of kernels are not in it. */
 int64_t kv_activation_bytes(const struct kv_model *m, int64_t tokens, int64_t seqs);
 
+/* One line: the shape, and what a token weighs in this dtype. */
+void kv_print_model(const struct kv_model *m, enum kv_dtype dtype);
+
 void kv_pool_print(const struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m);
 
 #endif

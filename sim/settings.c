@@ -8,7 +8,6 @@
 #include <string.h>
 
 enum { TOKENS_MAX = 1 << 30, MANY = 10000000 };
-static const char *const dtype_words[] = {"auto", "bf16", "fp16", "fp8", "int8", "int4", NULL};
 static const char *const plot_words[] = {"memory", "entries", "chunk", "bars", "pages", NULL};
 static const char *const format_words[] = {"png", "svg", "pdf", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
@@ -34,9 +33,9 @@ static const struct kv_field hardware_fields[] = {
     {FIELD(hardware, device, KV_T_TEXT), .def = "h200", .also = "gpu, name", .help = "a preset of configs/hardware/, or a file; keys below override it"},
     {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
     {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size", .help = "device memory"},
-    {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .help = "bytes a second to device memory"},
-    {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops", .help = "dense bf16 operations a second"},
-    {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth", .help = "bytes a second to the host, one way"},
+    {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .help = "bytes a second to device memory; for times, which no plan shows yet"},
+    {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops", .help = "dense bf16 operations a second; for times"},
+    {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth", .help = "bytes a second to the host, one way; for times"},
     {FIELD(hardware, activations, KV_T_BYTES), .min = 0, .max = 0x1p60,
      .help = "memory of a pass beside weights and KV; auto: estimated from the model and max_num_batched_tokens; prefer a measured value"},
     {FIELD(hardware, overhead, KV_T_BYTES), .def = "1 GiB", .min = 0, .max = 0x1p60,
@@ -53,7 +52,7 @@ static const struct kv_field engine_fields[] = {
      .help = "longest prompt and output together (vLLM); auto: the model's positions"},
     {FIELD(engine, kv_pool, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "pool, num_gpu_blocks_override",
      .help = "memory for KV; auto: memory x utilization - weights - activations - overhead; prefer a measured value"},
-    {FIELD(engine, kv_cache_dtype, KV_T_CHOICE), .def = "auto", .choices = dtype_words, .help = "element type of entries (vLLM); auto: the model's"},
+    {FIELD(engine, kv_cache_dtype, KV_T_CHOICE), .def = "auto", .choices = kv_dtype_choices, .help = "element type of entries (vLLM); auto: the model's"},
     {FIELD(engine, kv_layout, KV_T_CHOICE), .def = "shared", .choices = kv_layout_names, .also = "layout",
      .help = "page tables: shared by all heads and layers as in vLLM, one per layer, or one per head; per-head is always shown beside it"},
     {FIELD(engine, compaction, KV_T_BOOL), .def = "true",
@@ -140,8 +139,8 @@ static const struct kv_setting *find(const struct kv_ini_section *s, const char 
 }
 
 /* The settings of the device's preset, as defaults of [hardware]. */
-static bool device_settings(const struct kv_ini_section *user, struct kv_setting **setting, int *n, struct kv_arena *a,
-                            struct kv_err *e)
+static bool device_settings(struct kv_settings *out, const struct kv_ini_section *user, struct kv_setting **setting, int *n,
+                            struct kv_arena *a, struct kv_err *e)
 {
     const struct kv_setting *device = find(user, "device");
     const char *name = device ? device->value : "h200";
@@ -155,6 +154,7 @@ static bool device_settings(const struct kv_ini_section *user, struct kv_setting
     const struct kv_ini_section *s = kv_ini_find(&ini, "hardware");
     if (!s)
         return kv_fail(e, KV_DATA, "%s: a hardware preset has a section [hardware]", file);
+    out->device_file = file;
     *setting = s->setting;
     *n = s->n;
     return true;
@@ -239,7 +239,7 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
         struct kv_setting *preset = NULL;
         int n_preset = 0;
         if (!strcmp(section->name, "hardware"))
-            device_settings(given, &preset, &n_preset, a, e);
+            device_settings(s, given, &preset, &n_preset, a, e);
         s->bind[i] = (struct kv_bind){.field = section->field, .n = section->n, .base = (char *)s + section->offset};
         kv_bind(&s->bind[i], 1, preset, n_preset, given ? given->setting : NULL, given ? given->n : 0, a, e);
     }

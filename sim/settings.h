@@ -52,6 +52,7 @@ struct kv_settings {
     int n_policies;
 
     struct kv_bind *bind; /* (kv_n_sections,) what was bound, for `config show` */
+    const char *device_file; /* the preset of [hardware] */
     const char *path;
     uint64_t hash; /* of the config's bytes */
 };

@@ -138,7 +138,7 @@ void kv_table_print(const struct kv_table *t, FILE *out)
 
 /* ---- for programs ---- */
 
-static void csv_text(FILE *out, const char *text)
+void kv_csv_put(const char *text, FILE *out)
 {
     if (!strpbrk(text, ",\"\r\n")) {
         fputs(text, out);
@@ -176,7 +176,7 @@ void kv_table_csv_rows(const struct kv_table *t, FILE *out)
             if (c)
                 fputc(',', out);
             if (kind == KV_CELL_TEXT)
-                csv_text(out, cell->text ? cell->text : "");
+                kv_csv_put(cell->text ? cell->text : "", out);
             else if (kind == KV_CELL_SHARE || kind == KV_CELL_REAL)
                 fputs(isnan(cell->real) ? "" : kv_print_real(number, cell->real), out);
             else if (cell->whole >= 0 && cell->whole != KV_CELL_ANY)

@@ -44,6 +44,9 @@ void kv_set_text(const struct kv_table *t, struct kv_cell *row, const char *key,
 void kv_set_whole(const struct kv_table *t, struct kv_cell *row, const char *key, int64_t whole);
 void kv_set_real(const struct kv_table *t, struct kv_cell *row, const char *key, double real);
 
+/* One CSV cell, quoted when it must be. */
+void kv_csv_put(const char *text, FILE *out);
+
 void kv_table_print(const struct kv_table *t, FILE *out);
 void kv_table_csv(const struct kv_table *t, FILE *out);
 /* The parts, for a table that is written as it grows and emptied in between (n_rows = 0). */

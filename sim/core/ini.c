@@ -297,6 +297,11 @@ bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, 
     for (const char *c = assignment; *c; c++)
         if ((unsigned char)*c < ' ' && *c != '\t')
             return kv_fail(e, KV_USAGE, "--set '%s': a value is one line", assignment);
+    if (strlen(name) > MAX_NAME || strlen(key) > MAX_NAME || strchr(name, ']'))
+        return kv_fail(e, KV_USAGE, "--set '%s': no config can hold such a %s; shorten it", assignment,
+                       strlen(key) > MAX_NAME ? "key" : "section name");
+    if (strlen(key) + strlen(value) + 3 > MAX_LINE && !strchr(value, ','))
+        return kv_fail(e, KV_USAGE, "--set '%s': no line of a config can hold that; shorten it", assignment);
     if (value[comment_start(value)])
         return kv_fail(e, KV_USAGE, "--set '%s': ' ;' would begin a comment in a config; leave it out", assignment);
     if (!*key)

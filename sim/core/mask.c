@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/mask.h"
 
+#include "sim/core/line.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -58,7 +60,7 @@ bool kv_mask_read(const char *path, int64_t layers, int64_t heads, int64_t q_hea
                   struct kv_arena *a, struct kv_err *e)
 {
     path = find_file(path, a);
-    *mask = (struct kv_mask){.layers = layers, .heads = heads, .binary = true};
+    *mask = (struct kv_mask){.path = path, .layers = layers, .heads = heads, .binary = true};
     mask->gate = kv_alloc_many(a, (size_t)(layers * heads), sizeof *mask->gate, "a head mask", e);
     if (!mask->gate)
         return false;
@@ -70,7 +72,11 @@ bool kv_mask_read(const char *path, int64_t layers, int64_t heads, int64_t q_hea
     int64_t rows = 0;
     long number = 0, gap = 0;
     bool good = true;
-    for (ssize_t length; good && (length = getline(&line, &room, in)) >= 0;) {
+    for (long length; good && (length = kv_read_line(in, &line, &room, LINE_BYTES)) != KV_LINE_END;) {
+        if (length == KV_LINE_NO_MEMORY) {
+            good = kv_fail(e, KV_ENV, "no memory for a line of mask '%s'", path);
+            break;
+        }
         if (length > LINE_BYTES || memchr(line, 0, (size_t)length)) {
             good = kv_fail(e, KV_DATA, "%s:%ld: not a line of tab-separated numbers", path, number + 1);
             break;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct kv_mask {
+    const char *path; /* the file itself, where a folder was given */
     int64_t layers, heads;
     double *gate;    /* (layers, heads) as in the file, clipped to 0..1 */
     bool binary;     /* every gate is 0 or 1 */

@@ -20,8 +20,6 @@ static const char *const when_words[] = {"never",  "chunk",        "postfill",  
 static const unsigned when_bits[] = {0, KV_AT_CHUNK, KV_AT_POSTFILL, KV_AT_DECODE, KV_AT_CHUNK | KV_AT_DECODE,
                                      KV_AT_POSTFILL | KV_AT_DECODE};
 static const char *const store_words[] = {"kv-head", "query-head", NULL};
-static const char *const dtype_words[] = {"auto", "bf16", "fp16", "fp8", "int8", "int4", NULL};
-static const enum kv_dtype dtype_of_word[] = {KV_BF16, KV_BF16, KV_FP16, KV_FP8, KV_INT8, KV_INT4};
 enum { TOKENS_MAX = 1 << 30 };
 
 #define AT(member) offsetof(struct kv_policy_keys, member)
@@ -57,7 +55,7 @@ const struct kv_field kv_policy_fields[] = {
     {.key = "store", .type = KV_T_CHOICE, .offset = AT(store), .def = "kv-head", .choices = store_words,
      .help = "one set of entries for each KV head, or, as upstream without grouping, for each query head"},
     {.key = "kv_cache_dtype", .type = KV_T_CHOICE, .offset = AT(kv_cache_dtype), .def = "auto",
-     .choices = dtype_words, .also = "dtype", .help = "element type of the entries; auto: the run's"},
+     .choices = kv_dtype_choices, .also = "dtype", .help = "element type of the entries; auto: the run's"},
     {.key = "group_size", .type = KV_T_COUNT, .offset = AT(group_size), .def = "32", .min = 1, .max = 65536,
      .help = "int8, int4: elements that share a scale and a minimum (KIVI's G)"},
     {.key = "residual_length", .type = KV_T_COUNT, .offset = AT(residual_length), .def = "32", .min = 1, .max = 65536,
@@ -284,6 +282,10 @@ static bool read_budget(struct kv_policy *p, struct kv_err *e)
         said[n++] = "tokens";
     if (k->bytes != KV_UNSET)
         said[n++] = "bytes";
+    if (!n && p->law->needs_budget)
+        return kv_fail(e, KV_USAGE, "%s no budget: give %s", p->where,
+                       p->law->budget & KV_BUDGET_TOKENS ? "one of keep, compression_ratio, tokens, bytes"
+                                                         : "keep or compression_ratio");
     if (n > 1)
         return kv_fail(e, KV_USAGE, "%s two budgets, '%s' and '%s'; keep one", p->where, said[0], said[1]);
     if (n && !p->law->budget)
@@ -402,16 +404,27 @@ static bool check_mla(const struct kv_policy *p, const struct kv_model *m, struc
                    "counted", p->where, p->kind->name, m->name);
 }
 
+/* What preparing puts into the parameters is of one model: a copy of the policy, for another one, must not see it. */
+static void own_params(struct kv_policy *p, struct kv_arena *a)
+{
+    if (p->law_params)
+        p->law_params = memcpy(kv_alloc(a, p->law->params_size), p->law_params, p->law->params_size);
+    if (p->reads_params)
+        p->reads_params =
+            memcpy(kv_alloc(a, p->kind->reads->params_size), p->reads_params, p->kind->reads->params_size);
+}
+
 bool kv_policy_prepare(struct kv_policy *p, const struct kv_model *m, const struct kv_defaults *run,
                        struct kv_shape *shape, struct kv_arena *a, struct kv_err *e)
 {
     bool mla = m->kv_lora_rank > 0;
+    own_params(p, a);
     *shape = (struct kv_shape){.layers = m->layers,
                                .q_heads = m->q_heads,
                                .kv_heads = mla ? 1 : m->kv_heads,
                                .store_heads = mla ? 1 : p->keys.store ? m->q_heads : m->kv_heads,
                                .window = m->sliding_window ? m->window : NULL};
-    p->store = (struct kv_store){.dtype = p->keys.kv_cache_dtype ? dtype_of_word[p->keys.kv_cache_dtype] : run->dtype,
+    p->store = (struct kv_store){.dtype = kv_dtype_of_choice(p->keys.kv_cache_dtype, run->dtype),
                                  .elements = mla ? m->kv_lora_rank + m->rope_dim : 2 * m->head_dim,
                                  .group = p->keys.group_size,
                                  .residual = p->keys.residual_length};

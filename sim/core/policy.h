@@ -41,7 +41,7 @@ struct kv_when {
     int64_t every;   /* decoded tokens between evictions */
 };
 
-/* One pass of one sequence; made by kv_plan_next only. */
+/* One pass of one sequence; made by kv_pass_next only. */
 struct kv_pass {
     int64_t index;
     int64_t seen;        /* tokens before it; never falls, whatever is evicted */
@@ -56,7 +56,7 @@ struct kv_pass {
 
 /* The next pass after `seen` tokens, of which `unit` came since the last eviction, with at most `limit` new and patch
  * tokens together (INT64_MAX: no limit; it must exceed when->patch). False when the request has ended. */
-bool kv_plan_next(const struct kv_when *w, const struct kv_request *r, int64_t index, int64_t seen, int64_t unit,
+bool kv_pass_next(const struct kv_when *w, const struct kv_request *r, int64_t index, int64_t seen, int64_t unit,
                   int64_t limit, struct kv_pass *pass);
 
 /* ---- how many ---- */
@@ -101,6 +101,7 @@ struct kv_law {
     size_t params_size;
     unsigned budget; /* enum kv_budget_form it understands, together */
     unsigned at;     /* enum kv_at it can act at, together */
+    bool needs_budget;
     bool guards;     /* reads sink_size and recent_size; for other laws they would change nothing, and are refused */
     bool freezes;    /* at chunks, what earlier ones left is frozen: so recents are several spans, one for each chunk */
     /* Reads files, checks the parameters against the shape; may set policy->note. NULL: nothing to do. */
@@ -115,8 +116,6 @@ struct kv_law {
 };
 
 /* ---- which ---- */
-
-enum kv_needs { KV_NEEDS_NOTHING, KV_NEEDS_WINDOW, KV_NEEDS_COLUMNS, KV_NEEDS_NORMS, KV_NEEDS_EXTERNAL };
 
 struct kv_score {
     const char *name;
@@ -189,6 +188,7 @@ struct kv_policy {
     double kept;          /* share that stays, when the budget is a share; else NaN */
     int64_t budget;       /* tokens a lane may hold, window included, when the budget is in tokens or bytes; else KV_UNSET */
     struct kv_store store;
+    const char *input;    /* the file its lanes or reads came from, or NULL */
     const char *note;     /* what a table must say beside it, or NULL: "synthetic mask", ... */
 };
 

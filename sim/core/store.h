@@ -16,6 +16,12 @@ struct kv_store {
 
 enum { KV_STORE_GROUP = 32 }; /* KIVI's G, and R, where nothing else is said */
 
+/* What a config or option may say of the KV cache, "auto" first; and what a choice means where auto is `otherwise`. */
+extern const char *const kv_dtype_choices[];
+enum kv_dtype kv_dtype_of_choice(int choice, enum kv_dtype otherwise);
+/* What a model's cache holds when nothing else is said: its weights' type, bf16 beside fp8 weights. */
+enum kv_dtype kv_cache_dtype_of(const struct kv_model *m);
+
 extern const char *const kv_dtype_names[]; /* by enum kv_dtype, NULL at the end */
 int64_t kv_dtype_bits(enum kv_dtype dtype);
 bool kv_store_quantised(const struct kv_store *s);

@@ -166,7 +166,7 @@ static int64_t steady_for(const struct kv_room *room, int64_t now, int64_t n_new
 bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
 {
     struct kv_pass *p = &run->pass;
-    if (!kv_plan_next(&w->policy->when, &w->request, w->index, w->seen, w->unit, w->limit, p))
+    if (!kv_pass_next(&w->policy->when, &w->request, w->index, w->seen, w->unit, w->limit, p))
         return false;
     run->passes = least(p->repeat, most);
     for (int64_t i = 0; i < w->classes->n; i++) {

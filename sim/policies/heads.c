@@ -64,6 +64,7 @@ static bool use_file(struct kv_policy *p, struct mask_params *own, const struct 
                        "%.1f %%; leave sparsity out, or set mask_rule = quantile", p->where, own->mask,
                        (long long)streaming, (long long)lanes, real * 100, own->sparsity * 100);
     own->nominal = given ? own->sparsity : real;
+    p->input = mask.path;
     p->note = kv_format(a, "mask %s: %lld of %lld KV heads full%s", own->mask, (long long)(lanes - streaming),
                         (long long)lanes,
                         ties ? kv_format(a, ", %lld of them among equal gates, lower layer and head first",

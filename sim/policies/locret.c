@@ -19,8 +19,7 @@ static bool prepare_locret(struct kv_policy *p, const struct kv_shape *s, struct
 {
     (void)s;
     (void)a;
-    if (isnan(p->kept))
-        return kv_fail(e, KV_USAGE, "%s no budget: give keep or compression_ratio", p->where);
+    (void)e;
     p->when.tail = ((const struct locret_params *)p->law_params)->local_len;
     return true;
 }
@@ -57,6 +56,7 @@ static const struct kv_law law_locret = {
     .params_size = sizeof(struct locret_params),
     .budget = KV_BUDGET_SHARE,
     .at = KV_AT_CHUNK,
+    .needs_budget = true,
     .prepare = prepare_locret,
     .room = locret_room,
     .paper = paper_locret,

@@ -78,6 +78,7 @@ static bool prepare_minference(struct kv_policy *p, const struct kv_shape *s, st
     if (!own->pattern)
         return true;
     json_error_t why;
+    p->input = own->pattern;
     FILE *in = fopen(own->pattern, "r");
     if (!in)
         return kv_fail(e, KV_DATA, "cannot open pattern '%s': %s", own->pattern, strerror(errno));

@@ -15,15 +15,6 @@ static const struct kv_field pyramid_fields[] = {
      .max = 10000, .help = "slope: the last layer keeps about 1/beta of the mean"},
 };
 
-static bool prepare_pyramid(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
-{
-    (void)s;
-    (void)a;
-    if (isnan(p->kept) && p->budget == KV_UNSET)
-        return kv_fail(e, KV_USAGE, "%s no budget: give one of keep, compression_ratio, tokens, bytes", p->where);
-    return true;
-}
-
 static int64_t pyramid_group(const struct kv_policy *p, const struct kv_shape *s, int64_t layer, int64_t head)
 {
     (void)p;
@@ -76,7 +67,7 @@ static const struct kv_law law_pyramid = {
     .freezes = true,
     .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
-    .prepare = prepare_pyramid,
+    .needs_budget = true,
     .group = pyramid_group,
     .room = pyramid_room,
     .paper = kv_paper_chunked,

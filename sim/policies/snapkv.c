@@ -64,15 +64,6 @@ struct kv_room kv_unit_room(const struct kv_capacity *c, const struct kv_lane *l
     };
 }
 
-static bool prepare_uniform(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
-{
-    (void)s;
-    (void)a;
-    if (isnan(p->kept) && p->budget == KV_UNSET)
-        return kv_fail(e, KV_USAGE, "%s no budget: give one of keep, compression_ratio, tokens, bytes", p->where);
-    return true;
-}
-
 static struct kv_room uniform_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
                                    const struct kv_pass *pass)
 {
@@ -102,7 +93,7 @@ const struct kv_law kv_law_uniform = {
     .freezes = true,
     .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
-    .prepare = prepare_uniform,
+    .needs_budget = true,
     .room = uniform_room,
     .paper = kv_paper_chunked,
 };

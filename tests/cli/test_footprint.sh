@@ -254,4 +254,10 @@ is "a mask with CRLF" "$(value held_end_bytes $llama --prompt 5000 --policy duo:
 is "half of the heads stream, after a mask and without one" "$(value held_end_bytes $llama --prompt 5000 --policy duo:mask=mask.tsv)" \
     "$(value held_end_bytes $llama --prompt 5000 --policy duo:sparsity=50%)"
 
+printf 'prompt_len,response_len,prefill_chunk_size,sink_tokens,local_window_size,kv_sparsity,head_sparsity,"na,me"\n100,10,10,1,2,0.5,0.5,"x,y"\n' >quoted.csv
+works "batch: quoted cells" footprint --batch quoted.csv
+cp out quoted_again.csv
+works "batch: quoted cells, read again" footprint --batch quoted_again.csv
+same "batch: what was written reads back the same" quoted_again.csv out
+
 finish

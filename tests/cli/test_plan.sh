@@ -430,4 +430,49 @@ is "control characters in a name do not reach the terminal" "" "$(LC_ALL=C tr -d
 
 works "3,000 drawn requests" plan many.ini --set workload.requests=3000
 
+# ---- names, inputs, folders ------------------------------------------------------------------------------------------
+
+cat >named.ini <<'INI'
+[model]
+name = Llama-3.1-8B
+[plan]
+chunks = 4096, 8192
+chunk_sweep = 4096
+[policy full]
+kind = snapkv
+keep = 30 %
+INI
+works "a policy called as a baseline is" plan named.ini -o named --csv
+is "a policy called as a baseline is: rows" "full (baseline) full + fp8 full full" "$(sed 1d out | cut -d, -f1 | tr '\n' ' ' | sed 's/ $//')"
+is "a policy called as a baseline is: chunks.csv has it" "1 1 1" "$(sed 1d named/chunks.csv | cut -d, -f1 | sort | uniq -c | awk '{ printf "%s%s", s, $1; s = " " }')"
+sed '/^\[policy/,$d' named.ini >dtype.ini
+printf '[policy mine]\nkind = full\nkv_cache_dtype = bf16\n' >>dtype.ini
+works "the full cache with its dtype written out" plan dtype.ini --csv
+is "the full cache with its dtype written out: no baseline beside it" "full + fp8 mine" "$(sed 1d out | cut -d, -f1 | tr '\n' ' ' | sed 's/ $//')"
+
+i=0
+while [ $i -lt 32 ]; do
+    printf '1\t0\t1\t0\t1\t0\t1\t0\n'
+    i=$((i + 1))
+done >mask.tsv
+printf '[policy m]\nkind = prulong\nmask = mask.tsv\n' >>dtype.ini
+works "a mask" plan dtype.ini -o masked
+cp masked/provenance.json before.json
+sed '1s/^1/0/' mask.tsv >other.tsv && mv other.tsv mask.tsv
+works "another mask of the same name" plan dtype.ini -o masked
+if cmp -s before.json masked/provenance.json; then
+    fail "another mask: provenance tells" "the same provenance.json"
+else
+    pass "another mask: provenance tells"
+fi
+has "provenance names the device's preset" configs/hardware/h200.ini masked/provenance.json
+
+kv plan named.ini -o deep/er/still --set workload.prompt_tokens=999999999
+is "a plan that fails leaves none of the folders it made" "2 " "$rc $(ls -d deep 2>/dev/null)"
+mkdir kept
+kv plan named.ini -o kept/er --set workload.prompt_tokens=999999999
+is "a plan that fails leaves the folders that were there" "2 kept" "$rc $(ls -d kept kept/er 2>/dev/null)"
+is "quantities that do not fit: outputs beyond what is looked for" 1 "$(kv plan named.ini --set engine.max_model_len=1073741824 --set workload.prompt_tokens=100 --set workload.output_tokens=20000000; echo "$rc")"
+works "passes of one token" plan named.ini --set engine.max_num_batched_tokens=1 --set workload.prompt_tokens=8192
+
 finish

@@ -198,12 +198,12 @@ static void test_split_passes(void **state)
         const struct kv_request *q = &s.draw.request;
         int64_t whole_seen = 0, whole_unit = 0, seen = 0, unit = 0;
         struct kv_pass whole, part;
-        while (kv_plan_next(w, q, 0, whole_seen, whole_unit, INT64_MAX, &whole)) {
+        while (kv_pass_next(w, q, 0, whole_seen, whole_unit, INT64_MAX, &whole)) {
             whole_seen += whole.n_new;
             whole_unit = whole.evict ? 0 : whole_unit + whole.n_new;
             do {
                 int64_t limit = w->patch + roll_size(&r, 1, MOST_CHUNK);
-                must(&s, kv_plan_next(w, q, 0, seen, unit, limit, &part), "split passes end early");
+                must(&s, kv_pass_next(w, q, 0, seen, unit, limit, &part), "split passes end early");
                 must(&s, part.n_new >= 1 && part.n_new + part.n_patch <= limit, "a pass beyond its limit");
                 seen += part.n_new;
                 must(&s, seen <= whole_seen, "a pass across the end of a chunk");

@@ -36,7 +36,7 @@ static void enumerate(struct passes *all, const struct kv_when *w, const struct 
 {
     int64_t seen = 0, unit = 0;
     all->n = 0;
-    for (struct kv_pass p; kv_plan_next(w, r, all->n, seen, unit, limit, &p);) {
+    for (struct kv_pass p; kv_pass_next(w, r, all->n, seen, unit, limit, &p);) {
         assert_true(all->n < MOST_PASSES);
         assert_int_equal(p.index, all->n);
         assert_int_equal(p.seen, seen);
@@ -451,7 +451,7 @@ static void long_requests_take_few_questions(void **state)
     struct kv_when w = {.at = KV_AT_CHUNK | KV_AT_DECODE, .chunk = 512, .patch = 64, .every = 1};
     struct kv_request r = request(INT64_C(1) << 29, (INT64_C(1) << 29) - 1);
     int64_t seen = 0, questions = 0;
-    for (struct kv_pass p; kv_plan_next(&w, &r, 0, seen, 0, NO_LIMIT, &p); questions++)
+    for (struct kv_pass p; kv_pass_next(&w, &r, 0, seen, 0, NO_LIMIT, &p); questions++)
         seen += p.n_new * p.repeat;
     assert_int_equal(seen, kv_request_steps(&r));
     assert_int_equal(questions, 3); /* whole chunks, the last one, decode steps */

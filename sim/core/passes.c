@@ -35,7 +35,9 @@ static void plan_prefill(const struct kv_when *w, const struct kv_request *r, in
     p->last = ends_chunk && end == r->prefill;
     p->evict = (ends_chunk && w->at & KV_AT_CHUNK) || (p->last && w->at & KV_AT_POSTFILL);
     p->decode_step = -1;
-    p->repeat = 1;
+    p->repeat = p->n_new < left ? (left - 1) / limit : 1; /* pieces of a split chunk, but for those at its end */
+    if (p->repeat < 1)
+        p->repeat = 1;
     /* the whole chunks of the region are alike, but for one that ends the prefill */
     if (p->seen < region && p->n_new == w->chunk && !p->last)
         p->repeat = (region - p->seen) / w->chunk - (region == r->prefill && region % w->chunk == 0);
@@ -55,7 +57,7 @@ static void plan_decode(const struct kv_when *w, int64_t end, struct kv_pass *p)
         p->repeat = p->evict ? 1 : least(p->repeat, w->every - 1 - in_period);
 }
 
-bool kv_plan_next(const struct kv_when *w, const struct kv_request *r, int64_t index, int64_t seen, int64_t unit,
+bool kv_pass_next(const struct kv_when *w, const struct kv_request *r, int64_t index, int64_t seen, int64_t unit,
                   int64_t limit, struct kv_pass *pass)
 {
     int64_t end = kv_request_steps(r);
