@@ -11,20 +11,27 @@
 #include <string.h>
 
 enum column {
-    PROMPT, OUTPUT, CHUNK,
-    SINKS, WINDOW, KV_SPARSITY, HEAD_SPARSITY,
-    LOCRET_SPARSITY, LOCRET_LOCAL, LOCRET_STABILIZERS,
+    PROMPT,
+    OUTPUT,
+    CHUNK,
+    SINKS,
+    WINDOW,
+    KV_SPARSITY,
+    HEAD_SPARSITY,
+    LOCRET_SPARSITY,
+    LOCRET_LOCAL,
+    LOCRET_STABILIZERS,
     COLUMNS
 };
 static const char *const names[COLUMNS] = {
-    "prompt_len", "response_len", "prefill_chunk_size", "sink_tokens", "local_window_size",
-    "kv_sparsity", "head_sparsity", "locret_sparsity", "locret_local_len", "locret_stabilizers",
+    "prompt_len",  "response_len",  "prefill_chunk_size", "sink_tokens",      "local_window_size",
+    "kv_sparsity", "head_sparsity", "locret_sparsity",    "locret_local_len", "locret_stabilizers",
 };
 
 struct cases {
     int column[COLUMNS]; /* in the file; -1: not there */
     bool locret;
-    bool result;         /* the file already has result columns, which are left out of what is written again */
+    bool result; /* the file already has result columns, which are left out of what is written again */
 };
 
 static bool is_result(const char *name)

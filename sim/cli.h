@@ -6,9 +6,9 @@
 #include "sim/core/schema.h"
 
 struct kv_option {
-    const char *name;    /* without the dashes */
-    char letter;         /* 0: none */
-    const char *value;   /* what stands for the value in help; NULL: a flag */
+    const char *name;  /* without the dashes */
+    char letter;       /* 0: none */
+    const char *value; /* what stands for the value in help; NULL: a flag */
     bool repeat;
     const char *help;
 };
@@ -17,8 +17,8 @@ struct kv_args;
 
 struct kv_command {
     const char *name, *operands, *summary;
-    const char *about;   /* more lines for --help, or NULL */
-    int least, most;     /* operands */
+    const char *about; /* more lines for --help, or NULL */
+    int least, most;   /* operands */
     const struct kv_option *option;
     int n_options;
     /* Results go to stdout; false with a message and the exit status. */
@@ -61,10 +61,14 @@ void kv_print_manual(void); /* kvsim(1) as mdoc, from the table */
 /* Options every command has: help, quiet, verbose. Those with a table: json, csv. */
 #define KV_OPTIONS_COMMON                                                                                              \
     {.name = "quiet", .letter = 'q', .help = "say nothing on stderr but errors"},                                      \
-    {.name = "verbose", .letter = 'v', .help = "say more on stderr"},                                                  \
-    {.name = "help", .letter = 'h', .help = "show this"}
+        {.name = "verbose", .letter = 'v', .help = "say more on stderr"},                                              \
+    {                                                                                                                  \
+        .name = "help", .letter = 'h', .help = "show this"                                                             \
+    }
 #define KV_OPTIONS_TABLE                                                                                               \
     {.name = "json", .help = "print JSON"},                                                                            \
-    {.name = "csv", .help = "print CSV"}
+    {                                                                                                                  \
+        .name = "csv", .help = "print CSV"                                                                             \
+    }
 
 #endif

@@ -79,8 +79,10 @@ static void markdown_field(const struct kv_field *f, struct kv_arena *a)
 static bool print_markdown(struct kv_arena *a)
 {
     printf("# Configuration reference\n\nMade by `kvsim config template --markdown`; do not edit.\n\n"
-           "A config is an INI file of at most 190 characters a line. `;` starts a comment. A list goes on over indented lines.\n"
-           "Unknown and repeated keys are errors; keys that begin with `x_` are private notes. Everything can be set over it:\n"
+           "A config is an INI file of at most 190 characters a line. `;` starts a comment. A list goes on over "
+           "indented lines.\n"
+           "Unknown and repeated keys are errors; keys that begin with `x_` are private notes. Everything can be set "
+           "over it:\n"
            "`--set section.key=value`, `--set \"policy NAME.key=value\"`.\n");
     for (int i = 0; i < kv_n_sections; i++) {
         printf("\n## [%s]\n\n%s\n\n| key | value | default | meaning |\n|---|---|---|---|\n", kv_sections[i].name,

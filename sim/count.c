@@ -42,9 +42,8 @@ static void read_pages(const struct kv_counter *c, struct kv_count *out)
             bool known = how == KV_COMPACT || l->in_place;
             int64_t page = kv_ledger_page_bytes(l, (enum kv_layout)layout);
             for (int scope = 0; scope < KV_SCOPES; scope++)
-                out->pages[layout][how][scope] =
-                    (struct kv_place){.bytes = known ? count->peak[scope].value * page + beside : -1,
-                                      .at = count->peak[scope]};
+                out->pages[layout][how][scope] = (struct kv_place){
+                    .bytes = known ? count->peak[scope].value * page + beside : -1, .at = count->peak[scope]};
             out->pages_end[layout][how] = known ? count->end * page + beside : -1;
             out->pages_end_peak[layout][how] = known ? count->end_peak * page + beside : -1;
             out->pages_resident[layout][how] = known ? count->resident * page + beside : -1;

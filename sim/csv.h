@@ -12,12 +12,12 @@
 struct kv_csv {
     const char *path;
     FILE *in;
-    int64_t line;       /* of the row read last */
+    int64_t line; /* of the row read last */
     int n_columns;
-    const char **name;  /* (n_columns,) from the header */
-    const char *raw;    /* the row as it stands in the file, without its line end; view */
-    char **cell;        /* (n_columns,) the row's cells, unquoted; views */
-    int *at;            /* (n_columns,) where each begins, for messages */
+    const char **name; /* (n_columns,) from the header */
+    const char *raw;   /* the row as it stands in the file, without its line end; view */
+    char **cell;       /* (n_columns,) the row's cells, unquoted; views */
+    int *at;           /* (n_columns,) where each begins, for messages */
     char *buffer, *cells;
     size_t room;
     bool ended; /* a line was without end: nothing more is read */

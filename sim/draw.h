@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* GSL's distributions on the core's counter-based random numbers: the draws of (seed, purpose, id) depend on nothing else. */
+/* GSL's distributions on the core's counter-based random numbers: the draws of (seed, purpose, id) depend on nothing
+ * else. */
 #ifndef KV_DRAW_H
 #define KV_DRAW_H
 

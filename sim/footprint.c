@@ -18,14 +18,21 @@ static const char *const switches[] = {"on", "off", NULL};
 static const char *const prefills[] = {"prompt", "prompt-1", NULL};
 
 static const struct kv_option options[] = {
-    {.name = "model", .letter = 'm', .value = "M", .help = "a preset ('Llama-3.1-8B'), a preset file, or a Hugging Face folder"},
+    {.name = "model",
+     .letter = 'm',
+     .value = "M",
+     .help = "a preset ('Llama-3.1-8B'), a preset file, or a Hugging Face folder"},
     {.name = "prompt", .letter = 'p', .value = "N", .help = "prompt tokens"},
     {.name = "output", .letter = 'n', .value = "N", .help = "output tokens (default 1)"},
     {.name = "chunk", .letter = 'c', .value = "N", .help = "tokens of a prefill chunk (default 8192)"},
-    {.name = "policy", .value = "SPEC", .repeat = true,
+    {.name = "policy",
+     .value = "SPEC",
+     .repeat = true,
      .help = "kind[:key=value,...], see 'kvsim policies' (default full)"},
     {.name = "accounting", .value = "A", .help = "actual (default): what is held; paper: the released closed forms"},
-    {.name = "evict-scope", .value = "S", .help = "layer (default): each evicts as its attention ends; pass: all at its end"},
+    {.name = "evict-scope",
+     .value = "S",
+     .help = "layer (default): each evicts as its attention ends; pass: all at its end"},
     {.name = "layout", .value = "L", .help = "page tables: per-head (default), per-layer, shared"},
     {.name = "compaction", .value = "on|off", .help = "off: a page goes when every entry in it went (default on)"},
     {.name = "block-size", .value = "N", .help = "entries of a page (default 16)"},
@@ -122,9 +129,10 @@ static bool read_asked(const struct kv_args *args, struct asked *q, struct kv_ar
 static const char *cause(const struct kv_peak *p, struct kv_arena *a)
 {
     char seen[KV_NUMBER_TEXT];
-    return kv_format(a, "%s after %s tokens", p->decode    ? "decode"
-                                                : p->patched ? "patched chunk"
-                                                             : "prefill chunk",
+    return kv_format(a, "%s after %s tokens",
+                     p->decode    ? "decode"
+                     : p->patched ? "patched chunk"
+                                  : "prefill chunk",
                      kv_print_count(seen, p->seen));
 }
 
@@ -194,8 +202,7 @@ static const struct kv_column timeline_columns[] = {
     {"returned_bytes", "", KV_CELL_BYTES}, /* so far, of the chosen layout */
 };
 
-static void timeline_row(struct kv_table *t, const struct asked *q, const struct kv_counter *c,
-                         const struct kv_pass *p)
+static void timeline_row(struct kv_table *t, const struct asked *q, const struct kv_counter *c, const struct kv_pass *p)
 {
     static const char *const in_pass[] = {"per_head_in_pass_bytes", "per_layer_in_pass_bytes", "shared_in_pass_bytes"};
     static const char *const end[] = {"per_head_end_bytes", "per_layer_end_bytes", "shared_end_bytes"};
@@ -256,8 +263,10 @@ static bool check_in_place(const struct asked *q, const struct kv_policy *p, str
 {
     if (q->compaction == KV_COMPACT || kv_policy_in_place(p))
         return true;
-    return kv_fail(e, KV_USAGE, "%s compaction off needs to know which entries stay, and lengths do not tell for score '%s'; "
-                   "replay a trace, or leave compaction on", p->where, p->score->name);
+    return kv_fail(e, KV_USAGE,
+                   "%s compaction off needs to know which entries stay, and lengths do not tell for score '%s'; "
+                   "replay a trace, or leave compaction on",
+                   p->where, p->score->name);
 }
 
 static bool count_policies(const struct kv_args *args, const struct asked *q, struct kv_table *table,
@@ -269,8 +278,7 @@ static bool count_policies(const struct kv_args *args, const struct asked *q, st
         struct kv_counter *counter = counters[i] = KV_NEW(a, struct kv_counter);
         struct kv_count count;
         if (!kv_policy_from_spec(&policy, n ? kv_arg_nth(args, "policy", i) : "full", a, e) ||
-            !check_in_place(q, &policy, e) ||
-            !kv_counter_open(counter, &policy, &q->model, &q->run, q->page, a, e) ||
+            !check_in_place(q, &policy, e) || !kv_counter_open(counter, &policy, &q->model, &q->run, q->page, a, e) ||
             !kv_counter_run(counter, &q->request, &count, e))
             continue; /* what is wrong with the others is said too */
         fill_row(table, q, counter, &count);
@@ -306,7 +314,8 @@ static bool run_batch(const struct kv_args *args, struct kv_arena *a, struct kv_
     if (!kv_arg_choice(args, "accounting", accountings, &accounting, a, e))
         return false;
     if (accounting != PAPER)
-        return kv_fail(e, KV_USAGE, "--batch computes the paper's accounting; for --accounting actual give --model, "
+        return kv_fail(e, KV_USAGE,
+                       "--batch computes the paper's accounting; for --accounting actual give --model, "
                        "--prompt and --policy");
     for (int i = 0; i < args->n_given; i++) {
         const char *name = args->given[i].option->name;

@@ -27,23 +27,29 @@ static bool check_lengths(const struct kv_settings *s, int64_t longest, struct k
     for (int i = 0; i < 2; i++) {
         const char *name = i ? "output" : "prompt";
         if (lengths[i]->most != KV_UNSET && lengths[i]->most > longest)
-            kv_fail(e, KV_USAGE, "%s: [workload] %s_max = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
-                    "max_model_len", s->path, name, (long long)lengths[i]->most, (long long)longest);
+            kv_fail(e, KV_USAGE,
+                    "%s: [workload] %s_max = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
+                    "max_model_len",
+                    s->path, name, (long long)lengths[i]->most, (long long)longest);
         if (lengths[i]->least != KV_UNSET && lengths[i]->least > longest)
-            kv_fail(e, KV_USAGE, "%s: [workload] %s_min = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
-                    "max_model_len", s->path, name, (long long)lengths[i]->least, (long long)longest);
+            kv_fail(e, KV_USAGE,
+                    "%s: [workload] %s_min = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
+                    "max_model_len",
+                    s->path, name, (long long)lengths[i]->least, (long long)longest);
         if (lengths[i]->distribution == KV_UNIFORM && (lengths[i]->least == KV_UNSET || lengths[i]->most == KV_UNSET))
-            kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name, name,
-                    name);
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name,
+                    name, name);
     }
-    int64_t prompt = s->workload.prompt.distribution == KV_UNIFORM ? 1 : s->workload.prompt.tokens; /* fixed, or the mean */
+    int64_t prompt =
+        s->workload.prompt.distribution == KV_UNIFORM ? 1 : s->workload.prompt.tokens; /* fixed, or the mean */
     int64_t output = s->workload.output.distribution == KV_UNIFORM ? 0 : s->workload.output.tokens;
     if (s->workload.prompt.distribution == KV_FIXED && prompt < 1)
         kv_fail(e, KV_USAGE, "%s: [workload] prompt_tokens is 0; a request has at least 1", s->path);
     if (prompt + output > longest)
-        kv_fail(e, KV_USAGE, "%s: [workload] a prompt of %lld and an output of %lld tokens exceed max_model_len = %lld; "
-                "shorten them, or set [engine] max_model_len", s->path, (long long)prompt, (long long)output,
-                (long long)longest);
+        kv_fail(e, KV_USAGE,
+                "%s: [workload] a prompt of %lld and an output of %lld tokens exceed max_model_len = %lld; "
+                "shorten them, or set [engine] max_model_len",
+                s->path, (long long)prompt, (long long)output, (long long)longest);
     return !e->n;
 }
 
@@ -69,15 +75,16 @@ static bool draw_requests(struct kv_plan *p, int64_t longest, struct kv_arena *a
     }
     gsl_rng_free(rng);
     if ((double)s->workload.shared_prefix > p->prompts.least)
-        return kv_fail(e, KV_USAGE, "%s: [workload] shared_prefix = %lld is longer than the shortest prompt of %.0f tokens",
-                       s->path, (long long)s->workload.shared_prefix, p->prompts.least);
+        return kv_fail(e, KV_USAGE,
+                       "%s: [workload] shared_prefix = %lld is longer than the shortest prompt of %.0f tokens", s->path,
+                       (long long)s->workload.shared_prefix, p->prompts.least);
     return true;
 }
 
 /* ---- rows ---- */
 
-static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int source, int64_t chunk, enum kv_baseline baseline,
-                    struct kv_arena *a, struct kv_err *e)
+static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int source, int64_t chunk,
+                    enum kv_baseline baseline, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_plan_row *row = KV_NEW(a, struct kv_plan_row);
     int64_t limit = p->settings->engine.max_num_batched_tokens;
@@ -89,8 +96,10 @@ static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int sourc
     row->counter.ledger.skip_places = true;
     row->counter.ledger.in_place &= p->compaction == KV_IN_PLACE; /* what is not shown need not be counted */
     if (p->compaction == KV_IN_PLACE && !kv_policy_in_place(&row->counter.policy))
-        return kv_fail(e, KV_USAGE, "%s compaction = false needs to know which entries stay, and lengths do not tell for score "
-                       "'%s'; set [engine] compaction = true", policy->where, policy->score->name);
+        return kv_fail(e, KV_USAGE,
+                       "%s compaction = false needs to know which entries stay, and lengths do not tell for score "
+                       "'%s'; set [engine] compaction = true",
+                       policy->where, policy->score->name);
     const struct kv_when *when = &row->counter.policy.when;
     kv_pool_derive(&row->pool, p->settings, &p->model, p->dtype, least(when->chunk + when->patch, p->longest));
     if (!p->n_rows || row->pool.bytes > p->pool.bytes)
@@ -128,8 +137,8 @@ static bool add_baseline(struct kv_plan *p, const char *name, const char *spec, 
     return add_row(p, policy, -1 - p->n_rows, p->settings->plan.chunks.at[0], baseline, a, e);
 }
 
-/* The full cache and its fp8 form stand beside every plan, and prefix caching where requests share one. They do not depend
- * on the chunk. */
+/* The full cache and its fp8 form stand beside every plan, and prefix caching where requests share one. They do not
+ * depend on the chunk. */
 static bool add_baselines(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
 {
     const struct kv_settings *s = p->settings;
@@ -137,8 +146,7 @@ static bool add_baselines(struct kv_plan *p, struct kv_arena *a, struct kv_err *
         return true;
     return (has_full(p, p->dtype) || add_baseline(p, "full", "full", KV_BASELINE, a, e)) &&
            (has_full(p, KV_FP8) || add_baseline(p, "full + fp8", "full:kv_cache_dtype=fp8", KV_BASELINE, a, e)) &&
-           (!s->workload.shared_prefix ||
-            add_baseline(p, "full + prefix caching", "full", KV_PREFIX_CACHING, a, e));
+           (!s->workload.shared_prefix || add_baseline(p, "full + prefix caching", "full", KV_PREFIX_CACHING, a, e));
 }
 
 static bool make_rows(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
@@ -207,7 +215,8 @@ static bool they_fit(const struct kv_plan *p, struct kv_plan_row *row, int64_t p
     struct kv_request r = {.prompt = prompt, .output = output, .prefill = prompt - p->settings->engine.prefill};
     struct kv_count n;
     return kv_counter_run(&row->counter, &r, &n, &row->err) &&
-           how_many_fit(p, row, request_bytes(p, &n, layout), (double)n.pages_resident[layout][p->compaction]) >= wanted;
+           how_many_fit(p, row, request_bytes(p, &n, layout), (double)n.pages_resident[layout][p->compaction]) >=
+               wanted;
 }
 
 static int64_t largest_tried(const struct kv_plan_row *row, int64_t output)
@@ -275,7 +284,9 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
         if (layout != p->layout && layout != KV_PER_HEAD) /* not shown */
             continue;
         int64_t prompt = largest_prompt(p, row, layout, 1);
-        row->context[layout] = prompt && prompt == largest_tried(row, output) ? KV_PLAN_ANY : prompt ? prompt + output : 0;
+        row->context[layout] = prompt && prompt == largest_tried(row, output) ? KV_PLAN_ANY
+                               : prompt                                       ? prompt + output
+                                                                              : 0;
     }
     if (!row->fits)
         row->fitting_prompt = largest_prompt(p, row, p->layout, p->settings->workload.concurrency);
@@ -330,8 +341,8 @@ bool kv_plan_compute(struct kv_plan *p, const struct kv_settings *s, int jobs, b
     if (!draw_requests(p, longest, a, e) || !make_rows(p, a, e))
         return false;
     if (!p->n_rows)
-        return kv_fail(e, KV_USAGE, "%s: no policy to plan; add a section [policy NAME], or set [plan] baselines = true",
-                       s->path);
+        return kv_fail(e, KV_USAGE,
+                       "%s: no policy to plan; add a section [policy NAME], or set [plan] baselines = true", s->path);
     if (p->pool.bytes <= 0)
         return true;
     count_all(p, jobs, quiet);

@@ -11,7 +11,7 @@
 
 /* No context and no number is looked for beyond this; where all of it fits, "any" is said. */
 #define KV_PLAN_MOST_TOKENS (INT64_C(1) << 24)
-#define KV_PLAN_ANY INT64_MAX
+#define KV_PLAN_ANY         INT64_MAX
 
 enum kv_baseline { KV_OWN_POLICY, KV_BASELINE, KV_PREFIX_CACHING };
 
@@ -19,30 +19,30 @@ enum kv_baseline { KV_OWN_POLICY, KV_BASELINE, KV_PREFIX_CACHING };
 struct kv_plan_row {
     struct kv_counter counter;
     enum kv_baseline baseline;
-    int source;                       /* rows of the same policy at other chunks have the same */
-    struct kv_pool pool;              /* of an engine that runs this policy at this chunk: longer passes leave less */
+    int source;          /* rows of the same policy at other chunks have the same */
+    struct kv_pool pool; /* of an engine that runs this policy at this chunk: longer passes leave less */
     double footprint_actual, footprint_paper, peak_actual, peak_paper, active; /* means; NaN where undefined */
-    struct kv_quantiles peak_bytes;   /* of a request, in pages of the chosen layout */
-    struct kv_count largest;          /* the request with the largest peak */
-    double resident[KV_LAYOUTS];      /* bytes a request holds while it decodes, mean */
-    int64_t peak[KV_LAYOUTS];         /* bytes, most over requests */
-    int64_t fit[KV_LAYOUTS];          /* requests that fit together, one of them in prefill at a time */
-    int64_t fit_at_peak;              /* all of them at their peak at once, chosen layout */
-    int64_t context[KV_LAYOUTS];      /* longest prompt + output of one request that fits */
-    int64_t fitting_prompt;           /* when it does not fit: the longest prompt of which the wanted concurrency would */
-    bool fits;                        /* the wanted concurrency, in the chosen layout */
+    struct kv_quantiles peak_bytes; /* of a request, in pages of the chosen layout */
+    struct kv_count largest;        /* the request with the largest peak */
+    double resident[KV_LAYOUTS];    /* bytes a request holds while it decodes, mean */
+    int64_t peak[KV_LAYOUTS];       /* bytes, most over requests */
+    int64_t fit[KV_LAYOUTS];        /* requests that fit together, one of them in prefill at a time */
+    int64_t fit_at_peak;            /* all of them at their peak at once, chosen layout */
+    int64_t context[KV_LAYOUTS];    /* longest prompt + output of one request that fits */
+    int64_t fitting_prompt;         /* when it does not fit: the longest prompt of which the wanted concurrency would */
+    bool fits;                      /* the wanted concurrency, in the chosen layout */
     struct kv_err err;
 };
 
 struct kv_plan {
     const struct kv_settings *settings;
     struct kv_model model;
-    struct kv_pool pool;        /* the largest of the rows' */
+    struct kv_pool pool; /* the largest of the rows' */
     enum kv_dtype dtype;
     enum kv_layout layout;
     enum kv_compaction compaction;
     enum kv_scope scope;
-    int64_t longest;            /* prompt and output together */
+    int64_t longest; /* prompt and output together */
     struct kv_request *request;
     int64_t n_requests;
     struct kv_quantiles prompts, outputs;
@@ -50,8 +50,8 @@ struct kv_plan {
     int n_rows;
 };
 
-/* Counts everything, on `jobs` threads; the result does not depend on their number. `quiet`: no progress bar. KV_USAGE for what cannot be planned. A model
- * that leaves no pool is no error here: pool.bytes <= 0 and no row is counted. */
+/* Counts everything, on `jobs` threads; the result does not depend on their number. `quiet`: no progress bar. KV_USAGE
+ * for what cannot be planned. A model that leaves no pool is no error here: pool.bytes <= 0 and no row is counted. */
 bool kv_plan_compute(struct kv_plan *plan, const struct kv_settings *s, int jobs, bool quiet, struct kv_arena *a,
                      struct kv_err *e);
 

@@ -9,7 +9,10 @@
 #include <unistd.h>
 
 static const struct kv_option options[] = {
-    {.name = "set", .value = "S.KEY=VALUE", .repeat = true, .help = "set a key over the config: --set engine.block_size=32"},
+    {.name = "set",
+     .value = "S.KEY=VALUE",
+     .repeat = true,
+     .help = "set a key over the config: --set engine.block_size=32"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "write results there; 'kvsim plot DIR' draws them"},
     {.name = "seed", .value = "N", .help = "seed of drawn lengths, over [run] seed"},
     {.name = "jobs", .letter = 'j', .value = "N", .help = "threads (default: all cores); results do not depend on it"},
@@ -23,9 +26,11 @@ static bool answer(const struct kv_plan *p, struct kv_err *e)
     char pool[KV_NUMBER_TEXT], weights[KV_NUMBER_TEXT], usable[KV_NUMBER_TEXT], wanted[KV_NUMBER_TEXT];
     const char *device = p->settings->hardware.device;
     if (p->pool.bytes <= 0)
-        return kv_fail(e, KV_NO, "'%s' does not fit on %s: weights %s, activations and overhead leave no KV pool of %s usable; "
-                       "use more or larger devices, or a quantised checkpoint (weights = N GiB)", p->model.name, device,
-                       kv_print_bytes(weights, p->pool.weights), kv_print_bytes(usable, p->pool.usable));
+        return kv_fail(e, KV_NO,
+                       "'%s' does not fit on %s: weights %s, activations and overhead leave no KV pool of %s usable; "
+                       "use more or larger devices, or a quantised checkpoint (weights = N GiB)",
+                       p->model.name, device, kv_print_bytes(weights, p->pool.weights),
+                       kv_print_bytes(usable, p->pool.usable));
     if (!kv_plan_fits(p))
         return kv_fail(e, KV_NO, "no policy fits %s request%s at the same time into a KV pool of %s",
                        kv_print_count(wanted, p->settings->workload.concurrency),

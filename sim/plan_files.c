@@ -47,10 +47,10 @@ static const struct kv_request *longest_request(const struct kv_plan *p)
 }
 
 static const struct kv_column timeline_columns[] = {
-    {"policy", NULL, KV_CELL_TEXT},          {"chunk_tokens", NULL, KV_CELL_COUNT},
-    {"seen_tokens", NULL, KV_CELL_COUNT},    {"phase", NULL, KV_CELL_TEXT},
+    {"policy", NULL, KV_CELL_TEXT},           {"chunk_tokens", NULL, KV_CELL_COUNT},
+    {"seen_tokens", NULL, KV_CELL_COUNT},     {"phase", NULL, KV_CELL_TEXT},
     {"entries_in_pass", NULL, KV_CELL_COUNT}, {"entries_end", NULL, KV_CELL_COUNT},
-    {"in_pass_bytes", NULL, KV_CELL_BYTES},  {"end_bytes", NULL, KV_CELL_BYTES},
+    {"in_pass_bytes", NULL, KV_CELL_BYTES},   {"end_bytes", NULL, KV_CELL_BYTES},
     {"held_end_bytes", NULL, KV_CELL_BYTES},
 };
 
@@ -61,8 +61,7 @@ static void timeline_rows(const struct kv_plan *p, struct kv_counter *c, const s
     int64_t page = kv_ledger_page_bytes(&c->ledger, p->layout);
     kv_walk_restart(&c->walk, r);
     kv_ledger_reset(&c->ledger);
-    for (struct kv_run run;
-         kv_walk_next(&c->walk, c->walk.seen < r->prefill ? prefill : decode, &run);) {
+    for (struct kv_run run; kv_walk_next(&c->walk, c->walk.seen < r->prefill ? prefill : decode, &run);) {
         kv_ledger_add(&c->ledger, &run);
         struct kv_cell *row = kv_table_row(t);
         const struct kv_ledger *l = &c->ledger;
@@ -75,8 +74,7 @@ static void timeline_rows(const struct kv_plan *p, struct kv_counter *c, const s
         kv_set_whole(t, row, "entries_end", l->end_entries);
         kv_set_whole(t, row, "in_pass_bytes", l->pass_pages[p->layout][p->compaction][p->scope] * page + beside);
         kv_set_whole(t, row, "end_bytes", l->pages[p->layout][p->compaction].end * page + beside);
-        kv_set_whole(t, row, "held_end_bytes",
-                     l->end_bytes + kv_summary_bytes(&c->policy, &c->shape, c->walk.seen));
+        kv_set_whole(t, row, "held_end_bytes", l->end_bytes + kv_summary_bytes(&c->policy, &c->shape, c->walk.seen));
     }
 }
 
@@ -236,7 +234,8 @@ static void add_input(json_t *inputs, const char *path, struct kv_arena *a)
     json_t *input = input_json(shown_origin(path, a), file_hash(path, a)), *other;
     size_t i;
     bool again = false;
-    json_array_foreach(inputs, i, other) again |= json_equal(input, other);
+    json_array_foreach (inputs, i, other)
+        again |= json_equal(input, other);
     if (!again)
         json_array_append(inputs, input);
     json_decref(input);
@@ -250,12 +249,11 @@ static void write_provenance(const struct kv_plan *p, FILE *out, struct kv_arena
     KV_ASSERT(text);
     write_config(p, text, a);
     fclose(text);
-    json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:[o, o]}", "program", "kvsim", "version", KV_VERSION, "config_hash",
-                             kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed",
-                             (json_int_t)p->settings->run.seed, "inputs",
-                             input_json(p->settings->path,
-                                        kv_format(a, "%016llx", (unsigned long long)p->settings->hash)),
-                             input_json(shown_origin(p->model.origin, a), file_hash(p->model.origin, a)));
+    json_t *root = json_pack(
+        "{s:s, s:s, s:s, s:I, s:[o, o]}", "program", "kvsim", "version", KV_VERSION, "config_hash",
+        kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed", (json_int_t)p->settings->run.seed,
+        "inputs", input_json(p->settings->path, kv_format(a, "%016llx", (unsigned long long)p->settings->hash)),
+        input_json(shown_origin(p->model.origin, a), file_hash(p->model.origin, a)));
     add_input(json_object_get(root, "inputs"), p->settings->device_file, a);
     for (int i = 0; i < p->n_rows; i++)
         add_input(json_object_get(root, "inputs"), p->row[i]->counter.policy.input, a);

@@ -166,13 +166,15 @@ static void say_full(const struct kv_plan *p, struct kv_arena *a)
     int64_t n = p->settings->workload.concurrency;
     const char *wanted = n == 1 ? "one request" : kv_format(a, "%s requests", count_text(a, n));
     if (full->fits && share <= 0.5)
-        printf("  KV is not your limit here: the full cache of %s takes %.0f %% of the pool; it would be the limit from %s "
-               "requests on.\n", wanted, share * 100, count_text(a, full->fit[p->layout] + 1));
+        printf("  KV is not your limit here: the full cache of %s takes %.0f %% of the pool; it would be the limit "
+               "from %s "
+               "requests on.\n",
+               wanted, share * 100, count_text(a, full->fit[p->layout] + 1));
     else if (full->fits)
         printf("  The full cache fits: %s would fill %.0f %% of the pool.\n", wanted, share * 100);
     else
-        printf("  The full cache does not fit %s: %.0f %% of the pool; %s fit%s.\n", wanted,
-               share * 100, count_text(a, full->fit[p->layout]), full->fit[p->layout] == 1 ? "s" : "");
+        printf("  The full cache does not fit %s: %.0f %% of the pool; %s fit%s.\n", wanted, share * 100,
+               count_text(a, full->fit[p->layout]), full->fit[p->layout] == 1 ? "s" : "");
 }
 
 /* The same policy at another chunk: the paper's hidden lever. */
@@ -236,6 +238,7 @@ static void print_changes(const struct kv_plan *p, struct kv_arena *a)
             (p->row[i]->fit[p->layout] == best->fit[p->layout] &&
              p->row[i]->context[p->layout] > best->context[p->layout]))
             best = p->row[i];
+    KV_ASSERT(best); /* a plan has rows */
     printf("\nNo policy of this plan fits. Nearest is %s at chunks of %s; what would help:\n",
            best->counter.policy.name, count_text(a, best->counter.policy.when.chunk));
     if (best->fit[p->layout] > 0)

@@ -26,9 +26,9 @@ static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 struct request {
     const char *result, *folder; /* folder: of the plots */
     bool kind[KV_PLOT_KINDS], format[FORMATS];
-    bool term, quiet, verbose;   /* term: to standard output instead */
-    const char *part;            /* what pictures end with while they are drawn */
-    const char *facts;           /* variables that every script begins with */
+    bool term, quiet, verbose; /* term: to standard output instead */
+    const char *part;          /* what pictures end with while they are drawn */
+    const char *facts;         /* variables that every script begins with */
     struct kv_arena *arena;
 };
 
@@ -115,8 +115,10 @@ static const char *make_script(const struct request *q, const struct kv_plot *p,
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
     KV_ASSERT(out);
-    fprintf(out, "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n"
-                 "# 'gnuplot %s.gp' in this folder draws it again.\n\n", p->kind->name);
+    fprintf(out,
+            "# Written by 'kvsim plot', which replaces it when it is run again; keep changes under another name.\n"
+            "# 'gnuplot %s.gp' in this folder draws it again.\n\n",
+            p->kind->name);
     kv_plot_put_variables(out, p, data, q->facts);
     bool good = folder != NULL;
     for (int i = 0; good && p->kind->part[i]; i++)
@@ -209,7 +211,8 @@ static bool draw_term(const struct request *q, const struct kv_plot *p, struct k
 /* ---- the command ---- */
 
 static const struct kv_option options[] = {
-    {.name = "plots", .value = "LIST",
+    {.name = "plots",
+     .value = "LIST",
      .help = "of memory, entries, chunk, bars, pages (default: [report] plots of the result)"},
     {.name = "format", .value = "LIST", .help = "of png, svg, pdf (default: [report] formats of the result)"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "folder for the plots (default: RESULT/plots)"},
@@ -263,8 +266,11 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
         const char *where = given    ? kv_format(q->arena, "--%s", keys[k][2])
                             : set[k] ? kv_format(q->arena, "%s %s", set[k]->where, keys[k][1])
                                      : keys[k][1];
-        if (!choose(given ? given : set[k] ? set[k]->value : otherwise, where, k ? format_names : kind_names,
-                    k ? FORMATS : KV_PLOT_KINDS, k ? q->format : q->kind, q->arena, e))
+        if (!choose(given    ? given
+                    : set[k] ? set[k]->value
+                             : otherwise,
+                    where, k ? format_names : kind_names, k ? FORMATS : KV_PLOT_KINDS, k ? q->format : q->kind,
+                    q->arena, e))
             return false;
     }
     return true;
@@ -370,8 +376,10 @@ static bool draw_all(const struct request *q, struct kv_err *e)
             return false;
     }
     if (missing && !q->quiet)
-        fprintf(stderr, "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts "
-                        "in '%s'\n", q->folder);
+        fprintf(stderr,
+                "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts "
+                "in '%s'\n",
+                q->folder);
     return q->term || missing || q->quiet || warn_without_fonts(e);
 }
 

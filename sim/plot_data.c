@@ -77,7 +77,7 @@ static int letters(const char *text)
  * Sans lacks, for gnuplot fills the whole picture with the box that stands for such a letter. */
 static const char *printable(const char *text, int most, struct kv_arena *a)
 {
-    static const unsigned drawn[][2] = {{0x20, 0x7E},     {0xA0, 0x2E9},    {0x384, 0x525},   {0x1E00, 0x1EFB},
+    static const unsigned drawn[][2] = {{0x20, 0x7E},     {0xA0, 0x2E9},    {0x384, 0x525},  {0x1E00, 0x1EFB},
                                         {0x2010, 0x2027}, {0x2030, 0x2052}, {0x2190, 0x2311}};
     json_t *valid = json_string(text); /* NULL when it is no UTF-8 */
     char *clean = kv_alloc(a, strlen(text) + 4), *out = clean, *cut = clean;

@@ -17,8 +17,8 @@ struct kv_plot_kind {
     const char *shown;              /* the column drawn, when its template draws one of several; or NULL */
     const struct kv_column *column; /* of the plot's data: line and chunk first, policy last */
     int n_columns;
-    const char *const *source[2];   /* the file's names of columns 1 .., if not the same; two lists: a row gives two */
-    bool by_chunk, by_row;          /* what starts a series besides another policy */
+    const char *const *source[2]; /* the file's names of columns 1 .., if not the same; two lists: a row gives two */
+    bool by_chunk, by_row;        /* what starts a series besides another policy */
 };
 
 /* In the order they are drawn in. */

@@ -14,11 +14,8 @@ static const struct kv_option options[] = {
 };
 
 static const struct kv_column columns[] = {
-    {"kind", "kind", KV_CELL_TEXT},
-    {"how_many", "how many", KV_CELL_TEXT},
-    {"which", "which", KV_CELL_TEXT},
-    {"defaults", NULL, KV_CELL_TEXT},
-    {"title", "what it is", KV_CELL_TEXT},
+    {"kind", "kind", KV_CELL_TEXT},   {"how_many", "how many", KV_CELL_TEXT}, {"which", "which", KV_CELL_TEXT},
+    {"defaults", NULL, KV_CELL_TEXT}, {"title", "what it is", KV_CELL_TEXT},
 };
 
 static void print_kinds(const struct kv_args *args, struct kv_arena *a)
@@ -45,7 +42,8 @@ static void print_kinds(const struct kv_args *args, struct kv_arena *a)
     }
 }
 
-static void print_fields(const struct kv_kind *k, const struct kv_field *field, int n, bool markdown, struct kv_arena *a)
+static void print_fields(const struct kv_kind *k, const struct kv_field *field, int n, bool markdown,
+                         struct kv_arena *a)
 {
     for (int i = 0; i < n; i++) {
         const char *value = kv_kind_default(k, &field[i], a);
@@ -93,15 +91,18 @@ static void print_kind(const struct kv_kind *k, struct kv_arena *a)
 static void print_markdown(struct kv_arena *a)
 {
     printf("# Policies\n\nMade by `kvsim policies --markdown`; do not edit.\n\n"
-           "A policy is *when* it may evict x *how many* entries a lane may hold then x *which* ones stay, and a guard. A kind is a\n"
-           "preset of all of it; keys replace its parts. On the command line: `--policy KIND:key=value,...`; in a config:\n"
+           "A policy is *when* it may evict x *how many* entries a lane may hold then x *which* ones stay, and a "
+           "guard. A kind is a\n"
+           "preset of all of it; keys replace its parts. On the command line: `--policy KIND:key=value,...`; in a "
+           "config:\n"
            "`[policy NAME]` with `kind = KIND`. Keys that every kind has are in docs/CONFIG.md.\n");
     for (int i = 0; kv_kinds[i]; i++) {
         const struct kv_kind *k = kv_kinds[i];
         printf("\n## %s\n\n%s.\n\n- Source: %s.\n", k->name, k->title, k->source);
         if (*k->differs)
             printf("- Differs: %s.\n", k->differs);
-        printf("- How many (`%s`): %s.\n- Which (`%s`): %s.\n- To replay it, record: %s.\n- Budget: %s.\n- Defaults: `%s`.\n",
+        printf("- How many (`%s`): %s.\n- Which (`%s`): %s.\n- To replay it, record: %s.\n- Budget: %s.\n- Defaults: "
+               "`%s`.\n",
                k->law->name, k->law->help, k->score->name, k->score->help, k->score->needs, budget_text(k->law),
                k->preset);
         if (k->reads)

@@ -34,9 +34,8 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
         .token_bytes = kv_store_token_bytes(m, dtype),
     };
     p->usable = (int64_t)((double)p->memory * s->engine.gpu_memory_utilization);
-    p->activations = p->activations_estimated
-                         ? kv_activation_bytes(m, p->batched_tokens, s->engine.max_num_seqs)
-                         : s->hardware.activations;
+    p->activations = p->activations_estimated ? kv_activation_bytes(m, p->batched_tokens, s->engine.max_num_seqs)
+                                              : s->hardware.activations;
     p->bytes = p->measured ? s->engine.kv_pool : p->usable - p->weights - p->activations - p->overhead;
 }
 

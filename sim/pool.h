@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* How much of a device is left for KV: memory x utilisation - weights - activations - overhead, each line kept so that it
- * can be printed. It is an estimate unless `kv_pool` was measured, and says so. */
+/* How much of a device is left for KV: memory x utilisation - weights - activations - overhead, each line kept so that
+ * it can be printed. It is an estimate unless `kv_pool` was measured, and says so. */
 #ifndef KV_POOL_H
 #define KV_POOL_H
 
@@ -8,11 +8,11 @@
 
 struct kv_pool {
     int64_t memory, usable, weights, activations, overhead;
-    int64_t bytes;              /* for KV; may be negative: the model does not fit */
-    int64_t batched_tokens;     /* of a pass, which the activations were estimated for */
-    bool measured;              /* given as kv_pool */
+    int64_t bytes;          /* for KV; may be negative: the model does not fit */
+    int64_t batched_tokens; /* of a pass, which the activations were estimated for */
+    bool measured;          /* given as kv_pool */
     bool activations_estimated;
-    int64_t token_bytes;        /* KV of one token, in the run's dtype */
+    int64_t token_bytes; /* KV of one token, in the run's dtype */
 };
 
 /* `pass_tokens`: the longest pass of the plan, used where max_num_batched_tokens is auto. */

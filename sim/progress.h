@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* How far a long computation is: a bar with rate and time left on a terminal, from one second on; a line every 30 s when
- * standard error is no terminal; nothing with -q. Any thread may report. */
+/* How far a long computation is: a bar with rate and time left on a terminal, from one second on; a line every 30 s
+ * when standard error is no terminal; nothing with -q. Any thread may report. */
 #ifndef KV_PROGRESS_H
 #define KV_PROGRESS_H
 

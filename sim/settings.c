@@ -13,48 +13,62 @@ static const char *const format_words[] = {"png", "svg", "pdf", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
 static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", NULL};
 
-#define AT(section, member) (offsetof(struct kv_settings, section.member) - offsetof(struct kv_settings, section))
+#define AT(section, member)          (offsetof(struct kv_settings, section.member) - offsetof(struct kv_settings, section))
 #define FIELD(section, member, kind) .key = #member, .type = kind, .offset = AT(section, member)
 
 static const struct kv_field run_fields[] = {
     {FIELD(run, name, KV_T_TEXT), .def = "plan", .help = "name shown in results"},
-    {FIELD(run, output, KV_T_TEXT), .also = "output_dir, out", .help = "folder for results; -o says it too; auto: none are kept"},
+    {FIELD(run, output, KV_T_TEXT), .also = "output_dir, out",
+     .help = "folder for results; -o says it too; auto: none are kept"},
     {FIELD(run, seed, KV_T_COUNT), .def = "1", .min = 0, .max = 0x1p53, .help = "same seed and files, same bytes"},
 };
 static const struct kv_field model_fields[] = {
     {FIELD(model, name, KV_T_TEXT), .also = "preset, model", .help = "a preset of models/, such as Llama-3.1-8B"},
-    {FIELD(model, path, KV_T_TEXT), .also = "folder, file", .help = "instead: a Hugging Face folder with config.json, or a preset file"},
+    {FIELD(model, path, KV_T_TEXT), .also = "folder, file",
+     .help = "instead: a Hugging Face folder with config.json, or a preset file"},
     {FIELD(model, weights, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "weight_bytes",
      .help = "memory of the weights; auto: parameters x element size"},
     {FIELD(model, disable_sliding_window, KV_T_BOOL), .def = "false", .also = "sliding_window",
      .help = "sliding-window layers hold everything (vLLM's name)"},
 };
 static const struct kv_field hardware_fields[] = {
-    {FIELD(hardware, device, KV_T_TEXT), .def = "h200", .also = "gpu, name", .help = "a preset of configs/hardware/, or a file; keys below override it"},
+    {FIELD(hardware, device, KV_T_TEXT), .def = "h200", .also = "gpu, name",
+     .help = "a preset of configs/hardware/, or a file; keys below override it"},
     {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
-    {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size", .help = "device memory"},
-    {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .help = "bytes a second to device memory; for times, which no plan shows yet"},
-    {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops", .help = "dense bf16 operations a second; for times"},
-    {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth", .help = "bytes a second to the host, one way; for times"},
+    {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size",
+     .help = "device memory"},
+    {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18,
+     .help = "bytes a second to device memory; for times, which no plan shows yet"},
+    {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops",
+     .help = "dense bf16 operations a second; for times"},
+    {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth",
+     .help = "bytes a second to the host, one way; for times"},
     {FIELD(hardware, activations, KV_T_BYTES), .min = 0, .max = 0x1p60,
-     .help = "memory of a pass beside weights and KV; auto: estimated from the model and max_num_batched_tokens; prefer a measured value"},
+     .help = "memory of a pass beside weights and KV; auto: estimated from the model and max_num_batched_tokens; "
+             "prefer a measured value"},
     {FIELD(hardware, overhead, KV_T_BYTES), .def = "1 GiB", .min = 0, .max = 0x1p60,
      .help = "driver context, libraries, graphs; the default is an assumption"},
 };
 static const struct kv_field engine_fields[] = {
-    {FIELD(engine, gpu_memory_utilization, KV_T_SHARE), .def = "0.9", .also = "utilization, utilisation, mem_fraction_static",
+    {FIELD(engine, gpu_memory_utilization, KV_T_SHARE), .def = "0.9",
+     .also = "utilization, utilisation, mem_fraction_static",
      .help = "share of device memory the engine may use (vLLM)"},
-    {FIELD(engine, block_size, KV_T_COUNT), .def = "16", .min = 1, .max = 65536, .also = "page_size, page", .help = "entries of a page (vLLM)"},
+    {FIELD(engine, block_size, KV_T_COUNT), .def = "16", .min = 1, .max = 65536, .also = "page_size, page",
+     .help = "entries of a page (vLLM)"},
     {FIELD(engine, max_num_batched_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
-     .help = "longest forward pass (vLLM): chunks are split to fit, activations are estimated for it; auto: each policy's chunk and patch"},
-    {FIELD(engine, max_num_seqs, KV_T_COUNT), .def = "256", .min = 1, .max = MANY, .help = "sequences of a pass, for the logits (vLLM)"},
+     .help = "longest forward pass (vLLM): chunks are split to fit, activations are estimated for it; auto: each "
+             "policy's chunk and patch"},
+    {FIELD(engine, max_num_seqs, KV_T_COUNT), .def = "256", .min = 1, .max = MANY,
+     .help = "sequences of a pass, for the logits (vLLM)"},
     {FIELD(engine, max_model_len, KV_T_COUNT), .min = 1, .max = TOKENS_MAX, .also = "max_len, max_context",
      .help = "longest prompt and output together (vLLM); auto: the model's positions"},
     {FIELD(engine, kv_pool, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "pool, num_gpu_blocks_override",
      .help = "memory for KV; auto: memory x utilization - weights - activations - overhead; prefer a measured value"},
-    {FIELD(engine, kv_cache_dtype, KV_T_CHOICE), .def = "auto", .choices = kv_dtype_choices, .help = "element type of entries (vLLM); auto: the model's"},
+    {FIELD(engine, kv_cache_dtype, KV_T_CHOICE), .def = "auto", .choices = kv_dtype_choices,
+     .help = "element type of entries (vLLM); auto: the model's"},
     {FIELD(engine, kv_layout, KV_T_CHOICE), .def = "shared", .choices = kv_layout_names, .also = "layout",
-     .help = "page tables: shared by all heads and layers as in vLLM, one per layer, or one per head; per-head is always shown beside it"},
+     .help = "page tables: shared by all heads and layers as in vLLM, one per layer, or one per head; per-head is "
+             "always shown beside it"},
     {FIELD(engine, compaction, KV_T_BOOL), .def = "true",
      .help = "survivors of an eviction move together; false: a page goes when every entry in it went"},
     {FIELD(engine, evict_scope, KV_T_CHOICE), .def = "layer", .choices = kv_scope_names,
@@ -63,41 +77,67 @@ static const struct kv_field engine_fields[] = {
      .help = "prompt-1: the last prompt token is the first decode step"},
 };
 #define LENGTHS(member, default_)                                                                                      \
-    {.key = #member "_tokens", .type = KV_T_COUNT, .offset = AT(workload, member.tokens), .def = default_, .min = 0,   \
-     .max = TOKENS_MAX, .also = #member ", " #member "_len, " #member "_length",                                       \
+    {.key = #member "_tokens",                                                                                         \
+     .type = KV_T_COUNT,                                                                                               \
+     .offset = AT(workload, member.tokens),                                                                            \
+     .def = default_,                                                                                                  \
+     .min = 0,                                                                                                         \
+     .max = TOKENS_MAX,                                                                                                \
+     .also = #member ", " #member "_len, " #member "_length",                                                          \
      .help = #member " tokens of a request, or their mean"},                                                           \
-    {.key = #member "_distribution", .type = KV_T_CHOICE, .offset = AT(workload, member.distribution), .def = "fixed", \
-     .choices = distribution_words, .help = "how " #member " lengths are drawn"},                                      \
-    {.key = #member "_cv", .type = KV_T_REAL, .offset = AT(workload, member.cv), .def = "0.5", .min = 0.001,           \
-     .max = 100, .help = "lognormal: standard deviation / mean"},                                                      \
-    {.key = #member "_min", .type = KV_T_COUNT, .offset = AT(workload, member.least), .min = 0, .max = TOKENS_MAX,     \
-     .help = "shortest draw; auto: 1; the lower end of uniform"},                                                      \
-    {.key = #member "_max", .type = KV_T_COUNT, .offset = AT(workload, member.most), .min = 0, .max = TOKENS_MAX,      \
-     .help = "longest draw; auto: what max_model_len leaves; the upper end of uniform"}
+        {.key = #member "_distribution",                                                                               \
+         .type = KV_T_CHOICE,                                                                                          \
+         .offset = AT(workload, member.distribution),                                                                  \
+         .def = "fixed",                                                                                               \
+         .choices = distribution_words,                                                                                \
+         .help = "how " #member " lengths are drawn"},                                                                 \
+        {.key = #member "_cv",                                                                                         \
+         .type = KV_T_REAL,                                                                                            \
+         .offset = AT(workload, member.cv),                                                                            \
+         .def = "0.5",                                                                                                 \
+         .min = 0.001,                                                                                                 \
+         .max = 100,                                                                                                   \
+         .help = "lognormal: standard deviation / mean"},                                                              \
+        {.key = #member "_min",                                                                                        \
+         .type = KV_T_COUNT,                                                                                           \
+         .offset = AT(workload, member.least),                                                                         \
+         .min = 0,                                                                                                     \
+         .max = TOKENS_MAX,                                                                                            \
+         .help = "shortest draw; auto: 1; the lower end of uniform"},                                                  \
+    {                                                                                                                  \
+        .key = #member "_max", .type = KV_T_COUNT, .offset = AT(workload, member.most), .min = 0, .max = TOKENS_MAX,   \
+        .help = "longest draw; auto: what max_model_len leaves; the upper end of uniform"                              \
+    }
 static const struct kv_field workload_fields[] = {
-    {FIELD(workload, requests, KV_T_COUNT), .def = "1", .min = 1, .max = MANY, .also = "num_requests", .help = "requests to count"},
-    {FIELD(workload, concurrency, KV_T_COUNT), .def = "1", .min = 1, .max = MANY, .also = "concurrent, batch, batch_size",
-     .help = "requests that must fit at the same time"},
+    {FIELD(workload, requests, KV_T_COUNT), .def = "1", .min = 1, .max = MANY, .also = "num_requests",
+     .help = "requests to count"},
+    {FIELD(workload, concurrency, KV_T_COUNT), .def = "1", .min = 1, .max = MANY,
+     .also = "concurrent, batch, batch_size", .help = "requests that must fit at the same time"},
     {FIELD(workload, shared_prefix, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
      .help = "first prompt tokens all requests share; a row 'full + prefix caching' then counts them once"},
     LENGTHS(prompt, "32768"),
     LENGTHS(output, "256"),
 };
 static const struct kv_field plan_fields[] = {
-    {FIELD(plan, chunks, KV_T_COUNTS), .def = "8192", .min = 1, .max = TOKENS_MAX, .also = "chunk, prefill_chunk_size, chunk_size",
+    {FIELD(plan, chunks, KV_T_COUNTS), .def = "8192", .min = 1, .max = TOKENS_MAX,
+     .also = "chunk, prefill_chunk_size, chunk_size",
      .help = "prefill chunks to plan with; a policy's own `chunk` replaces them"},
     {FIELD(plan, chunk_sweep, KV_T_COUNTS), .def = "512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072", .min = 1,
      .max = TOKENS_MAX, .help = "chunks of the footprint-against-chunk plot"},
-    {FIELD(plan, baselines, KV_T_BOOL), .def = "true", .help = "add rows for the full cache, in fp8 too, when no policy has them"},
+    {FIELD(plan, baselines, KV_T_BOOL), .def = "true",
+     .help = "add rows for the full cache, in fp8 too, when no policy has them"},
 };
 static const struct kv_field report_fields[] = {
-    {FIELD(report, plots, KV_T_TEXTS), .def = "memory, entries, chunk, bars, pages", .help = "plots that 'kvsim plot' draws of the result"},
+    {FIELD(report, plots, KV_T_TEXTS), .def = "memory, entries, chunk, bars, pages",
+     .help = "plots that 'kvsim plot' draws of the result"},
     {FIELD(report, formats, KV_T_TEXTS), .def = "png", .also = "format", .help = "png, svg, pdf"},
 };
 
 #define SECTION(member, text)                                                                                          \
-    {.name = #member, .help = text, .field = member##_fields,                                                          \
-     .n = sizeof member##_fields / sizeof *member##_fields, .offset = offsetof(struct kv_settings, member)}
+    {                                                                                                                  \
+        .name = #member, .help = text, .field = member##_fields,                                                       \
+        .n = sizeof member##_fields / sizeof *member##_fields, .offset = offsetof(struct kv_settings, member)          \
+    }
 const struct kv_section kv_sections[] = {
     SECTION(run, "the run itself"),
     SECTION(model, "the model, whose shape decides what an entry weighs"),
@@ -139,8 +179,8 @@ static const struct kv_setting *find(const struct kv_ini_section *s, const char 
 }
 
 /* The settings of the device's preset, as defaults of [hardware]. */
-static bool device_settings(struct kv_settings *out, const struct kv_ini_section *user, struct kv_setting **setting, int *n,
-                            struct kv_arena *a, struct kv_err *e)
+static bool device_settings(struct kv_settings *out, const struct kv_ini_section *user, struct kv_setting **setting,
+                            int *n, struct kv_arena *a, struct kv_err *e)
 {
     const struct kv_setting *device = find(user, "device");
     const char *name = device ? device->value : "h200";
@@ -191,7 +231,8 @@ static void check_words(const struct kv_settings *s, const char *key, const stru
             found |= !strcmp(given->at[i], known[j]);
         const char *near = kv_nearest(given->at[i], known, n);
         if (!found && near)
-            kv_fail(e, KV_USAGE, "%s: [report] %s: '%s' is not known; did you mean '%s'?", s->path, key, given->at[i], near);
+            kv_fail(e, KV_USAGE, "%s: [report] %s: '%s' is not known; did you mean '%s'?", s->path, key, given->at[i],
+                    near);
         else if (!found)
             kv_fail(e, KV_USAGE, "%s: [report] %s: '%s' is not known; known are %s, %s, %s ...", s->path, key,
                     given->at[i], known[0], known[1], known[2]);
@@ -202,7 +243,8 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
 {
     if ((s->model.name != NULL) == (s->model.path != NULL))
         kv_fail(e, KV_USAGE, "%s: [model] %s", s->path,
-                s->model.name ? "name and path are both given; keep one" : "needs name (a preset) or path (a Hugging Face folder)");
+                s->model.name ? "name and path are both given; keep one"
+                              : "needs name (a preset) or path (a Hugging Face folder)");
     if (s->hardware.memory == KV_UNSET && s->engine.kv_pool == KV_UNSET)
         kv_fail(e, KV_USAGE, "%s: [hardware] needs memory, or a device whose preset has it", s->path);
     if (!s->plan.chunks.n)
@@ -256,7 +298,9 @@ bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct k
     if (s->model.weights != KV_UNSET)
         m->weight_bytes = s->model.weights;
     if (!m->weight_bytes && s->engine.kv_pool == KV_UNSET)
-        return kv_fail(e, KV_USAGE, "%s: [model] '%s' is a quantised checkpoint, whose weight bytes are not known; add "
-                       "'weights = N GiB' to [model]", s->path, m->name);
+        return kv_fail(e, KV_USAGE,
+                       "%s: [model] '%s' is a quantised checkpoint, whose weight bytes are not known; add "
+                       "'weights = N GiB' to [model]",
+                       s->path, m->name);
     return true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* The config of a plan: every section and key kvsim knows. The tables in settings.c are the one place that says what a key
- * means; `config template|show|explain` and docs/CONFIG.md are printed from them. */
+/* The config of a plan: every section and key kvsim knows. The tables in settings.c are the one place that says what a
+ * key means; `config template|show|explain` and docs/CONFIG.md are printed from them. */
 #ifndef KV_SETTINGS_H
 #define KV_SETTINGS_H
 
@@ -51,7 +51,7 @@ struct kv_settings {
     struct kv_policy *policy; /* in file order */
     int n_policies;
 
-    struct kv_bind *bind; /* (kv_n_sections,) what was bound, for `config show` */
+    struct kv_bind *bind;    /* (kv_n_sections,) what was bound, for `config show` */
     const char *device_file; /* the preset of [hardware] */
     const char *path;
     uint64_t hash; /* of the config's bytes */
@@ -66,8 +66,8 @@ struct kv_section {
 extern const struct kv_section kv_sections[];
 extern const int kv_n_sections;
 
-/* Reads CONFIG and the `--set` assignments over it; hardware keys that the config leaves out come from the device's preset.
- * KV_USAGE with every mistake, `file:line` each. */
+/* Reads CONFIG and the `--set` assignments over it; hardware keys that the config leaves out come from the device's
+ * preset. KV_USAGE with every mistake, `file:line` each. */
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e);
 

@@ -188,7 +188,9 @@ void kv_table_csv_rows(const struct kv_table *t, FILE *out)
 
 json_t *kv_json_text(const char *text)
 {
-    json_t *whole = text ? json_string(text) : json_null();
+    if (!text)
+        return json_null();
+    json_t *whole = json_string(text);
     if (whole)
         return whole;
     /* one character after the other: jansson judges each */

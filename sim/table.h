@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Rows that print as an aligned table for people, as CSV and as JSON: one list of columns, one place for the numbers. */
+/* Rows that print as an aligned table for people, as CSV and as JSON: one list of columns, one place for the numbers.
+ */
 #ifndef KV_TABLE_H
 #define KV_TABLE_H
 
@@ -20,7 +21,8 @@ struct kv_column {
 /* A count without bound is KV_CELL_ANY: "any" for people, unknown to programs. */
 #define KV_CELL_ANY INT64_MAX
 
-/* `whole` < 0 for bytes and counts, NaN for reals, NULL for text: unknown; "-" for people, empty in CSV, null in JSON. */
+/* `whole` < 0 for bytes and counts, NaN for reals, NULL for text: unknown; "-" for people, empty in CSV, null in JSON.
+ */
 struct kv_cell {
     const char *text;
     int64_t whole;

@@ -20,7 +20,7 @@ char *kv_format(struct kv_arena *a, const char *format, ...) __attribute__((retu
  * room or the product overflows. `what` names the thing in the message. */
 void *kv_alloc_many(struct kv_arena *a, size_t n, size_t size, const char *what, struct kv_err *e);
 
-#define KV_NEW(arena, type) ((type *)kv_alloc(arena, sizeof(type)))
+#define KV_NEW(arena, type)      ((type *)kv_alloc(arena, sizeof(type)))
 #define KV_NEW_N(arena, type, n) ((type *)kv_alloc(arena, sizeof(type) * (size_t)(n)))
 
 #endif

@@ -21,9 +21,9 @@ enum { KV_ERR_LINES = 20, KV_ERR_TEXT = 16384 };
 /* Up to KV_ERR_LINES messages, one a line; the status is the first one's. Start from `{0}`. */
 struct kv_err {
     enum kv_status status;
-    int n;                   /* messages said, those beyond KV_ERR_LINES counted too */
-    size_t length;           /* of text */
-    char text[KV_ERR_TEXT];  /* lines, each but the last ended by '\n' */
+    int n;                  /* messages said, those beyond KV_ERR_LINES counted too */
+    size_t length;          /* of text */
+    char text[KV_ERR_TEXT]; /* lines, each but the last ended by '\n' */
 };
 
 /* Always false, where every reader of the code can see it, compilers' analysers among them. */

@@ -16,8 +16,8 @@ struct reading {
     struct kv_arena *arena;
     struct kv_err *err;
     int line;
-    bool indented;  /* the line handed out last continues the value above */
-    char key[64];   /* the key above, for messages */
+    bool indented; /* the line handed out last continues the value above */
+    char key[64];  /* the key above, for messages */
     int key_line;
     bool in_section;
     bool ended;           /* nothing more is read */
@@ -74,8 +74,9 @@ static struct kv_setting *find_setting(const struct kv_ini_section *s, const cha
     return NULL;
 }
 
-/* One physical line without its line end; false at the end of the file. Of a longer one, MAX_LINE + 2 characters: too many
- * even when the last is the CR of a line end. The first line may begin with a byte order mark, which does not count. */
+/* One physical line without its line end; false at the end of the file. Of a longer one, MAX_LINE + 2 characters: too
+ * many even when the last is the CR of a line end. The first line may begin with a byte order mark, which does not
+ * count. */
 static bool get_line(struct reading *r, char line[LINE_ROOM])
 {
     int c, n = 0, most = MAX_LINE + 2 + (r->line ? 0 : MARK_BYTES);
@@ -149,8 +150,8 @@ static bool judge_section(struct reading *r, const char *line)
     r->key[0] = '\0';
     const struct kv_ini_section *before = kv_ini_find(r->ini, name);
     if (before)
-        return say(r, kv_format(r->arena, "section [%s] again (first at %s); put its keys together", written,
-                                before->where));
+        return say(
+            r, kv_format(r->arena, "section [%s] again (first at %s); put its keys together", written, before->where));
     add_section(r->ini, name, kv_format(r->arena, "%s:%d", r->ini->path, r->line), r->arena);
     r->refused_section = false;
     return true;
@@ -198,11 +199,11 @@ static bool judge(struct reading *r, const char *line)
     const char *text = line + strspn(line, " \t");
     r->indented = false;
     if (*text == ';' || *text == '#')
-        return false; /* of any length, so not for inih */
+        return false;                   /* of any length, so not for inih */
     r->refused_section |= *text == '['; /* until it is taken */
     if (strlen(line) > MAX_LINE)
-        return say(r, kv_format(r->arena, "line longer than %d characters; continue it on an indented next line",
-                                MAX_LINE));
+        return say(
+            r, kv_format(r->arena, "line longer than %d characters; continue it on an indented next line", MAX_LINE));
     if (!*text)
         return false;
     if (*text != '[' && r->refused_section)

@@ -29,10 +29,11 @@ struct kv_ini {
     const char *path;
     struct kv_ini_section *section; /* in file order; names are unique */
     int n;
-    uint64_t hash;                  /* FNV-1a of the bytes read */
+    uint64_t hash; /* FNV-1a of the bytes read */
 };
 
-/* Reads PATH ("-": standard input). KV_DATA if it cannot be opened, KV_USAGE with every mistake otherwise; all objects are the arena's. */
+/* Reads PATH ("-": standard input). KV_DATA if it cannot be opened, KV_USAGE with every mistake otherwise; all objects
+ * are the arena's. */
 bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struct kv_err *e);
 
 /* Adds, or replaces, `section.key=value` as `--set` gives it; makes the section when there is none. The last '.' before

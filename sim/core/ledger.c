@@ -216,7 +216,7 @@ static void find_moments(const struct kv_ledger *l, struct moments *m)
 /* ---- peaks ---- */
 
 static const int measure_of[2][KV_COMPACTIONS] = {{HEAD_PAGES, HEAD_PAGES_IN_PLACE},
-                                                           {LAYER_PAGES, LAYER_PAGES_IN_PLACE}};
+                                                  {LAYER_PAGES, LAYER_PAGES_IN_PLACE}};
 
 static int64_t peak_value(const struct moments *m, int measure, int scope)
 {
@@ -228,9 +228,9 @@ static bool is_in_place(int measure)
     return measure == HEAD_PAGES_IN_PLACE || measure == LAYER_PAGES_IN_PLACE || measure == MEASURES + KV_IN_PLACE;
 }
 
-/* Within a run lengths never fall, so entries and compacted pages are most in its last pass. Pages in place breathe as a hole
- * moves over page borders, but passes a whole number of pages apart never fall: the hole grows no faster than the end.
- * So the most is among the last `period` passes. */
+/* Within a run lengths never fall, so entries and compacted pages are most in its last pass. Pages in place breathe as
+ * a hole moves over page borders, but passes a whole number of pages apart never fall: the hole grows no faster than
+ * the end. So the most is among the last `period` passes. */
 static int64_t period_of(const struct kv_ledger *l, const struct kv_run *run)
 {
     bool holes = false;
@@ -296,8 +296,8 @@ static int64_t bytes_at_moment(const struct kv_ledger *l, int64_t running, enum 
     return bytes;
 }
 
-static bool raise_peak(struct kv_ledger *l, const struct kv_run *run, int measure, int scope, const struct moments *most_of,
-                       struct kv_peak *peak)
+static bool raise_peak(struct kv_ledger *l, const struct kv_run *run, int measure, int scope,
+                       const struct moments *most_of, struct kv_peak *peak)
 {
     int64_t value = peak_value(most_of, measure, scope);
     if (value <= peak->value)
@@ -409,8 +409,7 @@ static void add_table(const struct kv_ledger *l, const struct kv_run *run, const
     for (int64_t i = 0; i < n_members && empty_end; i++)
         f[i].value -= l->page - 1; /* the end's page counts as whole */
     struct line end_during = {p->seen + fresh, p->n_new}, end_after = {p->seen + p->n_new, p->n_new};
-    add_pages(&count[KV_IN_PLACE],
-              sum_pages(&end_during, 1, n, l->page) - sum_holes(d, n_members, n, l->page, sinks),
+    add_pages(&count[KV_IN_PLACE], sum_pages(&end_during, 1, n, l->page) - sum_holes(d, n_members, n, l->page, sinks),
               sum_pages(&end_after, 1, n, l->page) - sum_holes(f, n_members, n, l->page, sinks), p->n_new, lanes);
 }
 

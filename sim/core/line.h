@@ -8,8 +8,8 @@
 
 enum { KV_LINE_END = -1, KV_LINE_NO_MEMORY = -2 };
 
-/* Reads up to a line end or `most` + 1 bytes into *buffer (grown as getline does, to be freed) and closes the text with a NUL.
- * Returns its length, more than `most` when the line goes on, or one of the above. */
+/* Reads up to a line end or `most` + 1 bytes into *buffer (grown as getline does, to be freed) and closes the text with
+ * a NUL. Returns its length, more than `most` when the line goes on, or one of the above. */
 static inline long kv_read_line(FILE *in, char **buffer, size_t *room, size_t most)
 {
     size_t n = 0;

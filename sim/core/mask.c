@@ -48,12 +48,15 @@ static bool read_row(const char *path, char *line, int64_t row, int64_t q_heads,
     if (n == m->heads)
         return true;
     if (n == q_heads)
-        return kv_fail(e, KV_DATA, "%s:%ld: %lld columns, but the model has %lld KV heads; this looks like a mask of its %lld "
-                       "query heads: a KV head is full when one of its %lld query heads must be, so give one column for "
-                       "each group", path, number, (long long)n, (long long)m->heads, (long long)q_heads,
-                       (long long)(q_heads / m->heads));
-    return kv_fail(e, KV_DATA, "%s:%ld: %lld columns, but the model has %lld KV heads; use the mask trained for this model",
-                   path, number, (long long)n, (long long)m->heads);
+        return kv_fail(
+            e, KV_DATA,
+            "%s:%ld: %lld columns, but the model has %lld KV heads; this looks like a mask of its %lld "
+            "query heads: a KV head is full when one of its %lld query heads must be, so give one column for "
+            "each group",
+            path, number, (long long)n, (long long)m->heads, (long long)q_heads, (long long)(q_heads / m->heads));
+    return kv_fail(e, KV_DATA,
+                   "%s:%ld: %lld columns, but the model has %lld KV heads; use the mask trained for this model", path,
+                   number, (long long)n, (long long)m->heads);
 }
 
 bool kv_mask_read(const char *path, int64_t layers, int64_t heads, int64_t q_heads, struct kv_mask *mask,
@@ -96,8 +99,9 @@ bool kv_mask_read(const char *path, int64_t layers, int64_t heads, int64_t q_hea
     free(line);
     fclose(in);
     if (good && rows != layers)
-        good = kv_fail(e, KV_DATA, "%s%s: %lld rows, but the model has %lld layers; use the mask trained for this model", path,
-                       rows ? kv_format(a, ":%lld", (long long)rows) : "", (long long)rows, (long long)layers);
+        good =
+            kv_fail(e, KV_DATA, "%s%s: %lld rows, but the model has %lld layers; use the mask trained for this model",
+                    path, rows ? kv_format(a, ":%lld", (long long)rows) : "", (long long)rows, (long long)layers);
     for (int64_t i = 0; good && i < layers * heads; i++)
         mask->binary &= mask->gate[i] == 0 || mask->gate[i] == 1;
     return good;

@@ -11,8 +11,8 @@
 struct kv_mask {
     const char *path; /* the file itself, where a folder was given */
     int64_t layers, heads;
-    double *gate;    /* (layers, heads) as in the file, clipped to 0..1 */
-    bool binary;     /* every gate is 0 or 1 */
+    double *gate; /* (layers, heads) as in the file, clipped to 0..1 */
+    bool binary;  /* every gate is 0 or 1 */
 };
 
 /* PATH is the TSV, or a folder holding full_attention_heads.tsv or masks.tsv. The shape must be layers x heads; q_heads
@@ -20,9 +20,9 @@ struct kv_mask {
 bool kv_mask_read(const char *path, int64_t layers, int64_t heads, int64_t q_heads, struct kv_mask *mask,
                   struct kv_arena *a, struct kv_err *e);
 
-/* Marks full heads. quantile: as many as DuoAttention's loader makes full at this sparsity, M - ceil(sparsity x (M-1)) of M,
- * highest gate first; equal gates, which upstream orders by random noise, by lower layer, then lower head; `ties` counts
- * the full heads that such a choice decided. threshold: gate > threshold. */
+/* Marks full heads. quantile: as many as DuoAttention's loader makes full at this sparsity, M - ceil(sparsity x (M-1))
+ * of M, highest gate first; equal gates, which upstream orders by random noise, by lower layer, then lower head; `ties`
+ * counts the full heads that such a choice decided. threshold: gate > threshold. */
 void kv_mask_by_quantile(const struct kv_mask *mask, double sparsity, bool *full, int64_t *ties, struct kv_arena *a);
 void kv_mask_by_threshold(const struct kv_mask *mask, double threshold, bool *full);
 

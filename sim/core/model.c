@@ -48,7 +48,10 @@ static const struct range {
 static bool check_ranges(const struct kv_model *m, struct kv_err *e)
 {
     const bool least_is_one[] = {
-        [ALWAYS] = true, [NEVER] = false, [WITH_MLA] = m->kv_lora_rank > 0, [WITH_EXPERTS] = m->experts > 0,
+        [ALWAYS] = true,
+        [NEVER] = false,
+        [WITH_MLA] = m->kv_lora_rank > 0,
+        [WITH_EXPERTS] = m->experts > 0,
     };
     bool good = true;
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
@@ -101,8 +104,10 @@ static bool check_relations(const struct kv_model *m, struct kv_err *e)
         good = kv_fail(e, KV_DATA, "%s: 'sliding_full_every' is %lld, but there is no 'sliding_window'", m->origin,
                        (long long)m->sliding_full_every);
     if (m->dtype == KV_INT8 || m->dtype == KV_INT4)
-        good = kv_fail(e, KV_DATA, "%s: 'dtype' is %s; expected bf16, fp16, fp32 or fp8, and 'quantised' where weights "
-                       "are narrower than that", m->origin, kv_dtype_names[m->dtype]);
+        good = kv_fail(e, KV_DATA,
+                       "%s: 'dtype' is %s; expected bf16, fp16, fp32 or fp8, and 'quantised' where weights "
+                       "are narrower than that",
+                       m->origin, kv_dtype_names[m->dtype]);
     return good;
 }
 

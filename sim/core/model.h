@@ -16,24 +16,24 @@ enum { KV_MODEL_MOST_LAYERS = 10000, KV_MODEL_MOST = 1000000000 };
 
 struct kv_model {
     const char *name;
-    const char *type; /* Hugging Face `model_type`: decides which weights a layer has */
+    const char *type;   /* Hugging Face `model_type`: decides which weights a layer has */
     const char *origin; /* the file it came from */
 
     int64_t layers, q_heads, kv_heads, head_dim; /* MLA: head_dim is that of a query, nope_dim + rope_dim */
     int64_t hidden, intermediate, vocab, max_positions;
-    int64_t sliding_window; /* entries a sliding-window layer may hold; 0: no such layer */
+    int64_t sliding_window;     /* entries a sliding-window layer may hold; 0: no such layer */
     int64_t sliding_full_every; /* n: every n-th layer (n - 1, 2n - 1, ... from 0) has full attention, the others the
                                  * window; 0: all layers have the window. Gemma 2: 2; Gemma 3: 6 */
-    int64_t *window;        /* (layers,) sliding_window for each layer: 0 in layers with full attention */
+    int64_t *window;            /* (layers,) sliding_window for each layer: 0 in layers with full attention */
 
     bool tie_embeddings, qkv_bias, o_bias, mlp_bias, qk_norm; /* qk_norm: per head; olmo2: over all heads at once */
     int64_t norms_per_layer; /* norm vectors of `hidden` in a layer: 2; Gemma 2 and 3: 4 */
 
     /* Mixture of experts; experts = 0: dense. */
     int64_t experts, experts_per_token, moe_intermediate; /* moe_intermediate: width of one expert */
-    int64_t shared_intermediate; /* width of the experts every token uses, together; 0: none */
-    bool shared_gate;            /* Qwen2-MoE: a gate vector on the shared expert */
-    int64_t dense_layers;        /* the first layers that have a plain MLP of `intermediate` instead */
+    int64_t shared_intermediate;                          /* width of the experts every token uses, together; 0: none */
+    bool shared_gate;                                     /* Qwen2-MoE: a gate vector on the shared expert */
+    int64_t dense_layers; /* the first layers that have a plain MLP of `intermediate` instead */
 
     /* Multi-head latent attention: one latent of kv_lora_rank + rope_dim per token and layer is all that is cached.
      * kv_lora_rank = 0: none. */

@@ -18,8 +18,8 @@ enum { MOST_LAYERS = KV_MODEL_MOST_LAYERS, MOST = KV_MODEL_MOST, SHOWN = 60 };
 /* ---- tables ---- */
 
 const char *const kv_model_families[] = {
-    "deepseek_v2", "deepseek_v3", "gemma2", "gemma3_text", "gpt_oss",   "llama", "mistral",   "mixtral",
-    "olmo2",       "phi3",        "qwen2",  "qwen2_moe",   "qwen3",     "qwen3_moe", NULL,
+    "deepseek_v2", "deepseek_v3", "gemma2", "gemma3_text", "gpt_oss", "llama",     "mistral", "mixtral",
+    "olmo2",       "phi3",        "qwen2",  "qwen2_moe",   "qwen3",   "qwen3_moe", NULL,
 };
 
 /* Sets of families; the bits are in the order of the names. */
@@ -111,7 +111,7 @@ struct flag {
     const char *key; /* NULL: no key, always so in these families */
     size_t offset;   /* of a bool of struct kv_model */
     int families;
-    bool missing;    /* what a missing key means */
+    bool missing; /* what a missing key means */
 };
 
 static const struct flag flags[] = {
@@ -146,7 +146,10 @@ static const struct {
     const char *name;
     enum kv_dtype dtype;
 } dtypes[] = {
-    {"bfloat16", KV_BF16}, {"float16", KV_FP16}, {"float32", KV_FP32}, {"float8_e4m3fn", KV_FP8},
+    {"bfloat16", KV_BF16},
+    {"float16", KV_FP16},
+    {"float32", KV_FP32},
+    {"float8_e4m3fn", KV_FP8},
 };
 
 /* ---- values ---- */
@@ -294,8 +297,10 @@ static void derive_sizes(struct reader *r)
     }
     if (!m->head_dim && m->q_heads && m->hidden % m->q_heads) {
         r->bad = true;
-        kv_fail(r->e, KV_DATA, "%s: 'head_dim' is missing, and 'hidden_size' %lld is not a multiple of "
-                "'num_attention_heads' %lld", r->path, (long long)m->hidden, (long long)m->q_heads);
+        kv_fail(r->e, KV_DATA,
+                "%s: 'head_dim' is missing, and 'hidden_size' %lld is not a multiple of "
+                "'num_attention_heads' %lld",
+                r->path, (long long)m->hidden, (long long)m->q_heads);
     } else if (!m->head_dim && m->q_heads) {
         m->head_dim = m->hidden / m->q_heads;
     }
@@ -339,8 +344,10 @@ static void read_layer_types(struct reader *r, const json_t *list)
         any |= slides;
         if (kind) {
             r->bad = true;
-            kv_fail(r->e, KV_DATA, "%s: 'layer_types' entry %zu, '%s', is not known; known: full_attention, "
-                    "sliding_attention", r->path, i, kind);
+            kv_fail(r->e, KV_DATA,
+                    "%s: 'layer_types' entry %zu, '%s', is not known; known: full_attention, "
+                    "sliding_attention",
+                    r->path, i, kind);
             return;
         }
     }
@@ -406,8 +413,8 @@ static void read_rope(struct reader *r)
     m->rope_low_freq_factor = read_real(r, rope, "low_freq_factor", 1);
     m->rope_high_freq_factor = read_real(r, rope, "high_freq_factor", 4);
 
-    const struct size original = {"original_max_position_embeddings", NULL, AT(rope_original_max_positions), EVERY,
-                                  MAY_MISS, 1, MOST};
+    const struct size original = {
+        "original_max_position_embeddings", NULL, AT(rope_original_max_positions), EVERY, MAY_MISS, 1, MOST};
     read_size(r, &original, r->root); /* Phi 3 */
     if (rope)
         read_size(r, &original, rope);

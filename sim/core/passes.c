@@ -13,7 +13,8 @@ int64_t kv_request_steps(const struct kv_request *r)
     return last_fed > r->prefill ? last_fed : r->prefill;
 }
 
-/* Where the chunk that holds token `seen` ends. Chunks start at 0, C, 2C, ... in the region [0, region) before the tail. */
+/* Where the chunk that holds token `seen` ends. Chunks start at 0, C, 2C, ... in the region [0, region) before the
+ * tail. */
 static int64_t chunk_end(const struct kv_when *w, const struct kv_request *r, int64_t seen, int64_t *region)
 {
     *region = r->prefill > w->tail ? r->prefill - w->tail : 0;

@@ -15,51 +15,134 @@ const struct kv_kind *const kv_kinds[] = {
 #undef KV_KIND
     NULL};
 
-static const char *const when_words[] = {"never",  "chunk",        "postfill",        "decode",
+static const char *const when_words[] = {"never",        "chunk",           "postfill", "decode",
                                          "chunk+decode", "postfill+decode", NULL};
-static const unsigned when_bits[] = {0, KV_AT_CHUNK, KV_AT_POSTFILL, KV_AT_DECODE, KV_AT_CHUNK | KV_AT_DECODE,
-                                     KV_AT_POSTFILL | KV_AT_DECODE};
+static const unsigned when_bits[] = {
+    0, KV_AT_CHUNK, KV_AT_POSTFILL, KV_AT_DECODE, KV_AT_CHUNK | KV_AT_DECODE, KV_AT_POSTFILL | KV_AT_DECODE};
 static const char *const store_words[] = {"kv-head", "query-head", NULL};
 enum { TOKENS_MAX = 1 << 30 };
 
 #define AT(member) offsetof(struct kv_policy_keys, member)
 const struct kv_field kv_policy_fields[] = {
-    {.key = "kind", .type = KV_T_TEXT, .offset = AT(kind), .also = "method, type, name",
+    {.key = "kind",
+     .type = KV_T_TEXT,
+     .offset = AT(kind),
+     .also = "method, type, name",
      .help = "the published method; a preset of the other keys"},
-    {.key = "when", .type = KV_T_CHOICE, .offset = AT(when), .def = "never", .choices = when_words, .also = "evict",
+    {.key = "when",
+     .type = KV_T_CHOICE,
+     .offset = AT(when),
+     .def = "never",
+     .choices = when_words,
+     .also = "evict",
      .help = "when it may evict: at the end of each prefill chunk, once after prefill, every N decoded tokens"},
-    {.key = "chunk", .type = KV_T_COUNT, .offset = AT(chunk), .min = 1, .max = TOKENS_MAX,
-     .also = "chunk_size, prefill_chunk_size", .help = "tokens of a prefill pass under this policy; auto: the run's"},
-    {.key = "patch", .type = KV_T_COUNT, .offset = AT(patch), .def = "0", .min = 0, .max = TOKENS_MAX,
-     .also = "patch_size", .help = "last prompt tokens appended to each chunk but the last, so that its scores come from "
-     "the question; 0: plain chunks"},
-    {.key = "every", .type = KV_T_COUNT, .offset = AT(every), .def = "1", .min = 1, .max = TOKENS_MAX,
-     .also = "compression_interval", .help = "decoded tokens between evictions, where `when` has decode"},
-    {.key = "keep", .type = KV_T_SHARE, .offset = AT(keep), .also = "budget, capacity, ratio, retention",
+    {.key = "chunk",
+     .type = KV_T_COUNT,
+     .offset = AT(chunk),
+     .min = 1,
+     .max = TOKENS_MAX,
+     .also = "chunk_size, prefill_chunk_size",
+     .help = "tokens of a prefill pass under this policy; auto: the run's"},
+    {.key = "patch",
+     .type = KV_T_COUNT,
+     .offset = AT(patch),
+     .def = "0",
+     .min = 0,
+     .max = TOKENS_MAX,
+     .also = "patch_size",
+     .help = "last prompt tokens appended to each chunk but the last, so that its scores come from "
+             "the question; 0: plain chunks"},
+    {.key = "every",
+     .type = KV_T_COUNT,
+     .offset = AT(every),
+     .def = "1",
+     .min = 1,
+     .max = TOKENS_MAX,
+     .also = "compression_interval",
+     .help = "decoded tokens between evictions, where `when` has decode"},
+    {.key = "keep",
+     .type = KV_T_SHARE,
+     .offset = AT(keep),
+     .also = "budget, capacity, ratio, retention",
      .help = "budget: share of the tokens that stays"},
-    {.key = "compression_ratio", .type = KV_T_SHARE, .offset = AT(compression_ratio), .also = "kv_sparsity",
+    {.key = "compression_ratio",
+     .type = KV_T_SHARE,
+     .offset = AT(compression_ratio),
+     .also = "kv_sparsity",
      .help = "budget: share of the tokens removed (kvpress' word); keep = 1 - compression_ratio"},
-    {.key = "tokens", .type = KV_T_COUNT, .offset = AT(tokens), .min = 1, .max = TOKENS_MAX,
+    {.key = "tokens",
+     .type = KV_T_COUNT,
+     .offset = AT(tokens),
+     .min = 1,
+     .max = TOKENS_MAX,
      .also = "max_capacity_prompt, max_capacity_prompts, budget_size, target_size",
      .help = "budget: entries a lane may hold, window included; of each chunk under a law that freezes earlier chunks"},
-    {.key = "bytes", .type = KV_T_BYTES, .offset = AT(bytes), .min = 1, .max = 0x1p50,
+    {.key = "bytes",
+     .type = KV_T_BYTES,
+     .offset = AT(bytes),
+     .min = 1,
+     .max = 0x1p50,
      .help = "budget: the same in bytes"},
-    {.key = "sink_size", .type = KV_T_COUNT, .offset = AT(sink_size), .def = "0", .min = 0, .max = TOKENS_MAX,
-     .also = "n_sink, sinks, sink, n_init, sink_tokens", .help = "first tokens that never leave"},
-    {.key = "recent_size", .type = KV_T_COUNT, .offset = AT(recent_size), .def = "0", .min = 0, .max = TOKENS_MAX,
-     .also = "recent, n_local, recents, local_window_size", .help = "newest tokens that never leave"},
-    {.key = "window_size", .type = KV_T_COUNT, .offset = AT(window_size), .def = "64", .min = 0, .max = TOKENS_MAX,
-     .also = "window, observation_window", .help = "last queries of a unit that score its keys; they stay themselves"},
-    {.key = "min_tokens", .type = KV_T_COUNT, .offset = AT(min_tokens), .def = "0", .min = 0, .max = TOKENS_MAX,
-     .also = "floor, min_tokens_per_head", .help = "no eviction leaves a lane with fewer entries"},
-    {.key = "store", .type = KV_T_CHOICE, .offset = AT(store), .def = "kv-head", .choices = store_words,
+    {.key = "sink_size",
+     .type = KV_T_COUNT,
+     .offset = AT(sink_size),
+     .def = "0",
+     .min = 0,
+     .max = TOKENS_MAX,
+     .also = "n_sink, sinks, sink, n_init, sink_tokens",
+     .help = "first tokens that never leave"},
+    {.key = "recent_size",
+     .type = KV_T_COUNT,
+     .offset = AT(recent_size),
+     .def = "0",
+     .min = 0,
+     .max = TOKENS_MAX,
+     .also = "recent, n_local, recents, local_window_size",
+     .help = "newest tokens that never leave"},
+    {.key = "window_size",
+     .type = KV_T_COUNT,
+     .offset = AT(window_size),
+     .def = "64",
+     .min = 0,
+     .max = TOKENS_MAX,
+     .also = "window, observation_window",
+     .help = "last queries of a unit that score its keys; they stay themselves"},
+    {.key = "min_tokens",
+     .type = KV_T_COUNT,
+     .offset = AT(min_tokens),
+     .def = "0",
+     .min = 0,
+     .max = TOKENS_MAX,
+     .also = "floor, min_tokens_per_head",
+     .help = "no eviction leaves a lane with fewer entries"},
+    {.key = "store",
+     .type = KV_T_CHOICE,
+     .offset = AT(store),
+     .def = "kv-head",
+     .choices = store_words,
      .help = "one set of entries for each KV head, or, as upstream without grouping, for each query head"},
-    {.key = "kv_cache_dtype", .type = KV_T_CHOICE, .offset = AT(kv_cache_dtype), .def = "auto",
-     .choices = kv_dtype_choices, .also = "dtype", .help = "element type of the entries; auto: the run's"},
-    {.key = "group_size", .type = KV_T_COUNT, .offset = AT(group_size), .def = "32", .min = 1, .max = 65536,
+    {.key = "kv_cache_dtype",
+     .type = KV_T_CHOICE,
+     .offset = AT(kv_cache_dtype),
+     .def = "auto",
+     .choices = kv_dtype_choices,
+     .also = "dtype",
+     .help = "element type of the entries; auto: the run's"},
+    {.key = "group_size",
+     .type = KV_T_COUNT,
+     .offset = AT(group_size),
+     .def = "32",
+     .min = 1,
+     .max = 65536,
      .help = "int8, int4: elements that share a scale and a minimum (KIVI's G)"},
-    {.key = "residual_length", .type = KV_T_COUNT, .offset = AT(residual_length), .def = "32", .min = 1, .max = 65536,
-     .also = "residual", .help = "int8, int4: newest entries that stay in fp16 (KIVI's R)"},
+    {.key = "residual_length",
+     .type = KV_T_COUNT,
+     .offset = AT(residual_length),
+     .def = "32",
+     .min = 1,
+     .max = 65536,
+     .also = "residual",
+     .help = "int8, int4: newest entries that stay in fp16 (KIVI's R)"},
     {.key = "law", .type = KV_T_TEXT, .offset = AT(law), .help = "how many entries stay; auto: the kind's"},
     {.key = "score", .type = KV_T_TEXT, .offset = AT(score), .help = "which entries stay; auto: the kind's"},
 };
@@ -316,8 +399,7 @@ static bool check_when(struct kv_policy *p, struct kv_err *e)
                                .patch = p->keys.patch,
                                .every = p->keys.every};
     if (p->when.at & ~p->law->at)
-        return kv_fail(e, KV_USAGE, "%s law '%s' cannot act at '%s'", p->where, p->law->name,
-                       when_words[p->keys.when]);
+        return kv_fail(e, KV_USAGE, "%s law '%s' cannot act at '%s'", p->where, p->law->name, when_words[p->keys.when]);
     if (p->when.at && p->law->room && !strcmp(p->score->name, "none"))
         return kv_fail(e, KV_USAGE, "%s score 'none' chooses nothing, but law '%s' evicts; give a score", p->where,
                        p->law->name);
@@ -325,11 +407,15 @@ static bool check_when(struct kv_policy *p, struct kv_err *e)
         return kv_fail(e, KV_USAGE, "%s patch = %lld needs eviction at chunks; add 'when = chunk' or remove it",
                        p->where, (long long)p->when.patch);
     if (p->when.patch && p->score->positional)
-        return kv_fail(e, KV_USAGE, "%s patch = %lld changes nothing for score '%s', which reads positions alone; "
-                       "remove it", p->where, (long long)p->when.patch, p->score->name);
+        return kv_fail(e, KV_USAGE,
+                       "%s patch = %lld changes nothing for score '%s', which reads positions alone; "
+                       "remove it",
+                       p->where, (long long)p->when.patch, p->score->name);
     if (p->when.patch && p->when.patch != p->keys.window_size)
-        return kv_fail(e, KV_USAGE, "%s patch = %lld must equal window_size = %lld: the patch is the window that scores "
-                       "a chunk", p->where, (long long)p->when.patch, (long long)p->keys.window_size);
+        return kv_fail(e, KV_USAGE,
+                       "%s patch = %lld must equal window_size = %lld: the patch is the window that scores "
+                       "a chunk",
+                       p->where, (long long)p->when.patch, (long long)p->keys.window_size);
     return true;
 }
 
@@ -339,16 +425,16 @@ bool kv_policy_read(struct kv_policy *p, const char *name, const char *where, co
     *p = (struct kv_policy){.name = name, .where = where, .kept = NAN, .budget = KV_UNSET};
     if (!choose_parts(p, setting, n, a, e))
         return false;
+    KV_ASSERT(p->law && p->score);
     p->bind[p->n_binds++] = (struct kv_bind){.field = kv_policy_fields, .n = kv_n_policy_fields, .base = &p->keys};
     if (p->law->n_fields) {
         p->law_params = kv_alloc(a, p->law->params_size);
-        p->bind[p->n_binds++] =
-            (struct kv_bind){.field = p->law->field, .n = p->law->n_fields, .base = p->law_params};
+        p->bind[p->n_binds++] = (struct kv_bind){.field = p->law->field, .n = p->law->n_fields, .base = p->law_params};
     }
     if (p->kind->reads && p->kind->reads->n_fields) {
         p->reads_params = kv_alloc(a, p->kind->reads->params_size);
-        p->bind[p->n_binds++] = (struct kv_bind){
-            .field = p->kind->reads->field, .n = p->kind->reads->n_fields, .base = p->reads_params};
+        p->bind[p->n_binds++] =
+            (struct kv_bind){.field = p->kind->reads->field, .n = p->kind->reads->n_fields, .base = p->reads_params};
     }
     struct kv_setting *preset;
     int n_preset = preset_settings(p, setting, n, &preset, a, e);
@@ -366,7 +452,8 @@ bool kv_policy_from_spec(struct kv_policy *p, const char *spec, struct kv_arena 
     struct kv_setting *setting;
     int n;
     if (!kind)
-        return kv_fail(e, KV_USAGE, "%s no kind; write it as kind:key=value,... with a kind of 'kvsim policies'", where);
+        return kv_fail(e, KV_USAGE, "%s no kind; write it as kind:key=value,... with a kind of 'kvsim policies'",
+                       where);
     if (!split_keys(keys, where, &setting, &n, a, e))
         return false;
     struct kv_setting *all = KV_NEW_N(a, struct kv_setting, n + 1);
@@ -391,17 +478,21 @@ static bool check_window_layers(const struct kv_policy *p, const struct kv_model
 {
     if (m->sliding_window == 0 || kv_policy_in_place(p))
         return true;
-    return kv_fail(e, KV_USAGE, "%s '%s' cannot be counted on '%s', which has sliding-window layers: which of its entries "
+    return kv_fail(e, KV_USAGE,
+                   "%s '%s' cannot be counted on '%s', which has sliding-window layers: which of its entries "
                    "leave the window is not known from lengths; use a policy of sinks and recents, or set "
-                   "disable_sliding_window = true", p->where, p->kind->name, m->name);
+                   "disable_sliding_window = true",
+                   p->where, p->kind->name, m->name);
 }
 
 static bool check_mla(const struct kv_policy *p, const struct kv_model *m, struct kv_err *e)
 {
     if (!m->kv_lora_rank || (p->when.at == 0 && !p->kind->reads))
         return true;
-    return kv_fail(e, KV_USAGE, "%s '%s' is not defined on '%s': its latent (MLA) cache has no KV heads; only 'full' is "
-                   "counted", p->where, p->kind->name, m->name);
+    return kv_fail(e, KV_USAGE,
+                   "%s '%s' is not defined on '%s': its latent (MLA) cache has no KV heads; only 'full' is "
+                   "counted",
+                   p->where, p->kind->name, m->name);
 }
 
 /* What preparing puts into the parameters is of one model: a copy of the policy, for another one, must not see it. */
@@ -422,7 +513,9 @@ bool kv_policy_prepare(struct kv_policy *p, const struct kv_model *m, const stru
     *shape = (struct kv_shape){.layers = m->layers,
                                .q_heads = m->q_heads,
                                .kv_heads = mla ? 1 : m->kv_heads,
-                               .store_heads = mla ? 1 : p->keys.store ? m->q_heads : m->kv_heads,
+                               .store_heads = mla             ? 1
+                                              : p->keys.store ? m->q_heads
+                                                              : m->kv_heads,
                                .window = m->sliding_window ? m->window : NULL};
     p->store = (struct kv_store){.dtype = kv_dtype_of_choice(p->keys.kv_cache_dtype, run->dtype),
                                  .elements = mla ? m->kv_lora_rank + m->rope_dim : 2 * m->head_dim,
@@ -431,8 +524,9 @@ bool kv_policy_prepare(struct kv_policy *p, const struct kv_model *m, const stru
     if (!p->when.chunk)
         p->when.chunk = run->chunk;
     if (run->limit && p->when.patch >= run->limit)
-        return kv_fail(e, KV_USAGE, "%s patch = %lld leaves no room in passes of max_num_batched_tokens = %lld; raise it",
-                       p->where, (long long)p->when.patch, (long long)run->limit);
+        return kv_fail(e, KV_USAGE,
+                       "%s patch = %lld leaves no room in passes of max_num_batched_tokens = %lld; raise it", p->where,
+                       (long long)p->when.patch, (long long)run->limit);
     if (!kv_store_check(&p->store, mla, p->where, e) || !check_mla(p, m, e) || !check_window_layers(p, m, e))
         return false;
     if (p->keys.bytes != KV_UNSET) {

@@ -2,10 +2,11 @@
 /* What a KV policy is: when it may evict x how many entries a lane may hold then x which ones stay, and a guard.
  *
  * Words. Entry: key and value of one token in one lane. Lane: one (layer, store head). Pass: one forward pass over new
- * tokens, a prefill chunk or one decoded token; it may be followed, in the same pass, by patch tokens that leave nothing.
+ * tokens, a prefill chunk or one decoded token; it may be followed, in the same pass, by patch tokens that leave
+ * nothing.
  *
- * How many is a law of lengths alone, so that footprints, plans and serving need no attention scores; which ones stay is
- * named here and decided from recorded or live attention. A kind (policies.def) is a preset of all of it; keys of a
+ * How many is a law of lengths alone, so that footprints, plans and serving need no attention scores; which ones stay
+ * is named here and decided from recorded or live attention. A kind (policies.def) is a preset of all of it; keys of a
  * config's [policy NAME], or of a SPEC `kind:key=value,...`, replace its parts. */
 #ifndef KV_POLICY_H
 #define KV_POLICY_H
@@ -17,8 +18,8 @@
 
 struct kv_shape {
     int64_t layers, q_heads, kv_heads;
-    int64_t store_heads;     /* kv_heads, or q_heads where upstream keeps a set for each query head */
-    const int64_t *window;   /* (layers,) entries a sliding-window layer may hold; 0: full attention. NULL: all full */
+    int64_t store_heads;   /* kv_heads, or q_heads where upstream keeps a set for each query head */
+    const int64_t *window; /* (layers,) entries a sliding-window layer may hold; 0: full attention. NULL: all full */
 };
 
 /* One request, by lengths. Query steps that run: prompt + output - 1, for the last output is never fed back. */
@@ -34,24 +35,24 @@ enum kv_at { KV_AT_CHUNK = 1, KV_AT_POSTFILL = 2, KV_AT_DECODE = 4 };
 
 /* When it may evict: data, no code. */
 struct kv_when {
-    unsigned at;     /* enum kv_at, together */
-    int64_t chunk;   /* tokens of a prefill pass; the last chunk is the remainder */
-    int64_t tail;    /* tokens of a last chunk of its own (Locret's local_len); 0: none */
-    int64_t patch;   /* last prompt tokens appended to each chunk but the last (patched eviction); 0: none */
-    int64_t every;   /* decoded tokens between evictions */
+    unsigned at;   /* enum kv_at, together */
+    int64_t chunk; /* tokens of a prefill pass; the last chunk is the remainder */
+    int64_t tail;  /* tokens of a last chunk of its own (Locret's local_len); 0: none */
+    int64_t patch; /* last prompt tokens appended to each chunk but the last (patched eviction); 0: none */
+    int64_t every; /* decoded tokens between evictions */
 };
 
 /* One pass of one sequence; made by kv_pass_next only. */
 struct kv_pass {
     int64_t index;
-    int64_t seen;        /* tokens before it; never falls, whatever is evicted */
+    int64_t seen; /* tokens before it; never falls, whatever is evicted */
     int64_t prompt, prefill;
     int64_t n_new, n_patch;
     int64_t n_unit;      /* tokens since the last eviction, the new ones included: n of the published formulas */
     int64_t decode_step; /* -1 in prefill */
     int64_t repeat;      /* how many passes from this one on are alike but for `seen`; at least 1 */
     bool evict;
-    bool last;           /* last of the prefill */
+    bool last; /* last of the prefill */
 };
 
 /* The next pass after `seen` tokens, of which `unit` came since the last eviction, with at most `limit` new and patch
@@ -102,8 +103,8 @@ struct kv_law {
     unsigned budget; /* enum kv_budget_form it understands, together */
     unsigned at;     /* enum kv_at it can act at, together */
     bool needs_budget;
-    bool guards;     /* reads sink_size and recent_size; for other laws they would change nothing, and are refused */
-    bool freezes;    /* at chunks, what earlier ones left is frozen: so recents are several spans, one for each chunk */
+    bool guards;  /* reads sink_size and recent_size; for other laws they would change nothing, and are refused */
+    bool freezes; /* at chunks, what earlier ones left is frozen: so recents are several spans, one for each chunk */
     /* Reads files, checks the parameters against the shape; may set policy->note. NULL: nothing to do. */
     bool (*prepare)(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);
     /* Lanes with the same number always hold as much. NULL: all lanes of all layers do. */
@@ -120,15 +121,15 @@ struct kv_law {
 struct kv_score {
     const char *name;
     const char *help;
-    const char *needs;    /* what must be recorded to replay it, for people */
-    bool positional;      /* decided by positions alone (sinks and recents): then kept sets are known from lengths */
+    const char *needs; /* what must be recorded to replay it, for people */
+    bool positional;   /* decided by positions alone (sinks and recents): then kept sets are known from lengths */
 };
 
 /* ---- reading less while storing all ---- */
 
 /* Methods that leave every entry in memory and read some of them at a step: their footprint is 100 % and more. */
 struct kv_reads {
-    const char *trained;  /* "needs a model trained with it", or NULL */
+    const char *trained; /* "needs a model trained with it", or NULL */
     const struct kv_field *field;
     int n_fields;
     size_t params_size;
@@ -136,8 +137,8 @@ struct kv_reads {
     /* Block summaries kept beside a lane: `vectors` of half an entry each for every block of `block` entries, the last
      * partial one included unless `whole`. block = 0: none. */
     struct kv_summary (*summary)(const struct kv_policy *p);
-    /* Entries read by the query step that sees `n` entries (itself included), mean over lanes, summed over n = 1 .. last;
-     * steps 1 .. prefill are prefill. At most what is read where heads overlap. */
+    /* Entries read by the query step that sees `n` entries (itself included), mean over lanes, summed over n = 1 ..
+     * last; steps 1 .. prefill are prefill. At most what is read where heads overlap. */
     double (*read_sum)(const struct kv_policy *p, int64_t prefill, int64_t last);
 };
 struct kv_summary {
@@ -162,10 +163,10 @@ struct kv_policy_keys {
 
 struct kv_kind {
     const char *name, *title;
-    const char *source;       /* paper, section, code */
-    const char *differs;      /* how ours differs from what is published; "" when it does not */
-    const char *preset;       /* "key=value, ...": what this kind puts in before the user's keys */
-    const char *also;         /* other names, comma separated */
+    const char *source;  /* paper, section, code */
+    const char *differs; /* how ours differs from what is published; "" when it does not */
+    const char *preset;  /* "key=value, ...": what this kind puts in before the user's keys */
+    const char *also;    /* other names, comma separated */
     const struct kv_law *law;
     const struct kv_score *score;
     const struct kv_reads *reads; /* NULL: reads all it holds */
@@ -183,13 +184,13 @@ struct kv_policy {
     struct kv_bind bind[3]; /* common, law, reads: for `config show` */
     int n_binds;
 
-    struct kv_when when;  /* chunk = 0: the run's */
-    int64_t floor;        /* no eviction leaves a lane with fewer entries */
-    double kept;          /* share that stays, when the budget is a share; else NaN */
-    int64_t budget;       /* tokens a lane may hold, window included, when the budget is in tokens or bytes; else KV_UNSET */
+    struct kv_when when; /* chunk = 0: the run's */
+    int64_t floor;       /* no eviction leaves a lane with fewer entries */
+    double kept;         /* share that stays, when the budget is a share; else NaN */
+    int64_t budget; /* tokens a lane may hold, window included, when the budget is in tokens or bytes; else KV_UNSET */
     struct kv_store store;
-    const char *input;    /* the file its lanes or reads came from, or NULL */
-    const char *note;     /* what a table must say beside it, or NULL: "synthetic mask", ... */
+    const char *input; /* the file its lanes or reads came from, or NULL */
+    const char *note;  /* what a table must say beside it, or NULL: "synthetic mask", ... */
 };
 
 /* Reads keys into a policy; `where` begins messages that belong to no single key. KV_USAGE with every mistake. */

@@ -14,8 +14,13 @@
 
 #define AT(member) offsetof(struct kv_model, member)
 #define SIZE(name, default_, text)                                                                                     \
-    {.key = #name, .type = KV_T_COUNT, .offset = AT(name), .def = default_, .min = 0, .max = 1e9, .help = text}
-#define FLAG(name, text) {.key = #name, .type = KV_T_BOOL, .offset = AT(name), .def = "false", .help = text}
+    {                                                                                                                  \
+        .key = #name, .type = KV_T_COUNT, .offset = AT(name), .def = default_, .min = 0, .max = 1e9, .help = text      \
+    }
+#define FLAG(name, text)                                                                                               \
+    {                                                                                                                  \
+        .key = #name, .type = KV_T_BOOL, .offset = AT(name), .def = "false", .help = text                              \
+    }
 static const struct kv_field model_fields[] = {
     {.key = "name", .type = KV_T_TEXT, .offset = AT(name), .help = "the name tables show"},
     {.key = "type", .type = KV_T_TEXT, .offset = AT(type), .help = "Hugging Face model_type"},
@@ -49,12 +54,23 @@ static const struct kv_field model_fields[] = {
     {.key = "rope_theta", .type = KV_T_REAL, .offset = AT(rope_theta), .def = "10000", .help = "rotary base"},
     {.key = "rope_scaling", .type = KV_T_TEXT, .offset = AT(rope_scaling), .def = "none", .help = "rotary scaling"},
     {.key = "rope_factor", .type = KV_T_REAL, .offset = AT(rope_factor), .def = "1", .help = "scaling factor"},
-    {.key = "rope_low_freq_factor", .type = KV_T_REAL, .offset = AT(rope_low_freq_factor), .def = "1", .help = "llama3"},
-    {.key = "rope_high_freq_factor", .type = KV_T_REAL, .offset = AT(rope_high_freq_factor), .def = "4",
+    {.key = "rope_low_freq_factor",
+     .type = KV_T_REAL,
+     .offset = AT(rope_low_freq_factor),
+     .def = "1",
+     .help = "llama3"},
+    {.key = "rope_high_freq_factor",
+     .type = KV_T_REAL,
+     .offset = AT(rope_high_freq_factor),
+     .def = "4",
      .help = "llama3"},
     SIZE(rope_original_max_positions, "0", "positions before scaling"),
     {.key = "norm_eps", .type = KV_T_REAL, .offset = AT(norm_eps), .def = "1e-5", .help = "epsilon of the norms"},
-    {.key = "dtype", .type = KV_T_CHOICE, .offset = AT(dtype), .def = "bf16", .choices = kv_dtype_names,
+    {.key = "dtype",
+     .type = KV_T_CHOICE,
+     .offset = AT(dtype),
+     .def = "bf16",
+     .choices = kv_dtype_names,
      .help = "element type of the weights"},
     FLAG(quantised, "some weights are narrower than dtype"),
 };
@@ -91,8 +107,10 @@ const char *kv_data_folder(struct kv_arena *a, struct kv_err *e)
         if (*folder && holds_data(folder, a))
             return kv_copy_text(a, folder);
     }
-    kv_fail(e, KV_ENV, "no presets found: neither above '%s' nor in share/kvsim beside it; set KVSIM_DATA to the folder that "
-            "holds 'models' and 'configs'", here);
+    kv_fail(e, KV_ENV,
+            "no presets found: neither above '%s' nor in share/kvsim beside it; set KVSIM_DATA to the folder that "
+            "holds 'models' and 'configs'",
+            here);
     return NULL;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Things known by name: models (models/NAME.ini), hardware (configs/hardware/NAME.ini), plot scripts. They lie in the data
- * folder: $KVSIM_DATA, else share/kvsim beside the program's bin, else the source tree the program was built in. */
+/* Things known by name: models (models/NAME.ini), hardware (configs/hardware/NAME.ini), plot scripts. They lie in the
+ * data folder: $KVSIM_DATA, else share/kvsim beside the program's bin, else the source tree the program was built in.
+ */
 #ifndef KV_PRESET_H
 #define KV_PRESET_H
 
@@ -14,7 +15,8 @@ const char *kv_data_folder(struct kv_arena *a, struct kv_err *e);
 bool kv_model_find(const char *what, struct kv_model *m, struct kv_arena *a, struct kv_err *e);
 
 /* The file of a preset of `folder` ("configs/hardware") named `what`, which may be a path to an .ini file itself. */
-const char *kv_preset_file(const char *folder, const char *noun, const char *what, struct kv_arena *a, struct kv_err *e);
+const char *kv_preset_file(const char *folder, const char *noun, const char *what, struct kv_arena *a,
+                           struct kv_err *e);
 
 /* Names of the presets in `folder`, sorted; for messages and lists. */
 bool kv_preset_names(const char *folder, const char ***names, int *n, struct kv_arena *a, struct kv_err *e);

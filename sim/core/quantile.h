@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Percentiles of a stream in bounded memory: counts in log-spaced buckets, each 1/128 of an octave's start wide, so that
- * a quantile is within 0.4 % of a value that was really seen at that rank. Order and splitting of the stream change nothing. */
+/* Percentiles of a stream in bounded memory: counts in log-spaced buckets, each 1/128 of an octave's start wide, so
+ * that a quantile is within 0.4 % of a value that was really seen at that rank. Order and splitting of the stream
+ * change nothing. */
 #ifndef KV_QUANTILE_H
 #define KV_QUANTILE_H
 
@@ -18,8 +19,8 @@ struct kv_quantiles {
 void kv_quantiles_add(struct kv_quantiles *q, double value);
 void kv_quantiles_merge(struct kv_quantiles *q, const struct kv_quantiles *other);
 
-/* The value at rank ceil(share x n), 0 <= share <= 1: the middle of its bucket, held between the least and the most seen,
- * which are exact; 0 when nothing was added. */
+/* The value at rank ceil(share x n), 0 <= share <= 1: the middle of its bucket, held between the least and the most
+ * seen, which are exact; 0 when nothing was added. */
 double kv_quantile(const struct kv_quantiles *q, double share);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Random numbers as a function of (seed, purpose, id, counter): no state is shared, so that adding a policy or a request
- * changes the draws of no other. Core and engine draw from here directly; kvsim's GSL distributions sit on it
+/* Random numbers as a function of (seed, purpose, id, counter): no state is shared, so that adding a policy or a
+ * request changes the draws of no other. Core and engine draw from here directly; kvsim's GSL distributions sit on it
  * (sim/draw.h). */
 #ifndef KV_RANDOM_H
 #define KV_RANDOM_H

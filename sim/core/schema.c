@@ -201,8 +201,8 @@ static const char *read_choice(const struct kv_field *f, void *base, const char 
 static const char *read_real(const struct kv_field *f, void *base, const char *text, struct kv_arena *a)
 {
     static const char *(*const reader[])(struct kv_arena *, const char *, double *) = {
-        [KV_T_REAL] = kv_read_real,     [KV_T_SHARE] = kv_read_share,         [KV_T_SECONDS] = kv_read_seconds,
-        [KV_T_RATE] = kv_read_rate,     [KV_T_BANDWIDTH] = kv_read_bandwidth, [KV_T_FLOPS] = kv_read_flops,
+        [KV_T_REAL] = kv_read_real, [KV_T_SHARE] = kv_read_share,         [KV_T_SECONDS] = kv_read_seconds,
+        [KV_T_RATE] = kv_read_rate, [KV_T_BANDWIDTH] = kv_read_bandwidth, [KV_T_FLOPS] = kv_read_flops,
     };
     double value;
     const char *why = reader[f->type](a, text, &value);
@@ -332,8 +332,8 @@ static const char *bytes_text(int64_t bytes, struct kv_arena *a)
 
 const char *kv_field_text(const struct kv_field *f, const void *base, struct kv_arena *a)
 {
-    static const char *const suffix[] = {[KV_T_SECONDS] = " s", [KV_T_RATE] = " /s", [KV_T_BANDWIDTH] = " B/s",
-                                         [KV_T_FLOPS] = " FLOP/s"};
+    static const char *const suffix[] = {
+        [KV_T_SECONDS] = " s", [KV_T_RATE] = " /s", [KV_T_BANDWIDTH] = " B/s", [KV_T_FLOPS] = " FLOP/s"};
     char number[KV_NUMBER_TEXT];
     if (!kv_field_is_set(f, base))
         return "auto";

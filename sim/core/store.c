@@ -74,12 +74,15 @@ bool kv_store_check(const struct kv_store *s, bool mla, const char *where, struc
     if (!kv_store_quantised(s))
         return true;
     if (mla)
-        return kv_fail(e, KV_USAGE, "%s kv_cache_dtype '%s' is not defined for a latent (MLA) cache; use bf16, fp16 or fp8",
-                       where, kv_dtype_names[s->dtype]);
+        return kv_fail(e, KV_USAGE,
+                       "%s kv_cache_dtype '%s' is not defined for a latent (MLA) cache; use bf16, fp16 or fp8", where,
+                       kv_dtype_names[s->dtype]);
     bool head = (s->elements / 2) % s->group == 0, residual = s->residual % s->group == 0;
     if (head && residual)
         return true;
-    return kv_fail(e, KV_USAGE, "%s group_size %lld does not divide %s %lld; choose one that divides head_dim and "
-                   "residual_length", where, (long long)s->group, head ? "residual_length" : "head_dim",
+    return kv_fail(e, KV_USAGE,
+                   "%s group_size %lld does not divide %s %lld; choose one that divides head_dim and "
+                   "residual_length",
+                   where, (long long)s->group, head ? "residual_length" : "head_dim",
                    (long long)(head ? s->residual : s->elements / 2));
 }

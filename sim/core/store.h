@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* What one entry weighs. bf16 and fp16: two bytes an element. fp8: one byte, its scale one per tensor (vLLM's
- * `kv_cache_dtype = fp8`), so nothing per entry. int8 and int4 as KIVI stores them (arXiv 2402.02750): `group` elements share
- * a scale and a minimum of two bytes each, and the newest entries stay in fp16: keys wait until `residual` of them fill a
- * group along the tokens, values keep their last `residual` as they are. KIVI's own b is 2; the formula is the same.  */
+ * `kv_cache_dtype = fp8`), so nothing per entry. int8 and int4 as KIVI stores them (arXiv 2402.02750): `group` elements
+ * share a scale and a minimum of two bytes each, and the newest entries stay in fp16: keys wait until `residual` of
+ * them fill a group along the tokens, values keep their last `residual` as they are. KIVI's own b is 2; the formula is
+ * the same.  */
 #ifndef KV_STORE_H
 #define KV_STORE_H
 

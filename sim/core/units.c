@@ -14,15 +14,16 @@ struct unit {
 };
 
 static const struct unit byte_units[] = {
-    {"B", 1},      {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"PiB", 0x1p50}, {"kB", 1e3},
-    {"KB", 1e3},   {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},    {"PB", 1e15},    {NULL, 0},
+    {"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"PiB", 0x1p50}, {"kB", 1e3},
+    {"KB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},    {"PB", 1e15},    {NULL, 0},
 };
 static const struct unit second_units[] = {
     {"ns", 1e-9}, {"us", 1e-6}, {"ms", 1e-3}, {"s", 1}, {"min", 60}, {"h", 3600}, {"d", 86400}, {NULL, 0},
 };
-static const struct unit rate_units[] = {{"/s", 1}, {"/min", 1.0 / 60}, {"/h", 1.0 / 3600}, {"/d", 1.0 / 86400}, {NULL, 0}};
+static const struct unit rate_units[] = {
+    {"/s", 1}, {"/min", 1.0 / 60}, {"/h", 1.0 / 3600}, {"/d", 1.0 / 86400}, {NULL, 0}};
 static const struct unit bandwidth_units[] = {
-    {"B/s", 1},       {"KB/s", 1e3},      {"kB/s", 1e3},      {"MB/s", 1e6},      {"GB/s", 1e9},      {"TB/s", 1e12},
+    {"B/s", 1},        {"KB/s", 1e3},     {"kB/s", 1e3},     {"MB/s", 1e6},     {"GB/s", 1e9}, {"TB/s", 1e12},
     {"KiB/s", 0x1p10}, {"MiB/s", 0x1p20}, {"GiB/s", 0x1p30}, {"TiB/s", 0x1p40}, {NULL, 0},
 };
 static const struct unit flop_units[] = {
@@ -132,7 +133,7 @@ static const char *read_scaled(struct kv_arena *a, const char *text, const struc
 
 const char *kv_read_bytes(struct kv_arena *a, const char *text, int64_t *out)
 {
-    double number, scale;
+    double number = 0, scale = 0;
     const char *why = read_scaled(a, text, byte_units, "80 GiB", &number, &scale);
     if (why)
         return why;
@@ -146,7 +147,7 @@ const char *kv_read_bytes(struct kv_arena *a, const char *text, int64_t *out)
 static const char *read_real_unit(struct kv_arena *a, const char *text, const struct unit *units, const char *example,
                                   double *out)
 {
-    double number, scale;
+    double number = 0, scale = 0;
     const char *why = read_scaled(a, text, units, example, &number, &scale);
     if (why)
         return why;

@@ -98,8 +98,10 @@ bool kv_request_check(const struct kv_request *r, const struct kv_shape *s, stru
     if (r->output < 0)
         return kv_fail(e, KV_USAGE, "output of %lld tokens is negative", (long long)r->output);
     if (r->prompt > most || r->output > most - r->prompt)
-        return kv_fail(e, KV_USAGE, "prompt of %lld and output of %lld tokens are more than the %lld that can be summed over "
-                       "%lld lanes", (long long)r->prompt, (long long)r->output, (long long)most,
+        return kv_fail(e, KV_USAGE,
+                       "prompt of %lld and output of %lld tokens are more than the %lld that can be summed over "
+                       "%lld lanes",
+                       (long long)r->prompt, (long long)r->output, (long long)most,
                        (long long)(s->layers * s->store_heads));
     return true;
 }
@@ -151,7 +153,8 @@ static struct kv_room room_at(const struct kv_walk *w, const struct kv_class *c,
     return room;
 }
 
-/* Passes from this one on for which the class changes by the same amount, given that the passes themselves are alike. */
+/* Passes from this one on for which the class changes by the same amount, given that the passes themselves are alike.
+ */
 static int64_t steady_for(const struct kv_room *room, int64_t now, int64_t n_new)
 {
     if (room->steady == KV_SAME_GAIN)

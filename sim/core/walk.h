@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* One request through one policy, by lengths. Lanes that always hold as much as each other are one class; passes that go
- * on alike are one run, so that a walk jumps from change to change and its cost is that of the changes. */
+/* One request through one policy, by lengths. Lanes that always hold as much as each other are one class; passes that
+ * go on alike are one run, so that a walk jumps from change to change and its cost is that of the changes. */
 #ifndef KV_WALK_H
 #define KV_WALK_H
 
@@ -9,7 +9,7 @@
 struct kv_class {
     int64_t layer, head; /* one of its lanes, to ask the law about */
     int64_t lanes;
-    int64_t window;      /* of its layers; 0: full attention */
+    int64_t window; /* of its layers; 0: full attention */
 };
 
 /* Lanes of one class in one layer. */
@@ -20,13 +20,13 @@ struct kv_member {
 struct kv_classes {
     int64_t n, layers;
     struct kv_class *at;
-    int64_t *first;           /* (layers + 1,) where each layer's members begin */
+    int64_t *first; /* (layers + 1,) where each layer's members begin */
     struct kv_member *member;
     /* Layers made of the same members are of one kind: what holds for one holds for all of them. */
     int64_t n_kinds;
-    int64_t *kind;            /* (layers,) */
-    int64_t *kind_layer;      /* (n_kinds,) one layer of the kind */
-    int64_t *kind_layers;     /* (n_kinds,) how many there are */
+    int64_t *kind;        /* (layers,) */
+    int64_t *kind_layer;  /* (n_kinds,) one layer of the kind */
+    int64_t *kind_layers; /* (n_kinds,) how many there are */
 };
 
 /* Finds the classes. KV_ENV when memory is out. */
@@ -40,8 +40,8 @@ struct kv_walk {
     struct kv_request request;
     int64_t limit; /* of new and patch tokens in a pass; kv_walk_start sets none */
     int64_t index, seen, unit;
-    int64_t *held; /* (classes,) after the last eviction */
-    int64_t *now;  /* (classes,) entries at this point */
+    int64_t *held;                   /* (classes,) after the last eviction */
+    int64_t *now;                    /* (classes,) entries at this point */
     int64_t *gain, *frozen, *before; /* of the run handed out last */
 };
 

@@ -14,21 +14,34 @@ struct mask_params {
     double sparsity, threshold;
     int rule;
     /* made by prepare */
-    bool *full;      /* (layers, kv_heads) */
-    double nominal;  /* share of streaming heads that the paper's accounting charges */
+    bool *full;     /* (layers, kv_heads) */
+    double nominal; /* share of streaming heads that the paper's accounting charges */
 };
 
 #define AT(member) offsetof(struct mask_params, member)
 static const struct kv_field mask_fields[] = {
-    {.key = "mask", .type = KV_T_TEXT, .offset = AT(mask), .also = "masks, pattern, mask_file, attn_pattern",
+    {.key = "mask",
+     .type = KV_T_TEXT,
+     .offset = AT(mask),
+     .also = "masks, pattern, mask_file, attn_pattern",
      .help = "head mask: a .tsv of one row per layer and one column per KV head, or the folder it lies in; none: a "
              "synthetic one, good for counts only"},
-    {.key = "sparsity", .type = KV_T_SHARE, .offset = AT(sparsity), .also = "head_sparsity",
+    {.key = "sparsity",
+     .type = KV_T_SHARE,
+     .offset = AT(sparsity),
+     .also = "head_sparsity",
      .help = "share of KV heads that are streaming heads"},
-    {.key = "mask_rule", .type = KV_T_CHOICE, .offset = AT(rule), .def = "auto", .choices = rules,
+    {.key = "mask_rule",
+     .type = KV_T_CHOICE,
+     .offset = AT(rule),
+     .def = "auto",
+     .choices = rules,
      .help = "quantile: the `sparsity` lowest gates stream, as DuoAttention's loader has it; threshold: gates up to "
              "`threshold` do; auto: threshold for a file of zeros and ones or without sparsity, else quantile"},
-    {.key = "threshold", .type = KV_T_SHARE, .offset = AT(threshold), .def = "0.5",
+    {.key = "threshold",
+     .type = KV_T_SHARE,
+     .offset = AT(threshold),
+     .def = "0.5",
      .help = "gate above which a head is full, for mask_rule = threshold"},
 };
 
@@ -48,9 +61,7 @@ static bool use_file(struct kv_policy *p, struct mask_params *own, const struct 
     if (!kv_mask_read(own->mask, s->layers, s->kv_heads, s->q_heads, &mask, a, e))
         return false;
     bool given = !isnan(own->sparsity);
-    int rule = own->rule != RULE_AUTO       ? own->rule
-               : mask.binary || !given ? RULE_THRESHOLD
-                                       : RULE_QUANTILE;
+    int rule = own->rule != RULE_AUTO ? own->rule : mask.binary || !given ? RULE_THRESHOLD : RULE_QUANTILE;
     if (rule == RULE_QUANTILE && !given)
         return kv_fail(e, KV_USAGE, "%s mask_rule = quantile needs sparsity", p->where);
     if (rule == RULE_QUANTILE)
@@ -60,16 +71,15 @@ static bool use_file(struct kv_policy *p, struct mask_params *own, const struct 
     int64_t streaming = count_streaming(own, lanes);
     double real = (double)streaming / (double)lanes;
     if (given && fabs(real - own->sparsity) * (double)lanes > 1.5)
-        return kv_fail(e, KV_USAGE, "%s the mask '%s' makes %lld of %lld KV heads streaming (%.1f %%), but sparsity is "
-                       "%.1f %%; leave sparsity out, or set mask_rule = quantile", p->where, own->mask,
-                       (long long)streaming, (long long)lanes, real * 100, own->sparsity * 100);
+        return kv_fail(e, KV_USAGE,
+                       "%s the mask '%s' makes %lld of %lld KV heads streaming (%.1f %%), but sparsity is "
+                       "%.1f %%; leave sparsity out, or set mask_rule = quantile",
+                       p->where, own->mask, (long long)streaming, (long long)lanes, real * 100, own->sparsity * 100);
     own->nominal = given ? own->sparsity : real;
     p->input = mask.path;
-    p->note = kv_format(a, "mask %s: %lld of %lld KV heads full%s", own->mask, (long long)(lanes - streaming),
-                        (long long)lanes,
-                        ties ? kv_format(a, ", %lld of them among equal gates, lower layer and head first",
-                                         (long long)ties)
-                             : "");
+    p->note = kv_format(
+        a, "mask %s: %lld of %lld KV heads full%s", own->mask, (long long)(lanes - streaming), (long long)lanes,
+        ties ? kv_format(a, ", %lld of them among equal gates, lower layer and head first", (long long)ties) : "");
     return true;
 }
 
@@ -138,8 +148,9 @@ const struct kv_kind kv_kind_duo = {
     .name = "duo",
     .title = "DuoAttention: streaming heads found on passkeys",
     .source = "Xiao et al. 2024, arXiv 2410.10819; mit-han-lab/duo-attention",
-    .differs = "equal gates are ordered by layer and head, where upstream adds random noise; sink and recent sizes are those "
-               "of PruLong's evaluation (its authors use 64 and 256)",
+    .differs =
+        "equal gates are ordered by layer and head, where upstream adds random noise; sink and recent sizes are those "
+        "of PruLong's evaluation (its authors use 64 and 256)",
     .preset = "when=chunk+decode, sink_size=128, recent_size=1024",
     .also = "duoattention, duo_attention, heads",
     .law = &law_mask,
@@ -150,8 +161,9 @@ const struct kv_kind kv_kind_prulong = {
     .name = "prulong",
     .title = "PruLong: streaming heads trained end to end",
     .source = "Bhaskar, Wettig et al. 2025, arXiv 2506.17121; princeton-pli/PruLong",
-    .differs = "a file of zeros and ones is taken as it is, where upstream's quantile promotes one streaming head at random; "
-               "trained masks are not published",
+    .differs =
+        "a file of zeros and ones is taken as it is, where upstream's quantile promotes one streaming head at random; "
+        "trained masks are not published",
     .preset = "when=chunk+decode, sink_size=128, recent_size=1024",
     .also = "pru_long",
     .law = &law_mask,

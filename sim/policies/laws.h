@@ -17,7 +17,8 @@ extern const struct kv_score kv_score_window;
  * PyramidKV shares out among them.
  * Source: policies as published by PruLong (eval/, commit ff22598e), chunked and post-fill drivers. */
 struct kv_capacity {
-    int64_t total;    /* tokens the rules look at: the unit and its patch, the whole lane, or, decoding, all tokens so far */
+    int64_t
+        total; /* tokens the rules look at: the unit and its patch, the whole lane, or, decoding, all tokens so far */
     int64_t capacity; /* C, window included; the patch counts in it */
     int64_t window;   /* w */
     bool chunk;       /* the unit is a prefill chunk: earlier entries are frozen */
@@ -27,8 +28,8 @@ struct kv_capacity {
 struct kv_capacity kv_unit_capacity(const struct kv_policy *p, const struct kv_lane *lane, const struct kv_pass *pass,
                                     int64_t round_to);
 
-/* SnapKV's rule on a unit: keep all below capacity; only the window when the capacity is no more; else the capacity. Ours:
- * a unit of at most the window keeps all, where upstream fails. */
+/* SnapKV's rule on a unit: keep all below capacity; only the window when the capacity is no more; else the capacity.
+ * Ours: a unit of at most the window keeps all, where upstream fails. */
 int64_t kv_snapkv_keeps(const struct kv_capacity *c);
 
 /* `keeps` of the unit's tokens, patch included, as room: the patch itself leaves with the pass. */

@@ -9,10 +9,20 @@ struct locret_params {
 };
 
 static const struct kv_field locret_fields[] = {
-    {.key = "stabilizers", .type = KV_T_COUNT, .offset = offsetof(struct locret_params, stabilizers), .def = "2500",
-     .min = 0, .max = 1 << 30, .help = "newest entries protected while prefill goes on; also the least budget"},
-    {.key = "local_len", .type = KV_T_COUNT, .offset = offsetof(struct locret_params, local_len), .def = "100", .min = 0,
-     .max = 1 << 30, .help = "last prompt tokens that are a chunk of their own"},
+    {.key = "stabilizers",
+     .type = KV_T_COUNT,
+     .offset = offsetof(struct locret_params, stabilizers),
+     .def = "2500",
+     .min = 0,
+     .max = 1 << 30,
+     .help = "newest entries protected while prefill goes on; also the least budget"},
+    {.key = "local_len",
+     .type = KV_T_COUNT,
+     .offset = offsetof(struct locret_params, local_len),
+     .def = "100",
+     .min = 0,
+     .max = 1 << 30,
+     .help = "last prompt tokens that are a chunk of their own"},
 };
 
 static bool prepare_locret(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
@@ -42,8 +52,8 @@ static struct kv_paper_form paper_locret(const struct kv_policy *p, const struct
     return (struct kv_paper_form){.defined = true,
                                   .chunk = chunk,
                                   .locret = true,
-                                  .kv_sparsity = isnan(p->keys.compression_ratio) ? 1.0 - p->kept
-                                                                                  : p->keys.compression_ratio,
+                                  .kv_sparsity =
+                                      isnan(p->keys.compression_ratio) ? 1.0 - p->kept : p->keys.compression_ratio,
                                   .stabilizers = own->stabilizers,
                                   .local = own->local_len};
 }

@@ -16,11 +16,24 @@ struct minference_params {
 #define AT(member) offsetof(struct minference_params, member)
 
 static const struct kv_field minference_fields[] = {
-    {.key = "pattern", .type = KV_T_TEXT, .offset = AT(pattern), .also = "patterns",
+    {.key = "pattern",
+     .type = KV_T_TEXT,
+     .offset = AT(pattern),
+     .also = "patterns",
      .help = "the published JSON: a list over layers of {query head: [type, vertical, slash, score]}"},
-    {.key = "vertical", .type = KV_T_COUNT, .offset = AT(vertical), .def = "1000", .min = 0, .max = 1 << 30,
+    {.key = "vertical",
+     .type = KV_T_COUNT,
+     .offset = AT(vertical),
+     .def = "1000",
+     .min = 0,
+     .max = 1 << 30,
      .help = "columns a head reads, where no pattern file is given"},
-    {.key = "slash", .type = KV_T_COUNT, .offset = AT(slash), .def = "6096", .min = 0, .max = 1 << 30,
+    {.key = "slash",
+     .type = KV_T_COUNT,
+     .offset = AT(slash),
+     .def = "6096",
+     .min = 0,
+     .max = 1 << 30,
      .help = "diagonals a head reads, where no pattern file is given"},
 };
 
@@ -60,9 +73,11 @@ static bool take_pattern(struct minference_params *own, const json_t *root, cons
         const char *name;
         json_t *head;
         int64_t i = layer * s->q_heads;
-        json_object_foreach((json_t *)(uintptr_t)heads, name, head) if (!head_bound(head, &own->bound[i++])) return kv_fail(
-            e, KV_DATA, "%s: layer %lld: head '%s' is no [type, vertical, slash, score]", own->pattern,
-            (long long)layer, name);
+        json_object_foreach ((json_t *)(uintptr_t)heads, name, head) {
+            if (!head_bound(head, &own->bound[i++]))
+                return kv_fail(e, KV_DATA, "%s: layer %lld: head '%s' is no [type, vertical, slash, score]",
+                               own->pattern, (long long)layer, name);
+        }
     }
     return true;
 }

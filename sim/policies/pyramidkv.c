@@ -9,10 +9,20 @@ struct pyramid_params {
 };
 
 static const struct kv_field pyramid_fields[] = {
-    {.key = "round_to", .type = KV_T_COUNT, .offset = offsetof(struct pyramid_params, round_to), .def = "64", .min = 1,
-     .max = 65536, .help = "the capacity after prefill is rounded up to a multiple of this; chunks are never rounded"},
-    {.key = "beta", .type = KV_T_COUNT, .offset = offsetof(struct pyramid_params, beta), .def = "20", .min = 1,
-     .max = 10000, .help = "slope: the last layer keeps about 1/beta of the mean"},
+    {.key = "round_to",
+     .type = KV_T_COUNT,
+     .offset = offsetof(struct pyramid_params, round_to),
+     .def = "64",
+     .min = 1,
+     .max = 65536,
+     .help = "the capacity after prefill is rounded up to a multiple of this; chunks are never rounded"},
+    {.key = "beta",
+     .type = KV_T_COUNT,
+     .offset = offsetof(struct pyramid_params, beta),
+     .def = "20",
+     .min = 1,
+     .max = 10000,
+     .help = "slope: the last layer keeps about 1/beta of the mean"},
 };
 
 static int64_t pyramid_group(const struct kv_policy *p, const struct kv_shape *s, int64_t layer, int64_t head)
@@ -24,9 +34,9 @@ static int64_t pyramid_group(const struct kv_policy *p, const struct kv_shape *s
 }
 
 /* Scored entries layer `layer` keeps of a mean of `mean`, out of `scored`.
- * Source: Cai et al. 2024, arXiv 2406.02069; the released schedule, whose floored step only ever flattens the slope, so the
- * layers together may keep a little more than their mean. Ours: one layer alone keeps the mean, where upstream divides
- * by zero. */
+ * Source: Cai et al. 2024, arXiv 2406.02069; the released schedule, whose floored step only ever flattens the slope, so
+ * the layers together may keep a little more than their mean. Ours: one layer alone keeps the mean, where upstream
+ * divides by zero. */
 static int64_t layer_keeps(int64_t layer, int64_t layers, int64_t mean, int64_t scored, int64_t beta)
 {
     if (layers < 2)
@@ -59,8 +69,9 @@ static struct kv_room pyramid_room(const struct kv_policy *p, const struct kv_sh
 
 static const struct kv_law law_pyramid = {
     .name = "pyramid",
-    .help = "the budget is the mean over layers: many entries in the first, few in the last; a unit shorter than twice the "
-            "scored budget is shared evenly, so keeping more than about half is SnapKV",
+    .help =
+        "the budget is the mean over layers: many entries in the first, few in the last; a unit shorter than twice the "
+        "scored budget is shared evenly, so keeping more than about half is SnapKV",
     .field = pyramid_fields,
     .n_fields = sizeof pyramid_fields / sizeof *pyramid_fields,
     .params_size = sizeof(struct pyramid_params),
@@ -76,7 +87,8 @@ static const struct kv_law law_pyramid = {
 const struct kv_kind kv_kind_pyramidkv = {
     .name = "pyramidkv",
     .title = "PyramidKV, in each chunk or after prefill; patched with patch = 64",
-    .source = "Cai et al. 2024, arXiv 2406.02069; chunked and patched: arXiv 2506.17121, section 4, princeton-pli/PruLong",
+    .source =
+        "Cai et al. 2024, arXiv 2406.02069; chunked and patched: arXiv 2506.17121, section 4, princeton-pli/PruLong",
     .differs = "as snapkv; a model of one layer keeps the mean, where upstream divides by zero",
     .preset = "when=chunk, window_size=64",
     .also = "pyramid, pyramid_kv",

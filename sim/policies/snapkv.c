@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* SnapKV: the last queries of a unit score its keys; the same number stays in every layer. A unit is the whole prompt, a
- * prefill chunk, or what was decoded since the last eviction. */
+/* SnapKV: the last queries of a unit score its keys; the same number stays in every layer. A unit is the whole prompt,
+ * a prefill chunk, or what was decoded since the last eviction. */
 #include "sim/policies/laws.h"
 
 #include <math.h>
@@ -10,8 +10,13 @@ struct uniform_params {
 };
 
 static const struct kv_field uniform_fields[] = {
-    {.key = "round_to", .type = KV_T_COUNT, .offset = offsetof(struct uniform_params, round_to), .def = "64", .min = 1,
-     .max = 65536, .help = "the capacity after prefill is rounded up to a multiple of this; chunks are never rounded"},
+    {.key = "round_to",
+     .type = KV_T_COUNT,
+     .offset = offsetof(struct uniform_params, round_to),
+     .def = "64",
+     .min = 1,
+     .max = 65536,
+     .help = "the capacity after prefill is rounded up to a multiple of this; chunks are never rounded"},
 };
 
 static int64_t most(int64_t a, int64_t b)
@@ -70,8 +75,7 @@ static struct kv_room uniform_room(const struct kv_policy *p, const struct kv_sh
     (void)s;
     if (p->kept >= 1)
         return (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
-    struct kv_capacity c =
-        kv_unit_capacity(p, lane, pass, ((const struct uniform_params *)p->law_params)->round_to);
+    struct kv_capacity c = kv_unit_capacity(p, lane, pass, ((const struct uniform_params *)p->law_params)->round_to);
     return kv_unit_room(&c, lane, pass, kv_snapkv_keeps(&c));
 }
 
@@ -80,8 +84,8 @@ struct kv_paper_form kv_paper_chunked(const struct kv_policy *p, const struct kv
     bool postfill = p->when.at == KV_AT_POSTFILL;
     return (struct kv_paper_form){.defined = !isnan(p->kept) && (postfill || p->when.at == KV_AT_CHUNK),
                                   .chunk = postfill ? r->prompt : chunk,
-                                  .kv_sparsity = isnan(p->keys.compression_ratio) ? 1.0 - p->kept
-                                                                                  : p->keys.compression_ratio};
+                                  .kv_sparsity =
+                                      isnan(p->keys.compression_ratio) ? 1.0 - p->kept : p->keys.compression_ratio};
 }
 
 const struct kv_law kv_law_uniform = {
@@ -107,9 +111,11 @@ const struct kv_score kv_score_window = {
 const struct kv_kind kv_kind_snapkv = {
     .name = "snapkv",
     .title = "SnapKV, in each chunk or after prefill; patched with patch = 64",
-    .source = "Li et al. 2024, arXiv 2404.14469; chunked and patched: arXiv 2506.17121, section 4, princeton-pli/PruLong",
-    .differs = "a chunk of at most the window keeps all, where upstream fails; one set per KV head, where upstream without "
-               "grouping keeps one per query head (store = query-head)",
+    .source =
+        "Li et al. 2024, arXiv 2404.14469; chunked and patched: arXiv 2506.17121, section 4, princeton-pli/PruLong",
+    .differs =
+        "a chunk of at most the window keeps all, where upstream fails; one set per KV head, where upstream without "
+        "grouping keeps one per query head (store = query-head)",
     .preset = "when=chunk, window_size=64",
     .also = "snap_kv, snap",
     .law = &kv_law_uniform,

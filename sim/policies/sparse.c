@@ -40,11 +40,26 @@ static bool prepare_skip(struct kv_policy *p, const struct kv_shape *s, struct k
 /* ---- Quest ---- */
 
 static const struct kv_field quest_fields[] = {
-    {.key = "block_size", .type = KV_T_COUNT, .offset = AT(block), .def = "16", .min = 1, .max = BIG,
+    {.key = "block_size",
+     .type = KV_T_COUNT,
+     .offset = AT(block),
+     .def = "16",
+     .min = 1,
+     .max = BIG,
      .help = "entries that share a summary of least and largest keys"},
-    {.key = "read_tokens", .type = KV_T_COUNT, .offset = AT(window), .def = "1024", .min = 1, .max = BIG,
+    {.key = "read_tokens",
+     .type = KV_T_COUNT,
+     .offset = AT(window),
+     .def = "1024",
+     .min = 1,
+     .max = BIG,
      .help = "entries a decode step reads, in whole blocks, at least 3"},
-    {.key = "full_layers", .type = KV_T_COUNT, .offset = AT(skip_layers), .def = "2", .min = 0, .max = 10000,
+    {.key = "full_layers",
+     .type = KV_T_COUNT,
+     .offset = AT(skip_layers),
+     .def = "2",
+     .min = 0,
+     .max = 10000,
      .help = "first layers that read everything"},
 };
 
@@ -85,9 +100,19 @@ const struct kv_kind kv_kind_quest = {
 /* ---- MoBA ---- */
 
 static const struct kv_field moba_fields[] = {
-    {.key = "block_size", .type = KV_T_COUNT, .offset = AT(block), .def = "4096", .min = 1, .max = BIG,
+    {.key = "block_size",
+     .type = KV_T_COUNT,
+     .offset = AT(block),
+     .def = "4096",
+     .min = 1,
+     .max = BIG,
      .help = "entries of a block, whose mean key stands for it"},
-    {.key = "top_blocks", .type = KV_T_COUNT, .offset = AT(top), .def = "12", .min = 1, .max = BIG,
+    {.key = "top_blocks",
+     .type = KV_T_COUNT,
+     .offset = AT(top),
+     .def = "12",
+     .min = 1,
+     .max = BIG,
      .help = "blocks a query reads, its own included"},
 };
 
@@ -132,11 +157,26 @@ const struct kv_kind kv_kind_moba = {
 /* ---- NSA ---- */
 
 static const struct kv_field nsa_fields[] = {
-    {.key = "block_size", .type = KV_T_COUNT, .offset = AT(block), .def = "64", .min = 1, .max = BIG,
+    {.key = "block_size",
+     .type = KV_T_COUNT,
+     .offset = AT(block),
+     .def = "64",
+     .min = 1,
+     .max = BIG,
      .help = "entries of a block, compressed to one key and value and chosen as a whole"},
-    {.key = "top_blocks", .type = KV_T_COUNT, .offset = AT(top), .def = "16", .min = 1, .max = BIG,
+    {.key = "top_blocks",
+     .type = KV_T_COUNT,
+     .offset = AT(top),
+     .def = "16",
+     .min = 1,
+     .max = BIG,
      .help = "blocks a query reads"},
-    {.key = "local_tokens", .type = KV_T_COUNT, .offset = AT(window), .def = "512", .min = 0, .max = BIG,
+    {.key = "local_tokens",
+     .type = KV_T_COUNT,
+     .offset = AT(window),
+     .def = "512",
+     .min = 0,
+     .max = BIG,
      .help = "newest entries every query reads"},
 };
 

@@ -9,8 +9,13 @@ struct fixed_params {
 };
 
 static const struct kv_field fixed_fields[] = {
-    {.key = "skip_layers", .type = KV_T_COUNT, .offset = offsetof(struct fixed_params, skip_layers), .def = "0",
-     .min = 0, .max = 10000, .help = "first layers that are never pruned"},
+    {.key = "skip_layers",
+     .type = KV_T_COUNT,
+     .offset = offsetof(struct fixed_params, skip_layers),
+     .def = "0",
+     .min = 0,
+     .max = 10000,
+     .help = "first layers that are never pruned"},
 };
 
 static int64_t fixed_total(const struct kv_policy *p, int64_t prompt)
@@ -28,11 +33,15 @@ static bool prepare_fixed(struct kv_policy *p, const struct kv_shape *s, struct 
     (void)a;
     int64_t guarded = p->keys.sink_size + p->keys.recent_size;
     if (p->budget != KV_UNSET && p->budget < guarded)
-        return kv_fail(e, KV_USAGE, "%s budget of %lld tokens is less than sink_size + recent_size = %lld, which never "
-                       "leave; raise it or lower them", p->where, (long long)p->budget, (long long)guarded);
+        return kv_fail(e, KV_USAGE,
+                       "%s budget of %lld tokens is less than sink_size + recent_size = %lld, which never "
+                       "leave; raise it or lower them",
+                       p->where, (long long)p->budget, (long long)guarded);
     if (isnan(p->kept) && p->budget == KV_UNSET && !guarded)
-        return kv_fail(e, KV_USAGE, "%s no budget: give sink_size and recent_size, or one of keep, compression_ratio, "
-                       "tokens, bytes", p->where);
+        return kv_fail(e, KV_USAGE,
+                       "%s no budget: give sink_size and recent_size, or one of keep, compression_ratio, "
+                       "tokens, bytes",
+                       p->where);
     return true;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* How fast lengths are counted: a batch of 300 cases, and one request of a million tokens under each policy. Beside the batch,
- * when PRULONG names a checkout of princeton-pli/PruLong and python3 has numpy, the released Python on the same cases, in
- * this run, as a ratio. Median of several runs. */
+/* How fast lengths are counted: a batch of 300 cases, and one request of a million tokens under each policy. Beside the
+ * batch, when PRULONG names a checkout of princeton-pli/PruLong and python3 has numpy, the released Python on the same
+ * cases, in this run, as a ratio. Median of several runs. */
 #include "sim/batch.h"
 #include "sim/core/preset.h"
 #include "sim/core/random.h"
@@ -80,7 +80,8 @@ static double time_python(const char *path)
         "sys.modules['torch'] = types.ModuleType('torch')\n"
         "spec = importlib.util.spec_from_file_location('f', os.environ['PRULONG'] + '/eval/viz/kv_footprint.py')\n"
         "f = importlib.util.module_from_spec(spec); spec.loader.exec_module(f)\n"
-        "rows = [[int(x) for x in r[:5]] + [float(x) for x in r[5:]] for r in list(csv.reader(open(sys.argv[1])))[1:]]\n"
+        "rows = [[int(x) for x in r[:5]] + [float(x) for x in r[5:]] for r in "
+        "list(csv.reader(open(sys.argv[1])))[1:]]\n"
         "def run():\n"
         "    f.get_kv_footprint.cache_clear(); t = time.perf_counter()\n"
         "    for r in rows: f.get_kv_footprint(*r)\n"
@@ -91,7 +92,8 @@ static double time_python(const char *path)
     char command[4096];
     const char *python = getenv("PYTHON");
     double seconds = 0;
-    snprintf(command, sizeof command, "%s - '%s' <<'END' 2>/dev/null\n%sEND\n", python ? python : "python3", path, script);
+    snprintf(command, sizeof command, "%s - '%s' <<'END' 2>/dev/null\n%sEND\n", python ? python : "python3", path,
+             script);
     FILE *pipe = popen(command, "r");
     if (pipe) {
         if (fscanf(pipe, "%lf", &seconds) != 1)
@@ -143,8 +145,16 @@ static void bench_request(const struct kv_model *m, const char *spec)
 int main(void)
 {
     static const char *const specs[] = {
-        "full", "streaming", "h2o", "l2", "duo:sparsity=0.7", "snapkv:keep=0.3,patch=64", "pyramidkv:keep=0.3",
-        "pyramidkv:keep=0.3,store=query-head", "locret:keep=0.3", "quest",
+        "full",
+        "streaming",
+        "h2o",
+        "l2",
+        "duo:sparsity=0.7",
+        "snapkv:keep=0.3,patch=64",
+        "pyramidkv:keep=0.3",
+        "pyramidkv:keep=0.3,store=query-head",
+        "locret:keep=0.3",
+        "quest",
         "pyramidkv:tokens=4096,when=chunk+decode,every=512",
     };
     static struct kv_err e;

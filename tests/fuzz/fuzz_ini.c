@@ -133,7 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (file < 0 || write(file, data ? (const char *)data : "", size) != (ssize_t)size)
         abort();
     if (kv_ini_read(kv_format(a, "/proc/self/fd/%d", file), &ini, a, &e)) {
-        KV_ASSERT(e.n == 0 && !(size && memchr(data, 0, size)));
+        KV_ASSERT(e.n == 0 && !(data && memchr(data, 0, size)));
         check_reading(&ini, kv_copy_part(a, size ? (const char *)data : "", size), a);
     } else {
         check_mistakes(&ini, &e);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Runs every suite it knows in a folder of golden data: footprint/ (values computed with the released footprint functions
- * of arXiv 2506.17121) and model_geometry.csv (public model shapes). Other names are ignored. One row of a file is one test.
+/* Runs every suite it knows in a folder of golden data: footprint/ (values computed with the released footprint
+ * functions of arXiv 2506.17121) and model_geometry.csv (public model shapes). Other names are ignored. One row of a
+ * file is one test.
  *
  *     golden [--tap] DIR          closes with 'N passed, N failed, N skipped'; status 1 when one failed */
 #include "sim/core/paper.h"

@@ -176,7 +176,7 @@ static void control_characters_written_in_utf8_reach_no_terminal(void **state)
     struct kv_err *e = *state;
     kv_fail(e, KV_DATA, "'%s'",
             "\xC2\x9B"
-            "31m"); /* U+009B is what ESC [ is */
+            "31m");                     /* U+009B is what ESC [ is */
     assert_null(strchr(e->text, 0x9B)); /* alone it is the same in an 8-bit terminal */
     assert_non_null(strstr(e->text, "31m'"));
 }

@@ -323,7 +323,8 @@ static const char *with_layer_types(struct fixture *f, const char *types)
                                 "{'model_type':'gemma3_text','num_hidden_layers':3,'num_attention_heads':4,"
                                 "'num_key_value_heads':1,'head_dim':256,'hidden_size':1152,'intermediate_size':6912,"
                                 "'vocab_size':262144,'max_position_embeddings':32768,'sliding_window':512,"
-                                "'layer_types':%s}", types));
+                                "'layer_types':%s}",
+                                types));
 }
 
 static void layer_types_win(void **state)
@@ -348,13 +349,17 @@ static void a_folder_or_file_that_is_not_there(void **state)
     const char *none = kv_format(f->arena, "%s/none", f->folder);
     assert_false(kv_model_from_hf(none, &f->m, f->arena, &f->e));
     assert_int_equal(f->e.status, KV_DATA);
-    assert_string_equal(f->e.text, kv_format(f->arena, "cannot open '%s': No such file or directory; expected a "
-                                             "Hugging Face folder or its config.json", none));
+    assert_string_equal(f->e.text, kv_format(f->arena,
+                                             "cannot open '%s': No such file or directory; expected a "
+                                             "Hugging Face folder or its config.json",
+                                             none));
     memset(&f->e, 0, sizeof f->e);
     assert_false(kv_model_from_hf(f->folder, &f->m, f->arena, &f->e));
     assert_int_equal(f->e.status, KV_DATA);
-    assert_string_equal(f->e.text, kv_format(f->arena, "no 'config.json' in '%s'; expected a folder as Hugging Face "
-                                             "has them", f->folder));
+    assert_string_equal(f->e.text, kv_format(f->arena,
+                                             "no 'config.json' in '%s'; expected a folder as Hugging Face "
+                                             "has them",
+                                             f->folder));
 }
 
 static void text_that_is_not_json(void **state)
@@ -382,10 +387,12 @@ static void all_mistakes_of_a_file_are_said(void **state)
 {
     struct fixture *f = *state;
     const char *file = f->file;
-    must_fail(f, json_of(f, "{'model_type':'llama','num_hidden_layers':-3,'hidden_size':'big','intermediate_size':0,"
+    must_fail(f,
+              json_of(f, "{'model_type':'llama','num_hidden_layers':-3,'hidden_size':'big','intermediate_size':0,"
                          "'vocab_size':32000.0,'max_position_embeddings':2000000000,'num_attention_heads':8,"
                          "'tie_word_embeddings':1,'torch_dtype':'float64','rope_theta':-1}"),
-              kv_format(f->arena, ": 'num_hidden_layers' is -3; expected at least 1\n"
+              kv_format(f->arena,
+                        ": 'num_hidden_layers' is -3; expected at least 1\n"
                         "%s: 'hidden_size' is \"big\"; expected a whole number\n"
                         "%s: 'intermediate_size' is 0; expected at least 1\n"
                         "%s: 'vocab_size' is 32000.0; expected a whole number\n"
@@ -434,9 +441,18 @@ static void what_is_not_plain_is_refused(void **state)
 
 static struct kv_model small(void)
 {
-    return (struct kv_model){.name = "small", .type = "llama", .origin = "small.ini", .layers = 6, .q_heads = 4,
-                             .kv_heads = 2, .head_dim = 8, .hidden = 32, .intermediate = 64, .vocab = 100,
-                             .max_positions = 128, .norms_per_layer = 2};
+    return (struct kv_model){.name = "small",
+                             .type = "llama",
+                             .origin = "small.ini",
+                             .layers = 6,
+                             .q_heads = 4,
+                             .kv_heads = 2,
+                             .head_dim = 8,
+                             .hidden = 32,
+                             .intermediate = 64,
+                             .vocab = 100,
+                             .max_positions = 128,
+                             .norms_per_layer = 2};
 }
 
 static void finish_fails(struct fixture *f, struct kv_model m, const char *expected)
@@ -480,19 +496,21 @@ static void finish_refuses_wrong_sizes(void **state)
     m.layers = 0;
     m.vocab = -5;
     m.hidden = INT64_MAX;
-    finish_fails(f, m, "small.ini: type 'lama' is not known; known: deepseek_v2, deepseek_v3, gemma2, gemma3_text, "
-                       "gpt_oss, llama, mistral, mixtral, olmo2, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe\n"
-                       "small.ini: 'layers' is 0; expected at least 1\n"
-                       "small.ini: 'hidden' is 9223372036854775807; expected at most 1000000000\n"
-                       "small.ini: 'vocab' is -5; expected at least 1");
+    finish_fails(f, m,
+                 "small.ini: type 'lama' is not known; known: deepseek_v2, deepseek_v3, gemma2, gemma3_text, "
+                 "gpt_oss, llama, mistral, mixtral, olmo2, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe\n"
+                 "small.ini: 'layers' is 0; expected at least 1\n"
+                 "small.ini: 'hidden' is 9223372036854775807; expected at most 1000000000\n"
+                 "small.ini: 'vocab' is -5; expected at least 1");
     m = small();
     m.q_heads = 3;
     m.sliding_full_every = 2;
     m.dtype = KV_INT4;
-    finish_fails(f, m, "small.ini: 3 query heads cannot share 2 KV heads evenly; expected a multiple\n"
-                       "small.ini: 'sliding_full_every' is 2, but there is no 'sliding_window'\n"
-                       "small.ini: 'dtype' is int4; expected bf16, fp16, fp32 or fp8, and 'quantised' where weights "
-                       "are narrower than that");
+    finish_fails(f, m,
+                 "small.ini: 3 query heads cannot share 2 KV heads evenly; expected a multiple\n"
+                 "small.ini: 'sliding_full_every' is 2, but there is no 'sliding_window'\n"
+                 "small.ini: 'dtype' is int4; expected bf16, fp16, fp32 or fp8, and 'quantised' where weights "
+                 "are narrower than that");
     m = small();
     m.experts = 4;
     m.experts_per_token = 1;

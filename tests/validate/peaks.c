@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* The memory model against the world: the peak GiB that the authors of arXiv 2506.17121 measured (tables 7 to 12: ten methods,
- * six tasks, Llama-3.1-8B in bf16, chunks of 32,768) beside weights + the ledger's KV peak + activations of the longest
- * pass + a fixed rest. The two constants, bytes per pass token and rest, are fitted by least squares on Recall and Travel
- * alone, once for each family of implementation and each evict scope; the other four tasks are predicted.
+/* The memory model against the world: the peak GiB that the authors of arXiv 2506.17121 measured (tables 7 to 12: ten
+ * methods, six tasks, Llama-3.1-8B in bf16, chunks of 32,768) beside weights + the ledger's KV peak + activations of
+ * the longest pass + a fixed rest. The two constants, bytes per pass token and rest, are fitted by least squares on
+ * Recall and Travel alone, once for each family of implementation and each evict scope; the other four tasks are
+ * predicted.
  *
  *     make validate               prints Markdown tables */
 #include "sim/core/preset.h"
@@ -29,11 +30,10 @@ static const struct {
     int task;
     int64_t prompt, output;
 } datasets[] = {
-    {RECALL, 91000, 100}, {RECALL, 95000, 6}, {RECALL, 93000, 40}, {RECALL, 117000, 50},
-    {RAG, 121000, 20},    {RAG, 121000, 20},  {RAG, 113000, 20},   {RAG, 121000, 20},
-    {RERANK, 85000, 200}, {ICL, 106000, 20},  {ICL, 104000, 20},   {ICL, 107000, 20},
-    {ICL, 108000, 20},    {ICL, 106000, 20},  {HTML, 12000, 1000}, {HTML, 24000, 3000},
-    {HTML, 38000, 10000}, {TRAVEL, 6000, 3000},
+    {RECALL, 91000, 100}, {RECALL, 95000, 6},   {RECALL, 93000, 40},  {RECALL, 117000, 50}, {RAG, 121000, 20},
+    {RAG, 121000, 20},    {RAG, 113000, 20},    {RAG, 121000, 20},    {RERANK, 85000, 200}, {ICL, 106000, 20},
+    {ICL, 104000, 20},    {ICL, 107000, 20},    {ICL, 108000, 20},    {ICL, 106000, 20},    {HTML, 12000, 1000},
+    {HTML, 24000, 3000},  {HTML, 38000, 10000}, {TRAVEL, 6000, 3000},
 };
 
 static const char *const family_names[] = {"head masks", "chunked eviction"};
@@ -46,13 +46,14 @@ static const struct {
     {"PruLong", "prulong:sparsity=0.7", 0, {26.3, 28.6, 24.3, 27.1, 16.9, 16.1}},
     {"PyramidKV", "pyramidkv:compression_ratio=0.7,store=query-head", 1, {43.8, 46.4, 40.5, 45.3, 22.0, 18.9}},
     {"PyramidKV +C", "pyramidkv:compression_ratio=0.7", 1, {33.7, 34.5, 33.3, 34.5, 16.9, 17.1}},
-    {"PyramidKV +P", "pyramidkv:compression_ratio=0.7,patch=64,store=query-head", 1,
+    {"PyramidKV +P",
+     "pyramidkv:compression_ratio=0.7,patch=64,store=query-head",
+     1,
      {43.8, 46.4, 40.6, 45.4, 22.0, 18.9}},
     {"PyramidKV +P+C", "pyramidkv:compression_ratio=0.7,patch=64", 1, {33.7, 34.6, 33.4, 34.6, 16.9, 17.1}},
     {"SnapKV", "snapkv:compression_ratio=0.7,store=query-head", 1, {43.7, 46.4, 40.5, 45.3, 22.0, 18.9}},
     {"SnapKV +C", "snapkv:compression_ratio=0.7", 1, {33.7, 34.5, 33.3, 34.5, 19.0, 17.1}},
-    {"SnapKV +P", "snapkv:compression_ratio=0.7,patch=64,store=query-head", 1,
-     {43.8, 46.4, 40.6, 45.4, 22.0, 18.9}},
+    {"SnapKV +P", "snapkv:compression_ratio=0.7,patch=64,store=query-head", 1, {43.8, 46.4, 40.6, 45.4, 22.0, 18.9}},
     {"SnapKV +P+C", "snapkv:compression_ratio=0.7,patch=64", 1, {33.7, 34.6, 33.4, 34.6, 19.0, 17.1}},
 };
 
@@ -79,9 +80,8 @@ static struct point count_task(const struct kv_model *m, int method, int task, e
         fail(&e);
     for (size_t i = 0; i < sizeof datasets / sizeof *datasets; i++) {
         /* upstream prefills all but the last prompt token */
-        struct kv_request r = {.prompt = datasets[i].prompt,
-                               .output = datasets[i].output,
-                               .prefill = datasets[i].prompt - 1};
+        struct kv_request r = {
+            .prompt = datasets[i].prompt, .output = datasets[i].output, .prefill = datasets[i].prompt - 1};
         struct kv_count count;
         if (datasets[i].task != task)
             continue;
@@ -165,11 +165,13 @@ static void print_scope(const struct kv_model *m, enum kv_scope scope, struct kv
         }
         printf("\n");
     }
-    printf("\nRoot mean square error: %.2f GiB on the fitted tasks, %.2f GiB on the predicted ones; largest %+.1f GiB.\n\n",
+    printf("\nRoot mean square error: %.2f GiB on the fitted tasks, %.2f GiB on the predicted ones; largest %+.1f "
+           "GiB.\n\n",
            sqrt(squares[0] / n[0]), sqrt(squares[1] / n[1]), worst);
 }
 
-/* Constants cancel in the difference between query-head and KV-head storage of the same method, where chunks are whole. */
+/* Constants cancel in the difference between query-head and KV-head storage of the same method, where chunks are whole.
+ */
 static void print_difference(const struct kv_model *m, struct kv_arena *a)
 {
     enum { EXPANDED = 2, GROUPED = 3 };
