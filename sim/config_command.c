@@ -23,7 +23,8 @@ static const char *range_text(const struct kv_field *f, struct kv_arena *a)
         return "";
     if (f->type == KV_T_BYTES)
         return f->min >= 1 ? "more than 0" : "0 or more";
-    return kv_format(a, "%.15g .. %.15g", f->min, f->max);
+    bool whole = f->type == KV_T_COUNT || f->type == KV_T_COUNTS;
+    return kv_format(a, whole ? "%.0f .. %.0f" : "%.15g .. %.15g", f->min, f->max);
 }
 
 /* A comment, broken at blanks so that no line passes what a config may hold. */

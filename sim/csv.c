@@ -157,8 +157,8 @@ enum kv_next kv_csv_next(struct kv_csv *c, struct kv_err *e)
     if (n < 0)
         return KV_NEXT_BAD;
     if (n != c->n_columns) {
-        kv_fail(e, KV_DATA, "%s:%lld: %d cells, but the header names %d columns", c->path, (long long)c->line, n,
-                c->n_columns);
+        kv_fail(e, KV_DATA, "%s:%lld:%d: %d cells, but the header names %d columns", c->path, (long long)c->line,
+                c->at[(n < c->n_columns ? n : c->n_columns) - 1], n, c->n_columns);
         return KV_NEXT_BAD;
     }
     for (int i = 0; i < n; i++)

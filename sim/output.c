@@ -61,17 +61,6 @@ static const char *topmost_missing(const char *path, struct kv_arena *a)
     return NULL;
 }
 
-void kv_result_folder_undo(const char *path, const char *made, struct kv_arena *a)
-{
-    char *folder = kv_copy_text(a, path);
-    while (made && strlen(folder) >= strlen(made) && !rmdir(folder)) {
-        char *slash = strrchr(folder, '/');
-        if (!slash)
-            return;
-        *slash = '\0';
-    }
-}
-
 /* Whether it holds nothing, or results of ours. */
 static bool is_ours(const char *path, struct kv_arena *a)
 {
@@ -95,12 +84,20 @@ static bool is_ours(const char *path, struct kv_arena *a)
     return !other;
 }
 
-bool kv_result_folder(const char *path, const char **made, struct kv_arena *a, struct kv_err *e)
+bool kv_result_folder_check(const char *path, struct kv_arena *a, struct kv_err *e)
 {
     struct stat st;
-    *made = topmost_missing(path, a);
-    if (!*path || !make_folders(kv_copy_text(a, path)))
-        return kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(*path ? errno : ENOENT));
+    if (!*path)
+        return kv_fail(e, KV_ENV, "cannot make the result folder '': %s", strerror(ENOENT));
+    const char *missing = topmost_missing(path, a);
+    if (missing) {
+        char *above = kv_copy_text(a, missing), *slash = strrchr(above, '/');
+        if (slash)
+            slash[slash == above] = '\0';
+        const char *parent = slash ? above : ".";
+        int why = stat(parent, &st) ? errno : !S_ISDIR(st.st_mode) ? ENOTDIR : access(parent, W_OK | X_OK) ? errno : 0;
+        return !why || kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(why));
+    }
     if (stat(path, &st) || !S_ISDIR(st.st_mode))
         return kv_fail(e, KV_ENV, "cannot make the result folder '%s': it is no folder", path);
     if (access(path, W_OK | X_OK))
@@ -108,5 +105,14 @@ bool kv_result_folder(const char *path, const char **made, struct kv_arena *a, s
     if (!is_ours(path, a))
         return kv_fail(e, KV_USAGE, "'%s' holds files that are no results of kvsim; give an empty folder or a new name",
                        path);
+    return true;
+}
+
+bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e)
+{
+    if (!kv_result_folder_check(path, a, e))
+        return false;
+    if (!make_folders(kv_copy_text(a, path)))
+        return kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(errno));
     return true;
 }

@@ -16,12 +16,11 @@ struct kv_out {
 bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct kv_err *e);
 bool kv_out_close(struct kv_out *o, struct kv_err *e);
 
-/* Makes a result folder, and those above it; *made is the topmost one made, or NULL. KV_ENV when it cannot be written
- * in; KV_USAGE when it holds other things than results of ours (no provenance.json): nothing of a user's is ever
- * overwritten. */
-bool kv_result_folder(const char *path, const char **made, struct kv_arena *a, struct kv_err *e);
+/* Makes a result folder, and those above it. KV_ENV when it cannot be written in; KV_USAGE when it holds other things
+ * than results of ours (a provenance.json that says so): nothing of a user's is ever overwritten. */
+bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e);
 
-/* Removes the folders that kv_result_folder made, as far as they are empty. */
-void kv_result_folder_undo(const char *path, const char *made, struct kv_arena *a);
+/* The same questions before any work is done; makes nothing. */
+bool kv_result_folder_check(const char *path, struct kv_arena *a, struct kv_err *e);
 
 #endif

@@ -156,8 +156,7 @@ static bool make_rows(struct kv_plan *p, struct kv_arena *a, struct kv_err *e)
     add_baselines(p, a, e);
     for (int c = 0; c < s->plan.chunks.n && !e->n; c++) /* what is wrong at one chunk is wrong at all */
         for (int i = 0; i < s->n_policies; i++) {
-            bool own_chunk = s->policy[i].when.chunk > 0, full = !s->policy[i].law->room;
-            if (c == 0 || !(own_chunk || full)) /* else the chunk is its own, or changes nothing */
+            if (c == 0 || !s->policy[i].when.chunk) /* else the chunk is its own */
                 add_row(p, &s->policy[i], i, s->plan.chunks.at[c], KV_OWN_POLICY, a, e);
         }
     return !e->n;

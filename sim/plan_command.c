@@ -15,7 +15,10 @@ static const struct kv_option options[] = {
      .help = "set a key over the config: --set engine.block_size=32"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "write results there; 'kvsim plot DIR' draws them"},
     {.name = "seed", .value = "N", .help = "seed of drawn lengths, over [run] seed"},
-    {.name = "jobs", .letter = 'j', .value = "N", .help = "threads (default: all cores); results do not depend on it"},
+    {.name = "jobs",
+     .letter = 'j',
+     .value = "N",
+     .help = "rows of the table counted at a time (default: all cores); results do not depend on it"},
     KV_OPTIONS_TABLE,
     KV_OPTIONS_COMMON,
 };
@@ -56,18 +59,14 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         !kv_settings_read(args->operand[0], set, n, &settings, a, e))
         return false;
     const char *folder = kv_arg_text(args, "output", settings.run.output);
-    const char *made = NULL;
-    if (folder && !kv_result_folder(folder, &made, a, e)) /* known before the work is done */
+    if (folder && !kv_result_folder_check(folder, a, e)) /* known before the work is done */
         return false;
-    if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e)) {
-        if (folder)
-            kv_result_folder_undo(folder, made, a);
+    if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e))
         return false;
-    }
     if (kv_arg_flag(args, "verbose"))
         fprintf(stderr, "model from %s; %d rows of %lld requests counted on %lld threads\n", plan->model.origin,
                 plan->n_rows, (long long)plan->n_requests, (long long)jobs);
-    if (folder && !kv_plan_write(plan, folder, a, e))
+    if (folder && !(kv_result_folder(folder, a, e) && kv_plan_write(plan, folder, a, e)))
         return false;
     if (kv_arg_flag(args, "csv")) {
         struct kv_table t;

@@ -216,29 +216,35 @@ static void say_layout(const struct kv_plan *p, struct kv_arena *a)
                bytes_text(a, worst->peak[KV_PER_HEAD]));
 }
 
-static void say_best(const struct kv_plan *p, struct kv_arena *a)
+static const char *fit_text(struct kv_arena *a, int64_t fit)
 {
-    const struct kv_plan_row *best = NULL;
-    for (int i = 0; i < p->n_rows; i++)
-        if (!best || p->row[i]->fit[p->layout] > best->fit[p->layout])
-            best = p->row[i];
-    const struct kv_plan_row *full = find_full(p);
-    if (best && full && best != full && best->fit[p->layout] > full->fit[p->layout])
-        printf("  Most fit with %s at chunks of %s: %s; what it costs in answers is unknown here.\n",
-               best->counter.policy.name, count_text(a, best->counter.policy.when.chunk),
-               best->fit[p->layout] == KV_PLAN_ANY ? "any number" : count_text(a, best->fit[p->layout]));
+    return fit == KV_PLAN_ANY ? "any number" : count_text(a, fit);
+}
+
+/* No policy is put before another: that would be a ranking without answers. */
+static void say_range(const struct kv_plan *p, struct kv_arena *a)
+{
+    int64_t low = KV_PLAN_ANY, high = 0;
+    for (int i = 0; i < p->n_rows; i++) {
+        int64_t fit = p->row[i]->fit[p->layout];
+        low = fit < low ? fit : low;
+        high = fit > high ? fit : high;
+    }
+    if (low < high)
+        printf("  From %s to %s requests fit, depending on the row; what a row costs in answers is unknown here.\n",
+               fit_text(a, low), fit_text(a, high));
 }
 
 static void print_changes(const struct kv_plan *p, struct kv_arena *a)
 {
     const struct kv_settings *s = p->settings;
-    const struct kv_plan_row *best = NULL;
-    for (int i = 0; i < p->n_rows; i++)
-        if (!best || p->row[i]->fit[p->layout] > best->fit[p->layout] ||
-            (p->row[i]->fit[p->layout] == best->fit[p->layout] &&
-             p->row[i]->context[p->layout] > best->context[p->layout]))
-            best = p->row[i];
-    KV_ASSERT(best); /* a plan has rows */
+    const struct kv_plan_row *best = p->row[0];
+    for (int i = 1; i < p->n_rows; i++) {
+        const struct kv_plan_row *r = p->row[i];
+        int64_t more = r->fit[p->layout] - best->fit[p->layout];
+        if (more > 0 || (more == 0 && r->context[p->layout] > best->context[p->layout]))
+            best = r;
+    }
     printf("\nNo policy of this plan fits. Nearest is %s at chunks of %s; what would help:\n",
            best->counter.policy.name, count_text(a, best->counter.policy.when.chunk));
     if (best->fit[p->layout] > 0)
@@ -261,6 +267,41 @@ static void print_changes(const struct kv_plan *p, struct kv_arena *a)
                s->hardware.title ? s->hardware.title : s->hardware.device);
 }
 
+/* Where lengths are drawn: peaks over the requests, which the table above shows the largest of. */
+static const struct kv_column request_columns[] = {
+    {"policy", "policy", KV_CELL_TEXT},
+    {"chunk", "chunk", KV_CELL_COUNT},
+    {"mean", "peak of a request\nmean", KV_CELL_BYTES},
+    {"p50", "p50", KV_CELL_BYTES},
+    {"p90", "p90", KV_CELL_BYTES},
+    {"p99", "p99", KV_CELL_BYTES},
+    {"max", "max", KV_CELL_BYTES},
+    {"fit", "fit with all\nat max", KV_CELL_COUNT},
+};
+
+static void print_requests(const struct kv_plan *p, struct kv_arena *a)
+{
+    static const struct {
+        const char *key;
+        double share;
+    } quantile[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"max", 1}};
+    struct kv_table t;
+    kv_table_open(&t, request_columns, sizeof request_columns / sizeof *request_columns, a);
+    for (int i = 0; i < p->n_rows; i++) {
+        const struct kv_plan_row *r = p->row[i];
+        struct kv_cell *row = kv_table_row(&t);
+        kv_set_text(&t, row, "policy", r->counter.policy.name);
+        kv_set_whole(&t, row, "chunk", r->counter.policy.when.chunk);
+        kv_set_whole(&t, row, "mean", llrint(r->peak_bytes.sum / (double)r->peak_bytes.n));
+        for (int q = 0; q < 4; q++)
+            kv_set_whole(&t, row, quantile[q].key, llrint(kv_quantile(&r->peak_bytes, quantile[q].share)));
+        kv_set_whole(&t, row, "fit", r->fit_at_peak);
+    }
+    printf("\nOver all %s requests; above, footprints and 'while it decodes' are means, the peak is the largest\n",
+           count_text(a, p->n_requests));
+    kv_table_print(&t, stdout);
+}
+
 void kv_plan_print(const struct kv_plan *p, struct kv_arena *a)
 {
     struct kv_table t;
@@ -269,9 +310,11 @@ void kv_plan_print(const struct kv_plan *p, struct kv_arena *a)
         return;
     kv_plan_table(p, &t, a);
     kv_table_print(&t, stdout);
+    if (p->n_requests > 1)
+        print_requests(p, a);
     printf("\nReading\n");
     say_full(p, a);
-    say_best(p, a);
+    say_range(p, a);
     say_chunks(p, a);
     say_layout(p, a);
     if (p->settings->workload.concurrency > p->settings->engine.max_num_seqs)
@@ -285,8 +328,9 @@ void kv_plan_print(const struct kv_plan *p, struct kv_arena *a)
         if (note && !again)
             printf("  %s: %s\n", p->row[i]->counter.policy.name, note);
     }
-    printf("  quality: unknown for every policy: no task scores were given. fit: one request in prefill, the others "
-           "decoding.\n");
+    printf("  quality: unknown for every policy: no task scores were given. fit: the largest request in "
+           "prefill, the others decoding%s.\n",
+           p->n_requests > 1 ? " at their mean" : "");
     if (!kv_plan_fits(p))
         print_changes(p, a);
 }

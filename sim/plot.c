@@ -336,8 +336,7 @@ static bool is_result(const char *path, struct kv_arena *a, struct kv_err *e)
 static bool make_folder(const struct request *q, struct kv_err *e)
 {
     struct kv_out out;
-    const char *made;
-    if (!kv_result_folder(q->folder, &made, q->arena, e))
+    if (!kv_result_folder(q->folder, q->arena, e))
         return false;
     FILE *in = fopen(kv_format(q->arena, "%s/provenance.json", q->result), "r");
     bool good = kv_out_open(&out, kv_format(q->arena, "%s/provenance.json", q->folder), q->arena, e);

@@ -164,7 +164,12 @@ static bool known_section(const struct kv_ini_section *s, struct kv_arena *a, st
         names[n] = kv_sections[n].name;
         all = kv_format(a, "%s[%s], ", all, names[n]);
     }
-    const char *near = kv_nearest(s->name, names, n);
+    size_t word = strcspn(s->name, " ");
+    const char *policy = "policy", *near = kv_nearest(kv_copy_part(a, s->name, word), &policy, 1);
+    if (near && s->name[word])
+        return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; did you mean [policy%s]?", s->where, s->name,
+                       s->name + word);
+    near = kv_nearest(s->name, names, n);
     if (near)
         return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; did you mean [%s]?", s->where, s->name, near);
     return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; known: %sand [policy NAME]", s->where, s->name, all);

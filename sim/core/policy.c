@@ -338,7 +338,7 @@ static int preset_settings(const struct kv_policy *p, const struct kv_setting *u
 {
     bool own_budget = false;
     for (int i = 0; i < n_user; i++)
-        own_budget |= is_budget_key(user[i].key);
+        own_budget |= is_budget_key(user[i].key) && strcmp(user[i].value, "auto");
     int n, kept = 0;
     const char *where = kv_format(a, "kind %s:", p->kind->name);
     if (!split_keys(p->kind->preset, where, out, &n, a, e))
@@ -349,6 +349,19 @@ static int preset_settings(const struct kv_policy *p, const struct kv_setting *u
             (*out)[kept++].origin = kv_format(a, "kind %s", p->kind->name);
         }
     return kept;
+}
+
+/* Seen in what was written, so that another mistake of the section does not hide it. */
+static void check_two_budgets(const struct kv_policy *p, const struct kv_setting *user, int n, struct kv_err *e)
+{
+    const char *first = NULL;
+    for (int i = 0; i < n; i++) {
+        if (!is_budget_key(user[i].key) || !strcmp(user[i].value, "auto"))
+            continue;
+        if (first)
+            kv_fail(e, KV_USAGE, "%s two budgets, '%s' and '%s'; keep one", p->where, first, user[i].key);
+        first = user[i].key;
+    }
 }
 
 /* Exactly one budget, or none where the law knows its own number. */
@@ -369,8 +382,6 @@ static bool read_budget(struct kv_policy *p, struct kv_err *e)
         return kv_fail(e, KV_USAGE, "%s no budget: give %s", p->where,
                        p->law->budget & KV_BUDGET_TOKENS ? "one of keep, compression_ratio, tokens, bytes"
                                                          : "keep or compression_ratio");
-    if (n > 1)
-        return kv_fail(e, KV_USAGE, "%s two budgets, '%s' and '%s'; keep one", p->where, said[0], said[1]);
     if (n && !p->law->budget)
         return kv_fail(e, KV_USAGE, "%s law '%s' takes no budget; remove '%s'", p->where, p->law->name, said[0]);
     bool share = n && (said[0][0] == 'k' || said[0][0] == 'c');
@@ -438,7 +449,10 @@ bool kv_policy_read(struct kv_policy *p, const char *name, const char *where, co
     }
     struct kv_setting *preset;
     int n_preset = preset_settings(p, setting, n, &preset, a, e);
-    if (!kv_bind(p->bind, p->n_binds, preset, n_preset, setting, n, a, e))
+    int errors = e->n;
+    check_two_budgets(p, setting, n, e);
+    kv_bind(p->bind, p->n_binds, preset, n_preset, setting, n, a, e);
+    if (e->n > errors)
         return false;
     p->floor = p->keys.min_tokens;
     return read_budget(p, e) && check_guard(p, e) && check_when(p, e);

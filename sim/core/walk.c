@@ -134,10 +134,9 @@ static struct kv_room room_at(const struct kv_walk *w, const struct kv_class *c,
                               const struct kv_pass *pass)
 {
     struct kv_room room = {.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
-    if (pass->evict && w->policy->law->room) {
-        struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = held};
+    struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = held};
+    if (pass->evict && w->policy->law->room)
         room = w->policy->law->room(w->policy, w->shape, &lane, pass);
-    }
     /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
      * policy of sinks and recents leaves recents alone (docs/DESIGN.md, "Sliding windows"). */
     if (c->window && pass->evict && room.keep != KV_NO_BOUND)

@@ -88,8 +88,8 @@ bad "overflow" 99999999999999999999,0,128,4,60,0,0.5 \
 bad "several cells" x,0,128,4,60,0,y "bad.csv:2:1: prompt_len 'x' is not a whole number
 bad.csv:2:16: head_sparsity 'y' is not a number"
 bad "quoted" '1000,"0","12 8",4,60,0,0.5' "bad.csv:2:10: prefill_chunk_size '12 8' is not a whole number"
-bad "too few cells" 1,2 "bad.csv:2: 2 cells, but the header names 7 columns"
-bad "too many cells" 1000,0,128,4,60,0,0.5,9 "bad.csv:2: 8 cells, but the header names 7 columns"
+bad "too few cells" 1,2 "bad.csv:2:3: 2 cells, but the header names 7 columns"
+bad "too many cells" 1000,0,128,4,60,0,0.5,9 "bad.csv:2:19: 8 cells, but the header names 7 columns"
 bad "open quote" '1000,0,128,4,60,0,"0.5' "bad.csv:2: a quote is not closed"
 { cat batch.csv; printf '1000,\0000,128,4,60,0,0.5\n'; } >bad.csv
 refuses "bad row: NUL byte" 3 "bad.csv:4: not a line of text" footprint --batch bad.csv

@@ -448,7 +448,7 @@ is "a policy called as a baseline is: chunks.csv has it" "1 1 1" "$(sed 1d named
 sed '/^\[policy/,$d' named.ini >dtype.ini
 printf '[policy mine]\nkind = full\nkv_cache_dtype = bf16\n' >>dtype.ini
 works "the full cache with its dtype written out" plan dtype.ini --csv
-is "the full cache with its dtype written out: no baseline beside it" "full + fp8 mine" "$(sed 1d out | cut -d, -f1 | tr '\n' ' ' | sed 's/ $//')"
+is "the full cache with its dtype written out: no baseline beside it" "full + fp8 mine mine" "$(sed 1d out | cut -d, -f1 | tr '\n' ' ' | sed 's/ $//')"
 
 i=0
 while [ $i -lt 32 ]; do

@@ -73,7 +73,7 @@ broken() {
 broken "timeline.csv: no number" "bad/timeline.csv:3:11: seen_tokens '20x48' is not a whole number" \
     timeline.csv '3s/^full,1024,[0-9]*/full,1024,20x48/' memory
 broken "timeline.csv: every mistake is said" "bad/timeline.csv:2:6: chunk_tokens '-1' is outside 0 .. 9223372036854775807
-bad/timeline.csv:4: 2 cells, but the header names 9 columns" timeline.csv '2s/1024/-1/;4s/.*/full,1024/' memory
+bad/timeline.csv:4:6: 2 cells, but the header names 9 columns" timeline.csv '2s/1024/-1/;4s/.*/full,1024/' memory
 broken "timeline.csv: no number, for entries" "bad/timeline.csv:3:24: entries_in_pass 'some' is not a whole number" \
     timeline.csv '3s/prefill,[0-9]*/prefill,some/' entries
 broken "timeline.csv: no column" "bad/timeline.csv:1: no column 'end_bytes'; it is no file of 'kvsim plan'" \
