@@ -52,6 +52,7 @@ static void check_choice(const struct kv_mask *m, double sparsity, struct kv_are
     KV_ASSERT(ties >= 0 && ties <= n);
     for (int64_t i = 0; i < lanes; i++)
         for (int64_t j = 0; j < lanes; j++)
+            /* cppcheck-suppress arrayIndexThenCheck -- i < j is an order of lanes */
             KV_ASSERT(!(full[i] && !full[j]) || m->gate[i] > m->gate[j] || (m->gate[i] == m->gate[j] && i < j));
     kv_mask_synthetic(m->layers, m->heads, sparsity, full);
     KV_ASSERT(count(full, lanes) == n);
