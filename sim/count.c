@@ -54,7 +54,7 @@ static void read_pages(const struct kv_counter *c, struct kv_count *out)
         }
 }
 
-void kv_counter_read(const struct kv_counter *c, const struct kv_request *r, struct kv_count *out)
+static void read_count(const struct kv_counter *c, const struct kv_request *r, struct kv_count *out)
 {
     const struct kv_ledger *l = &c->ledger;
     double lanes = (double)l->lanes, steps = (double)l->steps, full = lanes * (steps * (steps + 1) / 2);
@@ -94,6 +94,6 @@ bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_
     kv_ledger_reset(&c->ledger);
     for (struct kv_run run; kv_walk_next(&c->walk, INT64_MAX, &run);)
         kv_ledger_add(&c->ledger, &run);
-    kv_counter_read(c, r, out);
+    read_count(c, r, out);
     return true;
 }

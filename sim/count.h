@@ -52,7 +52,4 @@ bool kv_counter_open(struct kv_counter *c, const struct kv_policy *policy, const
 /* KV_USAGE when the lengths cannot be counted. */
 bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_count *out, struct kv_err *e);
 
-/* What the ledger says so far, for one who drives walk and ledger himself, pass by pass. */
-void kv_counter_read(const struct kv_counter *c, const struct kv_request *r, struct kv_count *out);
-
 #endif

@@ -10,7 +10,10 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-int64_t kv_activation_bytes(const struct kv_model *m, int64_t tokens, int64_t seqs)
+/* Bytes a forward pass of `tokens` tokens needs beside weights and KV: residual stream and its norm, and the larger of
+ * attention's projections and the MLP's, in 2-byte elements; logits of `seqs` sequences, computed in fp32 from 2-byte
+ * ones. A lower estimate: workspaces of kernels are not in it. */
+static int64_t activation_bytes(const struct kv_model *m, int64_t tokens, int64_t seqs)
 {
     enum { ELEMENT_BYTES = 2, LOGIT_BYTES = 2 + 4 };
     int64_t head = m->kv_lora_rank ? m->nope_dim + m->rope_dim : m->head_dim;
@@ -34,7 +37,7 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
         .token_bytes = kv_store_token_bytes(m, dtype),
     };
     p->usable = (int64_t)((double)p->memory * s->engine.gpu_memory_utilization);
-    p->activations = p->activations_estimated ? kv_activation_bytes(m, p->batched_tokens, s->engine.max_num_seqs)
+    p->activations = p->activations_estimated ? activation_bytes(m, p->batched_tokens, s->engine.max_num_seqs)
                                               : s->hardware.activations;
     p->bytes = p->measured ? s->engine.kv_pool : p->usable - p->weights - p->activations - p->overhead;
 }

@@ -19,11 +19,6 @@ struct kv_pool {
 void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m, enum kv_dtype dtype,
                     int64_t pass_tokens);
 
-/* Bytes a forward pass of `tokens` tokens needs beside weights and KV: residual stream and its norm, and the larger of
- * attention's projections and the MLP's, in 2-byte elements; logits of `seqs` sequences, computed in fp32 from 2-byte
- * ones. A lower estimate: workspaces of kernels are not in it. */
-int64_t kv_activation_bytes(const struct kv_model *m, int64_t tokens, int64_t seqs);
-
 /* One line: the shape, and what a token weighs in this dtype. */
 void kv_print_model(const struct kv_model *m, enum kv_dtype dtype);
 

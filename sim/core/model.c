@@ -240,10 +240,3 @@ bool kv_model_finish(struct kv_model *m, struct kv_arena *a, struct kv_err *e)
         m->weight_bytes = (m->parameters * kv_dtype_bits(m->dtype) + 7) / 8;
     return true;
 }
-
-int64_t kv_model_kv_bytes_per_token(const struct kv_model *m, enum kv_dtype dtype)
-{
-    KV_ASSERT(dtype != KV_INT8 && dtype != KV_INT4);
-    int64_t elements = m->kv_lora_rank ? m->kv_lora_rank + m->rope_dim : 2 * m->kv_heads * m->head_dim;
-    return m->layers * elements * (kv_dtype_bits(dtype) / 8);
-}

@@ -67,9 +67,4 @@ bool kv_model_from_hf(const char *path, struct kv_model *m, struct kv_arena *a, 
 /* The families kv_model_from_hf knows, in alphabetical order, NULL at the end. */
 extern const char *const kv_model_families[];
 
-/* Bytes of the keys and values of one token over all layers, as if none slid:
- * 2 x layers x kv_heads x head_dim x element size; MLA: layers x (kv_lora_rank + rope_dim) x element size. An element
- * is 2 bytes in bf16 and fp16, 4 in fp32, 1 in fp8; int8 and int4 have scales and belong to kv_store (a bug here). */
-int64_t kv_model_kv_bytes_per_token(const struct kv_model *m, enum kv_dtype dtype);
-
 #endif

@@ -119,7 +119,7 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-bool kv_preset_names(const char *folder, const char ***names, int *n, struct kv_arena *a, struct kv_err *e)
+static bool preset_names(const char *folder, const char ***names, int *n, struct kv_arena *a, struct kv_err *e)
 {
     const char *data = kv_data_folder(a, e);
     if (!data)
@@ -148,7 +148,7 @@ const char *kv_preset_file(const char *folder, const char *noun, const char *wha
         return what;
     const char **names, *all = "";
     int n;
-    if (!kv_preset_names(folder, &names, &n, a, e))
+    if (!preset_names(folder, &names, &n, a, e))
         return NULL;
     char *lower = kv_copy_text(a, what);
     for (char *c = lower; *c; c++)

@@ -18,7 +18,4 @@ bool kv_model_find(const char *what, struct kv_model *m, struct kv_arena *a, str
 const char *kv_preset_file(const char *folder, const char *noun, const char *what, struct kv_arena *a,
                            struct kv_err *e);
 
-/* Names of the presets in `folder`, sorted; for messages and lists. */
-bool kv_preset_names(const char *folder, const char ***names, int *n, struct kv_arena *a, struct kv_err *e);
-
 #endif

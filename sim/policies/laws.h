@@ -5,15 +5,14 @@
 
 #include "sim/core/policy.h"
 
-extern const struct kv_law kv_law_all;     /* everything stays */
-extern const struct kv_law kv_law_fixed;   /* the same number in each lane, for good */
-extern const struct kv_law kv_law_uniform; /* SnapKV: a share of each unit, the same in all layers */
+extern const struct kv_law kv_law_all;   /* everything stays */
+extern const struct kv_law kv_law_fixed; /* the same number in each lane, for good */
 
 extern const struct kv_score kv_score_none;
 extern const struct kv_score kv_score_recency;
 extern const struct kv_score kv_score_window;
 
-/* Capacity of one unit of tokens under the SnapKV rules, window included: what `kv_law_uniform` gives each layer and
+/* Capacity of one unit of tokens under the SnapKV rules, window included: what SnapKV gives each layer and
  * PyramidKV shares out among them.
  * Source: policies as published by PruLong (eval/, commit ff22598e), chunked and post-fill drivers. */
 struct kv_capacity {

@@ -88,7 +88,7 @@ struct kv_paper_form kv_paper_chunked(const struct kv_policy *p, const struct kv
                                       isnan(p->keys.compression_ratio) ? 1.0 - p->kept : p->keys.compression_ratio};
 }
 
-const struct kv_law kv_law_uniform = {
+static const struct kv_law law_uniform = {
     .name = "uniform",
     .help = "each unit keeps the budget, window included, the same in all layers; earlier chunks are never rescored",
     .field = uniform_fields,
@@ -118,6 +118,6 @@ const struct kv_kind kv_kind_snapkv = {
         "grouping keeps one per query head (store = query-head)",
     .preset = "when=chunk, window_size=64",
     .also = "snap_kv, snap",
-    .law = &kv_law_uniform,
+    .law = &law_uniform,
     .score = &kv_score_window,
 };

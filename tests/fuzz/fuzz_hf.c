@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Any bytes as the config.json of a Hugging Face model. */
 #include "sim/core/model.h"
+#include "sim/core/store.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <stdlib.h>
@@ -21,9 +22,9 @@ static void check_model(struct kv_model *m, struct kv_arena *a)
         slides |= m->window[i] > 0;
     }
     KV_ASSERT(slides == (m->sliding_window > 0));
-    int64_t bytes = kv_model_kv_bytes_per_token(m, KV_BF16);
-    KV_ASSERT(bytes > 0 && kv_model_kv_bytes_per_token(m, KV_FP32) == 2 * bytes);
-    KV_ASSERT(kv_model_kv_bytes_per_token(m, KV_FP8) == bytes / 2);
+    int64_t bytes = kv_store_token_bytes(m, KV_BF16);
+    KV_ASSERT(bytes > 0 && kv_store_token_bytes(m, KV_FP32) == 2 * bytes);
+    KV_ASSERT(kv_store_token_bytes(m, KV_FP8) == bytes / 2);
 
     struct kv_model again = *m; /* finishing a second time changes nothing */
     struct kv_err e = {0};

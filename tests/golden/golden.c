@@ -6,6 +6,7 @@
  *     golden [--tap] DIR          closes with 'N passed, N failed, N skipped'; status 1 when one failed */
 #include "sim/core/paper.h"
 #include "sim/core/preset.h"
+#include "sim/core/store.h"
 #include "sim/core/units.h"
 #include "sim/csv.h"
 
@@ -151,8 +152,8 @@ static void geometry_row(struct tally *t, const struct kv_csv *csv, struct kv_ar
         {"sliding_window", m.sliding_window},
         {"experts", m.experts},
         {"parameters", m.parameters},
-        {"kv_bytes_per_token_bf16", kv_model_kv_bytes_per_token(&m, KV_BF16)},
-        {"kv_bytes_131072_bf16", kv_model_kv_bytes_per_token(&m, KV_BF16) * 131072},
+        {"kv_bytes_per_token_bf16", kv_store_token_bytes(&m, KV_BF16)},
+        {"kv_bytes_131072_bf16", kv_store_token_bytes(&m, KV_BF16) * 131072},
     };
     const char *why = "";
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)

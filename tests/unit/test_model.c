@@ -3,6 +3,7 @@
  * or, for DeepSeek, counts of the released tensors state them. KV bytes follow from layers, heads and widths by hand.
  * The table of the golden data is checked by its own test. */
 #include "sim/core/model.h"
+#include "sim/core/store.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -192,7 +193,7 @@ static void totals_are_the_published_ones(void **state)
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const struct known *k = &known[i];
         must_read(f, json_of(f, k->json));
-        int64_t kv_bytes = kv_model_kv_bytes_per_token(&f->m, KV_BF16);
+        int64_t kv_bytes = kv_store_token_bytes(&f->m, KV_BF16);
         if (f->m.parameters != k->parameters || kv_bytes != k->kv_bytes)
             fail_msg("%s: %lld parameters, %lld KV bytes; expected %lld, %lld", k->name, (long long)f->m.parameters,
                      (long long)kv_bytes, (long long)k->parameters, (long long)k->kv_bytes);
@@ -230,8 +231,8 @@ static void fields_of_a_llama(void **state)
     assert_string_equal(f->m.rope_scaling, "llama3");
     assert_int_equal(f->m.rope_original_max_positions, 8192);
     assert_int_equal(f->m.weight_bytes, 16060522496);
-    assert_int_equal(kv_model_kv_bytes_per_token(&f->m, KV_FP32), 262144);
-    assert_int_equal(kv_model_kv_bytes_per_token(&f->m, KV_FP8), 65536);
+    assert_int_equal(kv_store_token_bytes(&f->m, KV_FP32), 262144);
+    assert_int_equal(kv_store_token_bytes(&f->m, KV_FP8), 65536);
 }
 
 static void a_file_or_a_folder_with_slashes_may_be_given(void **state)
@@ -280,8 +281,8 @@ static void latent_attention(void **state)
     assert_int_equal(f->m.kv_lora_rank, 512);
     assert_int_equal(f->m.rope_dim, 64);
     assert_int_equal(f->m.shared_intermediate, 2048);
-    assert_int_equal(kv_model_kv_bytes_per_token(&f->m, KV_BF16), 61 * (512 + 64) * 2);
-    assert_int_equal(kv_model_kv_bytes_per_token(&f->m, KV_FP8), 61 * (512 + 64));
+    assert_int_equal(kv_store_token_bytes(&f->m, KV_BF16), 61 * (512 + 64) * 2);
+    assert_int_equal(kv_store_token_bytes(&f->m, KV_FP8), 61 * (512 + 64));
 }
 
 /* ---- windows ---- */
