@@ -75,13 +75,14 @@ static void print_kind(const struct kv_kind *k, struct kv_arena *a)
         printf("  differs    %s\n", k->differs);
     printf("  how many   %s: %s\n", k->law->name, k->law->help);
     printf("  which      %s: %s\n", k->score->name, k->score->help);
-    printf("  recorded   %s\n", k->score->needs);
+    printf("  recorded   %s\n", kv_score_needs(k->score, a));
     printf("  budget     %s\n", budget_text(k->law));
     if (k->reads)
         printf("  reads      less than it stores: no memory is saved%s%s\n", k->reads->trained ? "; " : "",
                k->reads->trained ? k->reads->trained : "");
     printf("\nkeys of this kind, with their defaults\n");
     print_fields(k, k->law->field, k->law->n_fields, false, a);
+    print_fields(k, k->score->field, k->score->n_fields, false, a);
     if (k->reads)
         print_fields(k, k->reads->field, k->reads->n_fields, false, a);
     printf("\nkeys of every kind\n");
@@ -103,14 +104,15 @@ static void print_markdown(struct kv_arena *a)
             printf("- Differs: %s.\n", k->differs);
         printf("- How many (`%s`): %s.\n- Which (`%s`): %s.\n- To replay it, record: %s.\n- Budget: %s.\n- Defaults: "
                "`%s`.\n",
-               k->law->name, k->law->help, k->score->name, k->score->help, k->score->needs, budget_text(k->law),
-               k->preset);
+               k->law->name, k->law->help, k->score->name, k->score->help, kv_score_needs(k->score, a),
+               budget_text(k->law), k->preset);
         if (k->reads)
             printf("- Reads less than it stores: no memory is saved%s%s.\n", k->reads->trained ? "; " : "",
                    k->reads->trained ? k->reads->trained : "");
-        if (k->law->n_fields || k->reads)
+        if (k->law->n_fields || k->score->n_fields || k->reads)
             printf("\n| key | value | default | meaning |\n|---|---|---|---|\n");
         print_fields(k, k->law->field, k->law->n_fields, true, a);
+        print_fields(k, k->score->field, k->score->n_fields, true, a);
         if (k->reads)
             print_fields(k, k->reads->field, k->reads->n_fields, true, a);
     }

@@ -6,8 +6,6 @@
 const char *const kv_scope_names[] = {"layer", "pass", NULL};
 const char *const kv_layout_names[] = {"per-head", "per-layer", "shared", NULL};
 
-enum moment { BEFORE, DURING, AFTER, MOMENTS };
-
 /* What one layer holds: entries, or pages of a layout. */
 enum measure { ENTRIES, HEAD_PAGES, HEAD_PAGES_IN_PLACE, LAYER_PAGES, LAYER_PAGES_IN_PLACE, MEASURES };
 
@@ -15,12 +13,13 @@ enum measure { ENTRIES, HEAD_PAGES, HEAD_PAGES_IN_PLACE, LAYER_PAGES, LAYER_PAGE
  * hole [sinks, hole_end) that its eviction left. */
 struct line;
 struct kv_snapshot {
-    struct line *line[2];       /* (classes,) work space of sums */
-    struct kv_member *all;      /* (classes,) every class once: the members of a shared table */
-    int64_t *length[MOMENTS];   /* (classes,) */
-    int64_t *hole_end[MOMENTS]; /* (classes,) */
-    int64_t end[MOMENTS];
-    int64_t (*value)[MOMENTS][MEASURES]; /* (kinds of layers,) */
+    struct line *line[2];          /* (classes,) work space of sums */
+    struct kv_member *all;         /* (classes,) every class once: the members of a shared table */
+    int64_t *length[KV_MOMENTS];   /* (classes,) */
+    int64_t *hole_end[KV_MOMENTS]; /* (classes,) */
+    int64_t end[KV_MOMENTS];
+    const struct kv_places *places;         /* of the run */
+    int64_t (*value)[KV_MOMENTS][MEASURES]; /* (kinds of layers,) */
 };
 
 static int64_t most(int64_t a, int64_t b)
@@ -119,16 +118,17 @@ static void take_snapshot(const struct kv_ledger *l, const struct kv_run *run, i
     struct kv_snapshot *s = l->snap;
     const struct kv_pass *p = &run->pass;
     int64_t seen = p->seen + j * p->n_new;
-    s->end[BEFORE] = seen;
-    s->end[DURING] = seen + p->n_new + p->n_patch;
-    s->end[AFTER] = seen + p->n_new;
+    s->places = run->places;
+    s->end[KV_BEFORE] = seen;
+    s->end[KV_DURING] = seen + p->n_new + p->n_patch;
+    s->end[KV_AFTER] = seen + p->n_new;
     for (int64_t c = 0; c < l->classes->n; c++) {
         int64_t before = run->before[c] + j * run->gain[c], after = before + run->gain[c];
-        s->length[BEFORE][c] = before;
-        s->length[DURING][c] = before + p->n_new + p->n_patch;
-        s->length[AFTER][c] = after;
-        s->hole_end[BEFORE][c] = s->hole_end[DURING][c] = seen - before + sinks_of(l, c);
-        s->hole_end[AFTER][c] = seen + p->n_new - after + sinks_of(l, c);
+        s->length[KV_BEFORE][c] = before;
+        s->length[KV_DURING][c] = before + p->n_new + p->n_patch;
+        s->length[KV_AFTER][c] = after;
+        s->hole_end[KV_BEFORE][c] = s->hole_end[KV_DURING][c] = seen - before + sinks_of(l, c);
+        s->hole_end[KV_AFTER][c] = seen + p->n_new - after + sinks_of(l, c);
     }
 }
 
@@ -139,7 +139,7 @@ static int64_t pages_in_place(const struct kv_ledger *l, int64_t end, int64_t si
     return ceil_div(end, l->page) - most(0, last - ceil_div(sinks, l->page));
 }
 
-static void measure_layer(const struct kv_ledger *l, int64_t layer, enum moment at, int64_t value[MEASURES])
+static void measure_layer(const struct kv_ledger *l, int64_t layer, enum kv_moment at, int64_t value[MEASURES])
 {
     const struct kv_snapshot *s = l->snap;
     int64_t longest = 0, sinks = 0, hole_end = INT64_MAX;
@@ -149,17 +149,20 @@ static void measure_layer(const struct kv_ledger *l, int64_t layer, enum moment 
         int64_t length = s->length[at][c];
         value[ENTRIES] += lanes * length;
         value[HEAD_PAGES] += lanes * ceil_div(length, l->page);
-        value[HEAD_PAGES_IN_PLACE] += lanes * pages_in_place(l, s->end[at], sinks_of(l, c), s->hole_end[at][c]);
+        value[HEAD_PAGES_IN_PLACE] += s->places
+                                          ? s->places->head[at][c]
+                                          : lanes * pages_in_place(l, s->end[at], sinks_of(l, c), s->hole_end[at][c]);
         longest = most(longest, length);
         sinks = most(sinks, sinks_of(l, c));
         hole_end = least(hole_end, s->hole_end[at][c]);
     }
     value[LAYER_PAGES] = ceil_div(longest, l->page);
-    value[LAYER_PAGES_IN_PLACE] = pages_in_place(l, s->end[at], sinks, hole_end);
+    value[LAYER_PAGES_IN_PLACE] =
+        s->places ? s->places->layer[at][layer] : pages_in_place(l, s->end[at], sinks, hole_end);
 }
 
 /* One table for all: there is no layer to run first. */
-static int64_t shared_pages(const struct kv_ledger *l, enum moment at, enum kv_compaction how)
+static int64_t shared_pages(const struct kv_ledger *l, enum kv_moment at, enum kv_compaction how)
 {
     const struct kv_snapshot *s = l->snap;
     int64_t longest = 0, sinks = 0, hole_end = INT64_MAX;
@@ -168,7 +171,9 @@ static int64_t shared_pages(const struct kv_ledger *l, enum moment at, enum kv_c
         sinks = most(sinks, sinks_of(l, c));
         hole_end = least(hole_end, s->hole_end[at][c]);
     }
-    return how == KV_COMPACT ? ceil_div(longest, l->page) : pages_in_place(l, s->end[at], sinks, hole_end);
+    if (how == KV_COMPACT)
+        return ceil_div(longest, l->page);
+    return s->places ? s->places->shared[at] : pages_in_place(l, s->end[at], sinks, hole_end);
 }
 
 struct moments {
@@ -181,26 +186,26 @@ struct moments {
 static void find_moments(const struct kv_ledger *l, struct moments *m)
 {
     const struct kv_classes *c = l->classes;
-    int64_t(*value)[MOMENTS][MEASURES] = l->snap->value;
+    int64_t(*value)[KV_MOMENTS][MEASURES] = l->snap->value;
     int64_t held[MEASURES] = {0};
     memset(m, 0, sizeof *m);
     for (int64_t kind = 0; kind < c->n_kinds; kind++)
-        for (int at = BEFORE; at < MOMENTS; at++) {
-            measure_layer(l, c->kind_layer[kind], (enum moment)at, value[kind][at]);
+        for (int at = KV_BEFORE; at < KV_MOMENTS; at++) {
+            measure_layer(l, c->kind_layer[kind], (enum kv_moment)at, value[kind][at]);
             for (int i = 0; i < MEASURES; i++) {
-                held[i] += at == BEFORE ? c->kind_layers[kind] * value[kind][at][i] : 0;
-                m->peak[i][KV_SCOPE_PASS] += at == DURING ? c->kind_layers[kind] * value[kind][at][i] : 0;
+                held[i] += at == KV_BEFORE ? c->kind_layers[kind] * value[kind][at][i] : 0;
+                m->peak[i][KV_SCOPE_PASS] += at == KV_DURING ? c->kind_layers[kind] * value[kind][at][i] : 0;
             }
         }
     for (int64_t layer = 0; layer < c->layers; layer++) {
         int64_t(*v)[MEASURES] = value[c->kind[layer]];
         for (int i = 0; i < MEASURES; i++) {
-            int64_t running = held[i] + v[DURING][i] - v[BEFORE][i];
+            int64_t running = held[i] + v[KV_DURING][i] - v[KV_BEFORE][i];
             if (running > m->peak[i][KV_SCOPE_LAYER]) {
                 m->peak[i][KV_SCOPE_LAYER] = running;
                 m->layer[i][KV_SCOPE_LAYER] = layer;
             }
-            held[i] += v[AFTER][i] - v[BEFORE][i];
+            held[i] += v[KV_AFTER][i] - v[KV_BEFORE][i];
         }
     }
     for (int i = 0; i < MEASURES; i++) {
@@ -208,8 +213,8 @@ static void find_moments(const struct kv_ledger *l, struct moments *m)
         m->end[i] = held[i];
     }
     for (int how = 0; how < KV_COMPACTIONS; how++) {
-        m->shared[how] = shared_pages(l, DURING, (enum kv_compaction)how);
-        m->shared_end[how] = shared_pages(l, AFTER, (enum kv_compaction)how);
+        m->shared[how] = shared_pages(l, KV_DURING, (enum kv_compaction)how);
+        m->shared_end[how] = shared_pages(l, KV_AFTER, (enum kv_compaction)how);
     }
 }
 
@@ -288,7 +293,9 @@ static int64_t bytes_at_moment(const struct kv_ledger *l, int64_t running, enum 
     const struct kv_snapshot *s = l->snap;
     int64_t bytes = 0;
     for (int64_t layer = 0; layer < l->shape->layers; layer++) {
-        enum moment at = scope == KV_SCOPE_PASS || layer == running ? DURING : layer < running ? AFTER : BEFORE;
+        enum kv_moment at = scope == KV_SCOPE_PASS || layer == running ? KV_DURING
+                            : layer < running                          ? KV_AFTER
+                                                                       : KV_BEFORE;
         for (int64_t i = l->classes->first[layer]; i < l->classes->first[layer + 1]; i++)
             bytes += l->classes->member[i].lanes *
                      kv_store_held_bytes(&l->policy->store, s->length[at][l->classes->member[i].class_index]);
@@ -395,7 +402,7 @@ static void add_table(const struct kv_ledger *l, const struct kv_run *run, const
     }
     add_pages(&count[KV_COMPACT], sum_pages(d, n_members, n, l->page), sum_pages(f, n_members, n, l->page), p->n_new,
               lanes);
-    if (!l->in_place)
+    if (!l->in_place || run->places)
         return;
     bool empty_end = true; /* every lane ends with sinks alone, so that the hole reaches the end after each pass */
     for (int64_t i = 0; i < n_members; i++) {
@@ -411,6 +418,17 @@ static void add_table(const struct kv_ledger *l, const struct kv_run *run, const
     struct line end_during = {p->seen + fresh, p->n_new}, end_after = {p->seen + p->n_new, p->n_new};
     add_pages(&count[KV_IN_PLACE], sum_pages(&end_during, 1, n, l->page) - sum_holes(d, n_members, n, l->page, sinks),
               sum_pages(&end_after, 1, n, l->page) - sum_holes(f, n_members, n, l->page, sinks), p->n_new, lanes);
+}
+
+static void add_places(struct kv_ledger *l, const struct kv_run *run)
+{
+    const struct kv_places *at = run->places;
+    int64_t n = run->pass.n_new;
+    for (int64_t c = 0; c < l->classes->n; c++)
+        add_pages(&l->pages[KV_PER_HEAD][KV_IN_PLACE], at->head[KV_DURING][c], at->head[KV_AFTER][c], n, 1);
+    for (int64_t i = 0; i < l->classes->layers; i++)
+        add_pages(&l->pages[KV_PER_LAYER][KV_IN_PLACE], at->layer[KV_DURING][i], at->layer[KV_AFTER][i], n, 1);
+    add_pages(&l->pages[KV_SHARED][KV_IN_PLACE], at->shared[KV_DURING], at->shared[KV_AFTER], n, 1);
 }
 
 static void add_sums(struct kv_ledger *l, const struct kv_run *run)
@@ -430,6 +448,8 @@ static void add_sums(struct kv_ledger *l, const struct kv_run *run)
                   l->pages[KV_PER_LAYER]);
     }
     add_table(l, run, l->snap->all, classes->n, 1, l->pages[KV_SHARED]);
+    if (run->places)
+        add_places(l, run);
     l->steps += n * w;
     l->passes += n;
     l->evictions += p->evict ? n : 0;
@@ -460,7 +480,7 @@ void kv_ledger_open(struct kv_ledger *l, const struct kv_policy *p, const struct
     l->snap->all = KV_NEW_N(a, struct kv_member, c->n);
     for (int64_t i = 0; i < c->n; i++)
         l->snap->all[i] = (struct kv_member){.class_index = i, .lanes = c->at[i].lanes};
-    for (int at = 0; at < MOMENTS; at++) {
+    for (int at = 0; at < KV_MOMENTS; at++) {
         l->snap->length[at] = KV_NEW_N(a, int64_t, c->n);
         l->snap->hole_end[at] = KV_NEW_N(a, int64_t, c->n);
     }
@@ -486,7 +506,7 @@ void kv_ledger_add(struct kv_ledger *l, const struct kv_run *run)
     l->end_entries = last.end[ENTRIES];
     l->end_bytes = 0;
     for (int64_t c = 0; c < l->classes->n; c++)
-        l->end_bytes += l->classes->at[c].lanes * kv_store_held_bytes(&l->policy->store, l->snap->length[AFTER][c]);
+        l->end_bytes += l->classes->at[c].lanes * kv_store_held_bytes(&l->policy->store, l->snap->length[KV_AFTER][c]);
     if (l->end_entries > l->end_entries_peak) {
         l->end_entries_peak = l->end_entries;
         l->end_peak_bytes = l->end_bytes;

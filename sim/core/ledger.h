@@ -52,7 +52,8 @@ struct kv_ledger {
     const struct kv_policy *policy;
     int64_t page; /* entries of a page */
     int64_t lanes;
-    bool in_place;    /* KV_IN_PLACE is counted; kv_ledger_open sets it where it can be, for positional policies */
+    bool in_place;    /* KV_IN_PLACE is counted; kv_ledger_open sets it for positional policies, whoever brings
+                       * kv_places with each run may set it for others */
     bool skip_places; /* set by those who want peaks but not where they were: costs less */
 
     int64_t steps;       /* query steps so far */

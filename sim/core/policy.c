@@ -316,20 +316,23 @@ static bool is_budget_key(const char *key)
     return !strcmp(key, "keep") || !strcmp(key, "compression_ratio") || !strcmp(key, "tokens") || !strcmp(key, "bytes");
 }
 
-/* Whether a key that a kind presets means anything to the law, which may be another kind's. */
-static bool law_reads(const struct kv_law *law, const char *key)
+static bool has_key(const struct kv_field *field, int n, const char *key)
 {
-    if (is_budget_key(key))
-        return law->budget != KV_BUDGET_NONE;
-    if (!strcmp(key, "sink_size") || !strcmp(key, "recent_size"))
-        return law->guards;
-    for (int i = 0; i < kv_n_policy_fields; i++)
-        if (!strcmp(kv_policy_fields[i].key, key))
-            return true;
-    for (int i = 0; i < law->n_fields; i++)
-        if (!strcmp(law->field[i].key, key))
+    for (int i = 0; i < n; i++)
+        if (!strcmp(field[i].key, key))
             return true;
     return false;
+}
+
+/* Whether a key that a kind presets means anything to the law and the score, which may be other kinds'. */
+static bool parts_read(const struct kv_policy *p, const char *key)
+{
+    if (is_budget_key(key))
+        return p->law->budget != KV_BUDGET_NONE;
+    if (!strcmp(key, "sink_size") || !strcmp(key, "recent_size"))
+        return p->law->room != NULL;
+    return has_key(kv_policy_fields, kv_n_policy_fields, key) || has_key(p->law->field, p->law->n_fields, key) ||
+           has_key(p->score->field, p->score->n_fields, key);
 }
 
 /* The kind's own keys; its budget gives way to one of the user's. */
@@ -344,7 +347,7 @@ static int preset_settings(const struct kv_policy *p, const struct kv_setting *u
     if (!split_keys(p->kind->preset, where, out, &n, a, e))
         kv_bug(__FILE__, __LINE__, e->text);
     for (int i = 0; i < n; i++)
-        if (law_reads(p->law, (*out)[i].key) && (!own_budget || !is_budget_key((*out)[i].key))) {
+        if (parts_read(p, (*out)[i].key) && (!own_budget || !is_budget_key((*out)[i].key))) {
             (*out)[kept] = (*out)[i];
             (*out)[kept++].origin = kv_format(a, "kind %s", p->kind->name);
         }
@@ -398,9 +401,22 @@ static bool read_budget(struct kv_policy *p, struct kv_err *e)
 static bool check_guard(const struct kv_policy *p, struct kv_err *e)
 {
     const char *key = p->keys.sink_size ? "sink_size" : p->keys.recent_size ? "recent_size" : NULL;
-    if (p->law->guards || !key)
+    if (p->law->room || !key)
         return true;
     return kv_fail(e, KV_USAGE, "%s law '%s' does not read '%s'; remove it", p->where, p->law->name, key);
+}
+
+static bool check_score(const struct kv_policy *p, struct kv_err *e)
+{
+    const struct kv_recipe_keys *recipe = p->score_params;
+    if (p->score->recipe && recipe->kernel_size % 2 == 0)
+        return kv_fail(e, KV_USAGE, "%s kernel_size = %lld has no middle; use %lld or %lld", p->where,
+                       (long long)recipe->kernel_size, (long long)recipe->kernel_size - 1,
+                       (long long)recipe->kernel_size + 1);
+    if (p->law->share && p->score->positional)
+        return kv_fail(e, KV_USAGE, "%s law '%s' shares budgets by scores, and score '%s' has none; give another score",
+                       p->where, p->law->name, p->score->name);
+    return true;
 }
 
 static bool check_when(struct kv_policy *p, struct kv_err *e)
@@ -442,6 +458,11 @@ bool kv_policy_read(struct kv_policy *p, const char *name, const char *where, co
         p->law_params = kv_alloc(a, p->law->params_size);
         p->bind[p->n_binds++] = (struct kv_bind){.field = p->law->field, .n = p->law->n_fields, .base = p->law_params};
     }
+    if (p->score->n_fields) {
+        p->score_params = kv_alloc(a, p->score->params_size);
+        p->bind[p->n_binds++] =
+            (struct kv_bind){.field = p->score->field, .n = p->score->n_fields, .base = p->score_params};
+    }
     if (p->kind->reads && p->kind->reads->n_fields) {
         p->reads_params = kv_alloc(a, p->kind->reads->params_size);
         p->bind[p->n_binds++] =
@@ -455,7 +476,7 @@ bool kv_policy_read(struct kv_policy *p, const char *name, const char *where, co
     if (e->n > errors)
         return false;
     p->floor = p->keys.min_tokens;
-    return read_budget(p, e) && check_guard(p, e) && check_when(p, e);
+    return read_budget(p, e) && check_guard(p, e) && check_score(p, e) && check_when(p, e);
 }
 
 bool kv_policy_from_spec(struct kv_policy *p, const char *spec, struct kv_arena *a, struct kv_err *e)
@@ -509,11 +530,29 @@ static bool check_mla(const struct kv_policy *p, const struct kv_model *m, struc
                    p->where, p->kind->name, m->name);
 }
 
+/* A score that decides for a whole layer needs lanes that hold as much as each other. */
+static bool check_layer_score(const struct kv_policy *p, const struct kv_shape *s, struct kv_err *e)
+{
+    if (!p->score->layer)
+        return true;
+    bool differ = p->law->share != NULL;
+    for (int64_t layer = 0; p->law->group && layer < s->layers; layer++)
+        for (int64_t head = 1; head < s->store_heads; head++)
+            differ |= p->law->group(p, s, layer, head) != p->law->group(p, s, layer, 0);
+    return !differ ||
+           kv_fail(e, KV_USAGE,
+                   "%s score '%s' chooses the same entries for all heads of a layer, and law '%s' gives heads "
+                   "different budgets; change one of them",
+                   p->where, p->score->name, p->law->name);
+}
+
 /* What preparing puts into the parameters is of one model: a copy of the policy, for another one, must not see it. */
 static void own_params(struct kv_policy *p, struct kv_arena *a)
 {
     if (p->law_params)
         p->law_params = memcpy(kv_alloc(a, p->law->params_size), p->law_params, p->law->params_size);
+    if (p->score_params)
+        p->score_params = memcpy(kv_alloc(a, p->score->params_size), p->score_params, p->score->params_size);
     if (p->reads_params)
         p->reads_params =
             memcpy(kv_alloc(a, p->kind->reads->params_size), p->reads_params, p->kind->reads->params_size);
@@ -549,7 +588,7 @@ bool kv_policy_prepare(struct kv_policy *p, const struct kv_model *m, const stru
             return kv_fail(e, KV_USAGE, "%s bytes = %lld holds no entry of %lld bytes", p->where,
                            (long long)p->keys.bytes, (long long)kv_store_entry_bytes(&p->store));
     }
-    if (p->law->prepare && !p->law->prepare(p, shape, a, e))
+    if ((p->law->prepare && !p->law->prepare(p, shape, a, e)) || !check_layer_score(p, shape, e))
         return false;
     return !p->kind->reads || !p->kind->reads->prepare || p->kind->reads->prepare(p, shape, a, e);
 }

@@ -11,7 +11,7 @@
 #ifndef KV_POLICY_H
 #define KV_POLICY_H
 
-#include "sim/core/schema.h"
+#include "sim/core/score.h"
 #include "sim/core/store.h"
 
 /* ---- shapes and passes ---- */
@@ -62,7 +62,7 @@ bool kv_pass_next(const struct kv_when *w, const struct kv_request *r, int64_t i
 
 /* ---- how many ---- */
 
-struct kv_policy;
+struct kv_top_work;
 
 struct kv_lane {
     int64_t layer, head;
@@ -76,9 +76,11 @@ enum kv_steady {
     KV_SAME_GAIN   /* frozen = held, and `keep` stays as it is: each pass adds as much */
 };
 
-/* The oldest `frozen` entries stay unscored; of the rest, patch left out, at most `keep` stay. */
+/* The oldest `frozen` entries stay unscored; of the rest, the candidates (patch left out), at most `keep` stay: the
+ * `first` and the `newest` of them whatever their scores. */
 struct kv_room {
     int64_t frozen, keep;
+    int64_t first, newest;
     enum kv_steady steady;
 };
 #define KV_NO_BOUND INT64_MAX
@@ -95,6 +97,13 @@ struct kv_paper_form {
     int64_t stabilizers, local;
 };
 
+struct kv_share_work {
+    const struct kv_select *select;
+    struct kv_top_work *top;
+    float *score;   /* (entries of the layer + slack,) */
+    uint64_t *mask; /* (entries of the layer) bits */
+};
+
 struct kv_law {
     const char *name, *help;
     const struct kv_field *field;
@@ -103,7 +112,6 @@ struct kv_law {
     unsigned budget; /* enum kv_budget_form it understands, together */
     unsigned at;     /* enum kv_at it can act at, together */
     bool needs_budget;
-    bool guards;  /* reads sink_size and recent_size; for other laws they would change nothing, and are refused */
     bool freezes; /* at chunks, what earlier ones left is frozen: so recents are several spans, one for each chunk */
     /* Reads files, checks the parameters against the shape; may set policy->note. NULL: nothing to do. */
     bool (*prepare)(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);
@@ -112,17 +120,12 @@ struct kv_law {
     /* NULL: everything stays. Asked at passes with `evict` only. */
     struct kv_room (*room)(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
                            const struct kv_pass *pass);
+    /* Shares out what the lanes of one layer may keep together (rooms as the law gave them) from their scores:
+     * keep[head](n[head],), protected ones INFINITY. `work` has room for all of them and slack. NULL: as room says. */
+    void (*share)(const struct kv_policy *p, int heads, const int64_t *n, const float *const *keep,
+                  struct kv_room *room, struct kv_share_work *work);
     /* What the paper's accounting would charge at this chunk. NULL: it has no form for this law. */
     struct kv_paper_form (*paper)(const struct kv_policy *p, const struct kv_request *r, int64_t chunk);
-};
-
-/* ---- which ---- */
-
-struct kv_score {
-    const char *name;
-    const char *help;
-    const char *needs; /* what must be recorded to replay it, for people */
-    bool positional;   /* decided by positions alone (sinks and recents): then kept sets are known from lengths */
 };
 
 /* ---- reading less while storing all ---- */
@@ -180,8 +183,8 @@ struct kv_policy {
     const struct kv_law *law;
     const struct kv_score *score;
     struct kv_policy_keys keys;
-    void *law_params, *reads_params;
-    struct kv_bind bind[3]; /* common, law, reads: for `config show` */
+    void *law_params, *score_params, *reads_params;
+    struct kv_bind bind[4]; /* common, law, score, reads: for `config show` */
     int n_binds;
 
     struct kv_when when; /* chunk = 0: the run's */
@@ -219,6 +222,11 @@ const char *kv_kind_default(const struct kv_kind *k, const struct kv_field *f, s
 bool kv_kind_unknown(const char *where, const char *name, struct kv_arena *a, struct kv_err *e);
 extern const struct kv_field kv_policy_fields[];
 extern const int kv_n_policy_fields;
+
+/* What a pass leaves a lane of a layer whose sliding window is `window` (0: none): the law's answer under the guard.
+ * Both counting from lengths and evicting by scores ask here, so they agree. */
+struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
+                              int64_t window, const struct kv_pass *pass);
 
 /* Whether lengths alone tell which entries stay: pages freed without compaction can then be counted. */
 bool kv_policy_in_place(const struct kv_policy *p);

@@ -80,6 +80,32 @@ bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const stru
     return true;
 }
 
+bool kv_classes_of_lanes(struct kv_classes *c, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
+{
+    int64_t lanes = s->layers * s->store_heads;
+    *c = (struct kv_classes){.n = lanes, .layers = s->layers, .n_kinds = s->layers};
+    c->at = kv_alloc_many(a, (size_t)lanes, sizeof *c->at, "lanes", e);
+    c->member = kv_alloc_many(a, (size_t)lanes, sizeof *c->member, "lanes", e);
+    c->first = kv_alloc_many(a, 4 * (size_t)s->layers + 1, sizeof *c->first, "layers", e);
+    if (!c->at || !c->member || !c->first)
+        return false;
+    c->kind = c->first + s->layers + 1;
+    c->kind_layer = c->kind + s->layers;
+    c->kind_layers = c->kind_layer + s->layers;
+    for (int64_t layer = 0; layer < s->layers; layer++) {
+        c->first[layer + 1] = (layer + 1) * s->store_heads;
+        c->kind[layer] = c->kind_layer[layer] = layer;
+        c->kind_layers[layer] = 1;
+    }
+    for (int64_t i = 0; i < lanes; i++) {
+        int64_t layer = i / s->store_heads;
+        c->at[i] = (struct kv_class){
+            .layer = layer, .head = i % s->store_heads, .lanes = 1, .window = s->window ? s->window[layer] : 0};
+        c->member[i] = (struct kv_member){.class_index = i, .lanes = 1};
+    }
+    return true;
+}
+
 /* ---- requests ---- */
 
 int64_t kv_walk_most_tokens(const struct kv_shape *s)
@@ -129,29 +155,6 @@ void kv_walk_restart(struct kv_walk *w, const struct kv_request *r)
     memset(w->now, 0, bytes);
 }
 
-/* What the policy leaves a class at this pass: everything when it does not evict. */
-static struct kv_room room_at(const struct kv_walk *w, const struct kv_class *c, int64_t held,
-                              const struct kv_pass *pass)
-{
-    struct kv_room room = {.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
-    struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = held};
-    if (pass->evict && w->policy->law->room)
-        room = w->policy->law->room(w->policy, w->shape, &lane, pass);
-    /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
-     * policy of sinks and recents leaves recents alone (docs/DESIGN.md, "Sliding windows"). */
-    if (c->window && pass->evict && room.keep != KV_NO_BOUND)
-        room.keep -= least(room.keep, w->policy->keys.sink_size);
-    int64_t floor = w->policy->floor - room.frozen;
-    if (room.keep < floor) {
-        room.keep = floor;
-        if (room.steady == KV_SAME_GAIN) /* frozen grows, so the next pass is raised by less */
-            room.steady = KV_VARIES;
-    }
-    if (c->window)
-        room.keep = least(room.keep, c->window);
-    return room;
-}
-
 /* Passes from this one on for which the class changes by the same amount, given that the passes themselves are alike.
  */
 static int64_t steady_for(const struct kv_room *room, int64_t now, int64_t n_new)
@@ -172,7 +175,9 @@ bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
         return false;
     run->passes = least(p->repeat, most);
     for (int64_t i = 0; i < w->classes->n; i++) {
-        struct kv_room room = room_at(w, &w->classes->at[i], w->held[i], p);
+        const struct kv_class *c = &w->classes->at[i];
+        struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = w->held[i]};
+        struct kv_room room = kv_policy_room(w->policy, w->shape, &lane, c->window, p);
         int64_t loose = w->now[i] + p->n_new - room.frozen;
         w->before[i] = w->now[i];
         w->frozen[i] = room.frozen;
@@ -190,5 +195,6 @@ bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
     run->before = w->before;
     run->gain = w->gain;
     run->frozen = w->frozen;
+    run->places = NULL;
     return true;
 }

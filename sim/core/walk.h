@@ -32,6 +32,8 @@ struct kv_classes {
 /* Finds the classes. KV_ENV when memory is out. */
 bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a,
                      struct kv_err *e);
+/* One class for each lane, in order of layer and head: where scores may make any two differ. */
+bool kv_classes_of_lanes(struct kv_classes *c, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);
 
 struct kv_walk {
     const struct kv_policy *policy;
@@ -45,13 +47,23 @@ struct kv_walk {
     int64_t *gain, *frozen, *before; /* of the run handed out last */
 };
 
+/* Pages of which an entry is in, before a pass, during it (new and patch entries there) and after it. A class is one
+ * lane then, and the run one pass. */
+enum kv_moment { KV_BEFORE, KV_DURING, KV_AFTER, KV_MOMENTS };
+struct kv_places {
+    int64_t *head[KV_MOMENTS];  /* (lanes,) */
+    int64_t *layer[KV_MOMENTS]; /* (layers,) of the union of a layer's lanes */
+    int64_t shared[KV_MOMENTS]; /* of the union of all */
+};
+
 /* `passes` passes that go on alike, the first of which is `pass`. In the j-th of them class c begins with before[c] +
  * j x gain[c] entries, holds n_new + n_patch more while it attends, and ends with gain[c] more than it began. */
 struct kv_run {
     struct kv_pass pass;
     int64_t passes;
-    const int64_t *before, *gain; /* (classes,) views: until the next call */
-    const int64_t *frozen;        /* (classes,) entries of the first pass that an eviction need not move */
+    const int64_t *before, *gain;   /* (classes,) views: until the next call */
+    const int64_t *frozen;          /* (classes,) entries of the first pass that an eviction need not move */
+    const struct kv_places *places; /* pages without compaction, where sets told; NULL: lengths do, or nothing does */
 };
 
 /* The most tokens of a request: sums over lanes and steps then fit 63 bits. */

@@ -18,7 +18,6 @@ const struct kv_law kv_law_all = {
 const struct kv_score kv_score_none = {
     .name = "none",
     .help = "nothing is ever chosen",
-    .needs = "nothing",
     .positional = true,
 };
 

@@ -137,7 +137,6 @@ static const struct kv_law law_mask = {
     .n_fields = sizeof mask_fields / sizeof *mask_fields,
     .params_size = sizeof(struct mask_params),
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
-    .guards = true,
     .prepare = prepare_mask,
     .group = mask_group,
     .room = mask_room,

@@ -8,6 +8,11 @@
 extern const struct kv_law kv_law_all;   /* everything stays */
 extern const struct kv_law kv_law_fixed; /* the same number in each lane, for good */
 
+/* What the fixed law leaves a lane, sinks and recents included; KV_NO_BOUND at keep = 100 %. */
+int64_t kv_fixed_total(const struct kv_policy *p, int64_t prompt);
+/* Refuses a budget that is missing or below sinks and recents. */
+bool kv_fixed_prepare(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);
+
 extern const struct kv_score kv_score_none;
 extern const struct kv_score kv_score_recency;
 extern const struct kv_score kv_score_window;

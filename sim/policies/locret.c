@@ -41,7 +41,9 @@ static struct kv_room locret_room(const struct kv_policy *p, const struct kv_sha
     (void)lane;
     int64_t share = kv_round_up(kv_trunc_share(p->kept, pass->seen + pass->n_new), 64);
     int64_t least = ((const struct locret_params *)p->law_params)->stabilizers;
-    return (struct kv_room){.keep = share > least ? share : least, .steady = KV_VARIES};
+    int64_t local = ((const struct locret_params *)p->law_params)->local_len;
+    bool goes_on = pass->seen + pass->n_new < pass->prefill - local; /* the last chunks protect nothing */
+    return (struct kv_room){.keep = share > least ? share : least, .newest = goes_on ? least : 0, .steady = KV_VARIES};
 }
 
 /* The paper charges each pass alone and never less than `stabilizers`, which is not what the method does. */
@@ -75,7 +77,11 @@ static const struct kv_law law_locret = {
 static const struct kv_score score_external = {
     .name = "external",
     .help = "one score per entry, from a trained head",
-    .needs = "external scores",
+    .field = kv_recipe_fields,
+    .n_fields = KV_RECIPE_FIELDS,
+    .params_size = sizeof(struct kv_recipe_keys),
+    .needs = KV_BIT(KV_EXTERNAL),
+    .recipe = true,
 };
 
 const struct kv_kind kv_kind_locret = {

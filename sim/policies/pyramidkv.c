@@ -6,7 +6,10 @@
 
 struct pyramid_params {
     int64_t round_to, beta;
+    int schedule;
 };
+static const char *const schedules[] = {"released", "kvpress", NULL};
+enum { RELEASED, KVPRESS };
 
 static const struct kv_field pyramid_fields[] = {
     {.key = "round_to",
@@ -23,6 +26,13 @@ static const struct kv_field pyramid_fields[] = {
      .min = 1,
      .max = 10000,
      .help = "slope: the last layer keeps about 1/beta of the mean"},
+    {.key = "schedule",
+     .type = KV_T_CHOICE,
+     .offset = offsetof(struct pyramid_params, schedule),
+     .def = "released",
+     .choices = schedules,
+     .help = "released: whole steps between layers, the budget rounded to round_to; kvpress: real steps, each layer's "
+             "share rounded half to even, of all tokens"},
 };
 
 static int64_t pyramid_group(const struct kv_policy *p, const struct kv_shape *s, int64_t layer, int64_t head)
@@ -49,6 +59,22 @@ static int64_t layer_keeps(int64_t layer, int64_t layers, int64_t mean, int64_t 
     return high - layer * ((high - low) / (layers - 1));
 }
 
+/* kvpress' schedule: the capacity is what the share leaves of all tokens, window included and once more on top.
+ * Source: NVIDIA/kvpress 8bb29b9c, PyramidKVPress. */
+static int64_t kvpress_keeps(const struct kv_policy *p, int64_t layer, int64_t layers, int64_t tokens, int64_t beta)
+{
+    double share = isnan(p->kept) ? (double)p->budget : (double)tokens * p->kept, total = (double)tokens;
+    double window = (double)p->keys.window_size;
+    double low = share / (double)beta, high = 2 * share - low;
+    if (high >= total - window) {
+        high = total - window;
+        low = 2 * share - high;
+    }
+    if (!(total >= high && high >= low && low >= window) || layers < 2)
+        return (int64_t)rint(share);
+    return (int64_t)rint(high - (double)layer * ((high - low) / (double)(layers - 1)));
+}
+
 static struct kv_room pyramid_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
                                    const struct kv_pass *pass)
 {
@@ -56,6 +82,12 @@ static struct kv_room pyramid_room(const struct kv_policy *p, const struct kv_sh
     if (p->kept >= 1)
         return (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
     struct kv_capacity c = kv_unit_capacity(p, lane, pass, own->round_to);
+    if (own->schedule == KVPRESS) {
+        c.steady = c.chunk ? KV_SAME_GAIN : KV_VARIES;
+        int64_t tokens = c.total - pass->n_patch;
+        return kv_unit_room(&c, lane, pass,
+                            kvpress_keeps(p, lane->layer, s->layers, tokens, own->beta) + pass->n_patch);
+    }
     int64_t keeps = kv_snapkv_keeps(&c), mean = c.capacity - c.window, scored = c.total - c.window;
     bool sloped = mean > 0 && scored > 0 && c.total >= c.capacity && c.total >= 2 * mean;
     if (c.decode && scored < 2 * mean) /* the slope is not whole yet and changes with each token */

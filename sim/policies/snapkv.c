@@ -105,7 +105,12 @@ static const struct kv_law law_uniform = {
 const struct kv_score kv_score_window = {
     .name = "window",
     .help = "attention of the last window_size queries of the unit, pooled",
-    .needs = "window sums of every chunk (own keys) or of the prompt's end (all keys)",
+    .field = kv_pooled_fields,
+    .n_fields = KV_RECIPE_FIELDS,
+    .params_size = sizeof(struct kv_recipe_keys),
+    .needs = KV_BIT(KV_WINDOW_LOCAL) | KV_BIT(KV_WINDOW_SEEN),
+    .window = true,
+    .recipe = true,
 };
 
 const struct kv_kind kv_kind_snapkv = {

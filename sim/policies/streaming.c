@@ -18,7 +18,7 @@ static const struct kv_field fixed_fields[] = {
      .help = "first layers that are never pruned"},
 };
 
-static int64_t fixed_total(const struct kv_policy *p, int64_t prompt)
+int64_t kv_fixed_total(const struct kv_policy *p, int64_t prompt)
 {
     if (p->kept >= 1) /* keep = 100 % keeps the output too */
         return KV_NO_BOUND;
@@ -27,7 +27,7 @@ static int64_t fixed_total(const struct kv_policy *p, int64_t prompt)
     return p->budget != KV_UNSET ? p->budget : p->keys.sink_size + p->keys.recent_size;
 }
 
-static bool prepare_fixed(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
+bool kv_fixed_prepare(struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e)
 {
     (void)s;
     (void)a;
@@ -57,7 +57,7 @@ static struct kv_room fixed_room(const struct kv_policy *p, const struct kv_shap
 {
     if (fixed_group(p, s, lane->layer, lane->head))
         return (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
-    int64_t total = fixed_total(p, pass->prompt), guarded = p->keys.sink_size + p->keys.recent_size;
+    int64_t total = kv_fixed_total(p, pass->prompt), guarded = p->keys.sink_size + p->keys.recent_size;
     return (struct kv_room){.keep = total > guarded ? total : guarded, .steady = KV_SAME_TOTAL};
 }
 
@@ -66,7 +66,7 @@ static struct kv_paper_form paper_fixed(const struct kv_policy *p, const struct 
 {
     (void)r;
     bool streams = p->score->positional && p->when.at == (KV_AT_CHUNK | KV_AT_DECODE) && p->when.every == 1 &&
-                   isnan(p->kept) && fixed_total(p, 0) == p->keys.sink_size + p->keys.recent_size &&
+                   isnan(p->kept) && kv_fixed_total(p, 0) == p->keys.sink_size + p->keys.recent_size &&
                    !((const struct fixed_params *)p->law_params)->skip_layers;
     return (struct kv_paper_form){.defined = streams,
                                   .chunk = chunk,
@@ -83,8 +83,7 @@ const struct kv_law kv_law_fixed = {
     .params_size = sizeof(struct fixed_params),
     .budget = KV_BUDGET_SHARE | KV_BUDGET_TOKENS,
     .at = KV_AT_CHUNK | KV_AT_POSTFILL | KV_AT_DECODE,
-    .guards = true,
-    .prepare = prepare_fixed,
+    .prepare = kv_fixed_prepare,
     .group = fixed_group,
     .room = fixed_room,
     .paper = paper_fixed,
@@ -93,7 +92,6 @@ const struct kv_law kv_law_fixed = {
 const struct kv_score kv_score_recency = {
     .name = "recency",
     .help = "sinks and the newest entries",
-    .needs = "nothing: lengths alone",
     .positional = true,
 };
 

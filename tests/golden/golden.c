@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Runs every suite it knows in a folder of golden data: footprint/ (values computed with the released footprint
- * functions of arXiv 2506.17121) and model_geometry.csv (public model shapes). Other names are ignored. One row of a
- * file is one test.
+ * functions of arXiv 2506.17121), model_geometry.csv (public model shapes) and policies/ (kept sets of upstream code).
+ * Other names are ignored. One row of a file, one case of policies/, is one test.
  *
  *     golden [--tap] DIR          closes with 'N passed, N failed, N skipped'; status 1 when one failed */
 #include "sim/core/paper.h"
@@ -9,6 +9,7 @@
 #include "sim/core/store.h"
 #include "sim/core/units.h"
 #include "sim/csv.h"
+#include "tests/golden/golden.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,12 +18,7 @@
 
 #define TOLERANCE 1e-12
 
-struct tally {
-    int passed, failed, skipped;
-    bool tap;
-};
-
-static void check(struct tally *t, bool good, const char *name, const char *why)
+void check(struct tally *t, bool good, const char *name, const char *why)
 {
     t->passed += good;
     t->failed += !good;
@@ -32,7 +28,7 @@ static void check(struct tally *t, bool good, const char *name, const char *why)
         printf("%s%s: %s\n", t->tap ? "# " : "", name, why);
 }
 
-static void skip(struct tally *t, const char *name, const char *why)
+void skip(struct tally *t, const char *name, const char *why)
 {
     t->skipped++;
     if (t->tap)
@@ -197,6 +193,17 @@ static void run_suite(struct tally *t, size_t suite, const char *folder)
     kv_arena_close(a);
 }
 
+static void run_policies(struct tally *t, const char *folder)
+{
+    struct kv_arena *a = kv_arena_open();
+    const char *path = kv_format(a, "%s/policies", folder);
+    if (is_there(path))
+        run_policy_cases(t, path);
+    else
+        skip(t, "policies", "not in the folder");
+    kv_arena_close(a);
+}
+
 int main(int argc, char **argv)
 {
     struct tally t = {.tap = argc > 1 && !strcmp(argv[1], "--tap")};
@@ -207,6 +214,7 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof suites / sizeof *suites; i++)
         run_suite(&t, i, folder);
+    run_policies(&t, folder);
     if (t.tap)
         printf("1..%d\n", t.passed + t.failed + t.skipped);
     else

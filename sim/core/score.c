@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/core/score.h"
+
+#include "sim/core/policy.h"
+#include "sim/core/select.h"
+
+#include <string.h>
+
+static const char *const poolings[] = {"none", "avg", "max", NULL};
+static const char *const groups[] = {"mean", "sum", "max", NULL};
+static const char *const orders[] = {"pool-first", "reduce-first", NULL};
+
+#define AT(member) offsetof(struct kv_recipe_keys, member)
+#define RECIPE_FIELDS(pooling_default)                                                                                 \
+    {                                                                                                                  \
+        {.key = "pooling",                                                                                             \
+         .type = KV_T_CHOICE,                                                                                          \
+         .offset = AT(pooling),                                                                                        \
+         .def = pooling_default,                                                                                       \
+         .choices = poolings,                                                                                          \
+         .help = "what a score becomes of its neighbours'"},                                                           \
+            {.key = "kernel_size",                                                                                     \
+             .type = KV_T_COUNT,                                                                                       \
+             .offset = AT(kernel_size),                                                                                \
+             .def = "5",                                                                                               \
+             .min = 1,                                                                                                 \
+             .max = 4095,                                                                                              \
+             .also = "kernel",                                                                                         \
+             .help = "neighbours pooled, itself in the middle; odd"},                                                  \
+            {.key = "group_reduce",                                                                                    \
+             .type = KV_T_CHOICE,                                                                                      \
+             .offset = AT(group_reduce),                                                                               \
+             .def = "mean",                                                                                            \
+             .choices = groups,                                                                                        \
+             .also = "gqa_func, group_agg",                                                                            \
+             .help = "how the query heads of a KV head become one"},                                                   \
+        {                                                                                                              \
+            .key = "reduce_order", .type = KV_T_CHOICE, .offset = AT(reduce_order), .def = "pool-first",               \
+            .choices = orders, .help = "pool each query head's scores, then reduce them; or the other way round"       \
+        }                                                                                                              \
+    }
+const struct kv_field kv_recipe_fields[] = RECIPE_FIELDS("none");
+const struct kv_field kv_pooled_fields[] = RECIPE_FIELDS("avg");
+#undef AT
+
+/* ---- recipes ---- */
+
+static void pool(const struct kv_view *v, const struct kv_recipe_keys *r, const float *in, int64_t n, float *out)
+{
+    if (r->pooling == KV_POOL_NONE)
+        memcpy(out, in, sizeof *out * (size_t)n);
+    else if (r->pooling == KV_POOL_AVG)
+        v->select->pool_sum(in, n, (int)r->kernel_size, out);
+    else
+        v->select->pool_max(in, n, (int)r->kernel_size, out);
+}
+
+static void reduce(const struct kv_view *v, const struct kv_recipe_keys *r, const float *in, int64_t n, float *out)
+{
+    if (r->group_reduce == KV_GROUP_MAX)
+        v->select->max(out, in, n);
+    else
+        v->select->add(out, in, n);
+}
+
+void kv_recipe_run(const struct kv_view *v, float *keep)
+{
+    const struct kv_policy *p = v->policy;
+    const struct kv_recipe_keys *r = p->score_params;
+    unsigned wants = kv_policy_wants(p, v->pass, true);
+    int channel = __builtin_ctz(wants);
+    const float *in = v->channel[channel];
+    int64_t n = v->n - v->tail, stride = v->stride[channel];
+    int rows = kv_channels[channel].attention ? v->rows : 1;
+    if (rows == 1) {
+        pool(v, r, in, n, keep);
+    } else if (r->reduce_order == KV_POOL_FIRST) {
+        pool(v, r, in, n, keep);
+        for (int row = 1; row < rows; row++) {
+            pool(v, r, in + row * stride, n, v->work);
+            reduce(v, r, v->work, n, keep);
+        }
+    } else {
+        memcpy(v->work, in, sizeof *keep * (size_t)n);
+        for (int row = 1; row < rows; row++)
+            reduce(v, r, in + row * stride, n, v->work);
+        pool(v, r, v->work, n, keep);
+    }
+    if (p->score->sign < 0)
+        for (int64_t i = 0; i < n; i++)
+            keep[i] = -keep[i];
+    for (int64_t i = n; i < v->n; i++) /* the newest, which stay */
+        keep[i] = 0;
+}
+
+/* ---- what is asked for ---- */
+
+unsigned kv_policy_wants(const struct kv_policy *p, const struct kv_pass *pass, bool evicts)
+{
+    const unsigned windows = KV_BIT(KV_WINDOW_LOCAL) | KV_BIT(KV_WINDOW_SEEN);
+    unsigned needs = p->score->needs;
+    if ((needs & windows) == windows) {
+        bool local = pass->decode_step < 0 && p->when.at & KV_AT_CHUNK && p->law->freezes;
+        needs &= ~(local ? KV_BIT(KV_WINDOW_SEEN) : KV_BIT(KV_WINDOW_LOCAL));
+    }
+    return (evicts ? needs : needs & KV_STATIC_CHANNELS) | p->score->observes;
+}
+
+const char *kv_score_needs(const struct kv_score *s, struct kv_arena *a)
+{
+    const char *text = "";
+    unsigned all = s->needs | s->observes;
+    for (int i = 0; i < KV_SCORE_CHANNELS; i++)
+        if (all & KV_BIT(i))
+            text = kv_format(a, "%s%s%s (%s)", text, *text ? "; " : "", kv_channels[i].name, kv_channels[i].help);
+    return *text ? text : "nothing: lengths alone";
+}
+
+/* ---- how many, under the guard ---- */
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Sinks among the candidates, the newest that the guard or the score's own window holds: they never leave, so all of
+ * them are there, and lengths tell how many they are. */
+static void guard(const struct kv_policy *p, const struct kv_pass *pass, struct kv_room *room)
+{
+    int64_t sinks = p->keys.sink_size, unit_start = pass->seen + pass->n_new - pass->n_unit;
+    room->first = sinks;
+    if (room->frozen) {
+        room->first = sinks - least(sinks, unit_start);
+        if (room->first && room->steady == KV_SAME_GAIN) /* the next chunk holds fewer of them */
+            room->steady = KV_VARIES;
+    }
+    room->newest = most(room->newest, p->keys.recent_size);
+    if (p->score->window)
+        room->newest = most(room->newest, p->keys.window_size - pass->n_patch);
+    room->keep = most(room->keep, room->first + room->newest);
+}
+
+struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
+                              int64_t window, const struct kv_pass *pass)
+{
+    struct kv_room room = {.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
+    if (pass->evict && p->law->room)
+        room = p->law->room(p, s, lane, pass);
+    if (room.keep != KV_NO_BOUND)
+        guard(p, pass, &room);
+    /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
+     * policy of sinks and recents leaves recents alone (docs/DESIGN.md, "Sliding windows"). */
+    if (window && pass->evict && room.keep != KV_NO_BOUND) {
+        room.keep -= least(room.keep, p->keys.sink_size);
+        room.first = 0;
+    }
+    int64_t floor = p->floor - room.frozen;
+    if (room.keep < floor) {
+        room.keep = floor;
+        if (room.steady == KV_SAME_GAIN) /* frozen grows, so the next pass is raised by less */
+            room.steady = KV_VARIES;
+    }
+    if (window)
+        room.keep = least(room.keep, window);
+    return room;
+}
