@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # What the plots share. The variables above are the result's: names and titles are strings in them, never commands.
 #   base, data, formats, part: files; for formats = 'dumb', a terminal: columns, rows, ansi
-#   model, device, kv_cache_dtype, layout, block_size, compaction, concurrency, kv_pool_bytes, kv_pool_origin
-#   requests, and prompt and output tokens of the longest       lines, name[], letters of the longest name
+#   lines, name[], letters of the longest name
 # Templates set width and height in pixels before they draw.
 
 clean = "reset; set encoding utf8; set datafile separator ','"
@@ -61,12 +60,4 @@ legend_columns(letters) = larger(1, int((width - 40) / (letters * 9 + 90)))
 legend_rows(n, letters) = ceiling(n, legend_columns(letters))
 # Lines of a text terminal for a plot whose legend has n entries.
 text_rows(n, letters) = larger(rows, 25 + ceiling(n, larger(1, int(columns / (letters + 12)))))
-
-machine = sprintf('%s, %s KV, on %s', model, kv_cache_dtype, device)
-paging = sprintf('%s pages of %d entries%s', layout, block_size, compaction ? '' : ', compaction off')
-lengths = sprintf('prompt %s, output %s tokens', thousands(prompt), thousands(output))
-where = machine . '; ' . paging
-about = machine . "\n" . paging . '; ' . lengths # for a terminal, whose lines are short
-of_one = where . '; ' . lengths . (requests > 1 ? sprintf(' (the longest of %s requests)', thousands(requests)) : '')
 font_of(text, f) = strlen(text) > 150 ? small(f) : ''
-of_all = where . '; ' . (requests > 1 ? sprintf('%s requests, the longest: %s', thousands(requests), lengths) : lengths)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* `kvsim plot`: a plan's folder in; for each plot its data, a gnuplot script that stands alone, and the pictures out.
+/* `kvsim plot`: a result's folder in; for each plot its data, a gnuplot script that stands alone, and the pictures out.
  *
  * A script is a header of variables, from plot_data.c, before templates of plots/, which decide how things look. What a
  * user named (policies, models, devices) reaches gnuplot only as quoted strings of the header; no shell is involved. */
@@ -26,6 +26,7 @@ static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 struct request {
     const char *result, *folder; /* folder: of the plots */
     bool kind[KV_PLOT_KINDS], format[FORMATS];
+    bool critical;             /* the result of 'kvsim critical', and no plan */
     bool term, quiet, verbose; /* term: to standard output instead */
     const char *part;          /* what pictures end with while they are drawn */
     const char *facts;         /* variables that every script begins with */
@@ -213,7 +214,7 @@ static bool draw_term(const struct request *q, const struct kv_plot *p, struct k
 static const struct kv_option options[] = {
     {.name = "plots",
      .value = "LIST",
-     .help = "of memory, entries, chunk, bars, pages (default: [report] plots of the result)"},
+     .help = "of memory, entries, chunk, bars, pages (default: [report] plots of the plan), or critical"},
     {.name = "format", .value = "LIST", .help = "of png, svg, pdf (default: [report] formats of the result)"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "folder for the plots (default: RESULT/plots)"},
     {.name = "term", .help = "draw with letters on standard output, and write no files"},
@@ -258,10 +259,11 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
             set[k] = !strcmp(s->setting[i].key, keys[k][1]) ? &s->setting[i] : set[k];
     }
     *device = set[2] ? set[2]->value : NULL;
-    for (int i = 0; i < KV_PLOT_KINDS; i++)
-        kind_names[i] = kv_plot_kinds[i].name;
+    int from = q->critical ? KV_PLOT_OF_PLANS : 0, n = q->critical ? KV_PLOT_KINDS - from : KV_PLOT_OF_PLANS;
+    for (int i = 0; i < n; i++)
+        kind_names[i] = kv_plot_kinds[from + i].name;
     for (int k = 0; k < 2; k++) {
-        const char *otherwise = k ? "png" : "memory, entries, chunk, bars, pages";
+        const char *otherwise = k ? "png" : q->critical ? "critical" : "memory, entries, chunk, bars, pages";
         const char *given = kv_arg_text(args, keys[k][2], NULL);
         const char *where = given    ? kv_format(q->arena, "--%s", keys[k][2])
                             : set[k] ? kv_format(q->arena, "%s %s", set[k]->where, keys[k][1])
@@ -269,8 +271,7 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
         if (!choose(given    ? given
                     : set[k] ? set[k]->value
                              : otherwise,
-                    where, k ? format_names : kind_names, k ? FORMATS : KV_PLOT_KINDS, k ? q->format : q->kind,
-                    q->arena, e))
+                    where, k ? format_names : kind_names, k ? FORMATS : n, k ? q->format : &q->kind[from], q->arena, e))
             return false;
     }
     return true;
@@ -301,7 +302,7 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     const char *columns = getenv("COLUMNS"), *plain = getenv("NO_COLOR");
     FILE *out = open_memstream(&text, &length);
     KV_ASSERT(out);
-    bool good = kv_plot_put_facts(out, q->result, device, q->arena, e);
+    bool good = q->critical || kv_plot_put_facts(out, q->result, device, q->arena, e);
     if (q->term) {
         bool tty = isatty(STDOUT_FILENO);
         bool known = tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
@@ -320,7 +321,7 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     return good;
 }
 
-static bool is_result(const char *path, struct kv_arena *a, struct kv_err *e)
+static bool is_result(const char *path, bool *critical, struct kv_arena *a, struct kv_err *e)
 {
     static const char *const what = "make one with 'kvsim plan CONFIG -o DIR'";
     struct stat st;
@@ -328,8 +329,9 @@ static bool is_result(const char *path, struct kv_arena *a, struct kv_err *e)
         return kv_fail(e, KV_DATA, "cannot plot '%s': %s; %s", path, strerror(errno), what);
     if (!S_ISDIR(st.st_mode))
         return kv_fail(e, KV_DATA, "cannot plot '%s': it is no folder of results; %s", path, what);
-    return !access(kv_format(a, "%s/policies.csv", path), F_OK) ||
-           kv_fail(e, KV_DATA, "cannot plot '%s': there is no policies.csv in it; %s", path, what);
+    bool plan = !access(kv_format(a, "%s/policies.csv", path), F_OK);
+    *critical = !plan && !access(kv_format(a, "%s/critical.csv", path), F_OK);
+    return plan || *critical || kv_fail(e, KV_DATA, "cannot plot '%s': there is no policies.csv in it; %s", path, what);
 }
 
 /* The result's provenance goes along: it also marks the folder as ours, to write in again. */
@@ -369,8 +371,9 @@ static bool draw_all(const struct request *q, struct kv_err *e)
             fprintf(stderr, "kvsim: warning: no plot '%s': %s/%s has no rows\n", kv_plot_kinds[i].name, q->result,
                     kv_plot_kinds[i].file);
         if (plot[i].cut && !q->quiet)
-            fprintf(stderr, "kvsim: warning: plot '%s' shows the first %d of the policies and chunks of %s/%s\n",
-                    kv_plot_kinds[i].name, KV_PLOT_MOST_SERIES, q->result, kv_plot_kinds[i].file);
+            fprintf(stderr, "kvsim: warning: plot '%s' shows the first %d of the policies and %s of %s/%s\n",
+                    kv_plot_kinds[i].name, KV_PLOT_MOST_SERIES, q->critical ? "tasks" : "chunks", q->result,
+                    kv_plot_kinds[i].file);
         if (plot[i].n && !(q->term ? draw_term(q, &plot[i], e) : draw_files(q, &plot[i], &missing, e)))
             return false;
     }
@@ -400,7 +403,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     bool format = kv_arg_flag(args, "format");
     if (q.term && (format || kv_arg_flag(args, "output")))
         return kv_fail(e, KV_USAGE, "--term writes no files; leave out --%s", format ? "format" : "output");
-    if (!is_result(result, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
+    if (!is_result(result, &q.critical, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
         return false;
     setenv("TZ", "UTC0", 1); /* cairo's dates: see forget_time() */
     return draw_all(&q, e);
@@ -410,8 +413,8 @@ const struct kv_command kv_command_plot = {
     .name = "plot",
     .operands = "RESULT",
     .summary = "Draws a result: RESULT/plots gets the pictures, and for each its gnuplot script and data.",
-    .about = "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT'. To draw again after a change:\n"
-             "'gnuplot NAME.gp' in the folder of the plots.",
+    .about = "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT' or 'kvsim critical SCORES.csv -o RESULT'. To\n"
+             "draw again after a change: 'gnuplot NAME.gp' in the folder of the plots.",
     .least = 1,
     .most = 1,
     .option = options,

@@ -49,23 +49,31 @@ static const struct kv_column pages_columns[] = {
     {"shared_peak_bytes", NULL, KV_CELL_BYTES},
     {"policy", NULL, KV_CELL_TEXT},
 };
+/* A row is a point of a curve, its crossing, or a published one. */
+static const struct kv_column critical_columns[] = {
+    {"line", NULL, KV_CELL_COUNT}, {"panel", NULL, KV_CELL_COUNT}, {"footprint", NULL, KV_CELL_REAL},
+    {"score", NULL, KV_CELL_REAL}, {"what", NULL, KV_CELL_TEXT},   {"mark", NULL, KV_CELL_TEXT},
+    {"task", NULL, KV_CELL_TEXT},  {"policy", NULL, KV_CELL_TEXT},
+};
 static const char *const in_pass[] = {"chunk_tokens", "seen_tokens", "entries_in_pass", "in_pass_bytes", "policy"};
 static const char *const at_end[] = {"chunk_tokens", "seen_tokens", "entries_end", "end_bytes", "policy"};
 
 #define COLUMNS(name) .column = name##_columns, .n_columns = sizeof name##_columns / sizeof *name##_columns
-#define MEMORY(shown) {"common", "memory"}, "timeline.csv", shown, COLUMNS(memory), {in_pass, at_end}, .by_chunk = true
+#define MEMORY(shown)                                                                                                  \
+    {"common", "plan", "memory"}, "timeline.csv", shown, COLUMNS(memory), {in_pass, at_end}, .by_chunk = true
 const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS] = {
     {"memory", MEMORY("bytes")},
     {"entries", MEMORY("entries")},
-    {"chunk", {"common", "chunk"}, "chunks.csv", COLUMNS(chunk)},
-    {"bars", {"common", "bars", "groups"}, "policies.csv", COLUMNS(bars), .by_row = true},
-    {"pages", {"common", "pages", "groups"}, "policies.csv", COLUMNS(pages), .by_row = true},
+    {"chunk", {"common", "plan", "chunk"}, "chunks.csv", COLUMNS(chunk)},
+    {"bars", {"common", "plan", "bars", "groups"}, "policies.csv", COLUMNS(bars), .by_row = true},
+    {"pages", {"common", "plan", "pages", "groups"}, "policies.csv", COLUMNS(pages), .by_row = true},
+    {"critical", {"common", "critical"}, "critical.csv", COLUMNS(critical)},
 };
 
 /* ---- text and numbers for gnuplot ---- */
 
 /* Characters begin where no UTF-8 continuation does. */
-static int letters(const char *text)
+int kv_plot_letters(const char *text)
 {
     int n = 0;
     for (; *text; text++)
@@ -75,7 +83,7 @@ static int letters(const char *text)
 
 /* At most `most` letters of a text, with '?' for what cannot be drawn: controls, what is no UTF-8, and letters DejaVu
  * Sans lacks, for gnuplot fills the whole picture with the box that stands for such a letter. */
-static const char *printable(const char *text, int most, struct kv_arena *a)
+const char *kv_plot_printable(const char *text, int most, struct kv_arena *a)
 {
     static const unsigned drawn[][2] = {{0x20, 0x7E},     {0xA0, 0x2E9},    {0x384, 0x525},  {0x1E00, 0x1EFB},
                                         {0x2010, 0x2027}, {0x2030, 0x2052}, {0x2190, 0x2311}};
@@ -103,7 +111,7 @@ static const char *printable(const char *text, int most, struct kv_arena *a)
 
 /* NAME = 'TEXT'. Within single quotes gnuplot takes all but the quote itself as it stands: `, $, \ and @ too. A quote
  * is added from a variable, for the doubled one of gnuplot's manual ends the string when it comes first in it. */
-static void put_text(FILE *out, const char *name, const char *text)
+void kv_plot_put_text(FILE *out, const char *name, const char *text)
 {
     fprintf(out, "%s = '", name);
     for (; *text; text++)
@@ -118,20 +126,19 @@ static void put_whole(FILE *out, const char *name, int64_t value)
 
 /* ---- rows of a result ---- */
 
-/* Binds columns of a file by name; each missing one is said. */
-static bool bind(const struct kv_csv *c, const char *const *names, int n, int *column, struct kv_err *e)
+bool kv_plot_bind(const struct kv_csv *c, const char *const *names, int n, int *column, const char *command,
+                  struct kv_err *e)
 {
     bool good = true;
     for (int i = 0; i < n; i++) {
         column[i] = kv_csv_column(c, names[i]);
         if (column[i] < 0)
-            good = kv_fail(e, KV_DATA, "%s:1: no column '%s'; it is no file of 'kvsim plan'", c->path, names[i]);
+            good = kv_fail(e, KV_DATA, "%s:1: no column '%s'; it is no file of 'kvsim %s'", c->path, names[i], command);
     }
     return good;
 }
 
-/* The next row that is well formed; false at the end. Every other row is said. */
-static bool next_row(struct kv_csv *c, struct kv_err *e)
+bool kv_plot_next_row(struct kv_csv *c, struct kv_err *e)
 {
     enum kv_next next;
     do
@@ -232,13 +239,16 @@ bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char
     int column[2][MOST_COLUMNS] = {{0}};
     *p = (struct kv_plot){.kind = kind, .series = KV_NEW_N(a, struct kv_plot_series, KV_PLOT_MOST_SERIES), .arena = a};
     kv_table_open(&p->table, kind->column, kind->n_columns, a);
+    if (kind == &kv_plot_kinds[KV_PLOT_OF_PLANS])
+        return kv_plot_read_critical(p, result, e);
     if (!kv_csv_open(&in, kv_format(a, "%s/%s", result, kind->file), a, e))
         return false;
     for (int i = 1; i < kind->n_columns; i++)
         names[i] = kind->column[i].key;
-    bool good = bind(&in, kind->source[0] ? kind->source[0] : &names[1], kind->n_columns - 1, &column[0][1], e) &&
-                (!kind->source[1] || bind(&in, kind->source[1], kind->n_columns - 1, &column[1][1], e));
-    while (good && next_row(&in, e) && add_row(p, &in, column, e))
+    bool good = kv_plot_bind(&in, kind->source[0] ? kind->source[0] : &names[1], kind->n_columns - 1, &column[0][1],
+                             "plan", e) &&
+                (!kind->source[1] || kv_plot_bind(&in, kind->source[1], kind->n_columns - 1, &column[1][1], "plan", e));
+    while (good && kv_plot_next_row(&in, e) && add_row(p, &in, column, e))
         ;
     kv_csv_close(&in);
     number_lines(p);
@@ -258,13 +268,13 @@ static void put_names(FILE *out, const struct kv_plot *p)
     for (int i = 0; i < p->n; i++) {
         const struct kv_plot_series *s = &p->series[i];
         char number[KV_NUMBER_TEXT];
-        const char *name = printable(s->policy, NAME_LETTERS, p->arena);
+        const char *name = kv_plot_printable(s->policy, NAME_LETTERS, p->arena);
         if (!p->kind->by_row && s->line <= done)
             continue;
         if (chunks)
             name = kv_format(p->arena, "%s, chunk %s", name, kv_print_count(number, s->chunk));
-        longest = letters(name) > longest ? letters(name) : longest;
-        put_text(out, kv_format(p->arena, "name[%d]", ++done), name);
+        longest = kv_plot_letters(name) > longest ? kv_plot_letters(name) : longest;
+        kv_plot_put_text(out, kv_format(p->arena, "name[%d]", ++done), name);
     }
     put_whole(out, "letters", longest);
     put_whole(out, "one_chunk", chunks ? 0 : p->series[0].chunk);
@@ -293,11 +303,15 @@ void kv_plot_put_data(FILE *out, const struct kv_plot *p)
 void kv_plot_put_variables(FILE *out, const struct kv_plot *p, const char *data, const char *facts)
 {
     fputs("quote = \"'\"\n", out);
-    put_text(out, "base", p->kind->name);
-    put_text(out, "data", data);
+    kv_plot_put_text(out, "base", p->kind->name);
+    kv_plot_put_text(out, "data", data);
     if (p->kind->shown)
-        put_text(out, "shown", p->kind->shown);
+        kv_plot_put_text(out, "shown", p->kind->shown);
     fputs(facts, out);
+    if (p->variables) {
+        fputs(p->variables, out);
+        return;
+    }
     put_names(out, p);
     if (!p->kind->by_row)
         put_series(out, p);
@@ -321,7 +335,7 @@ static bool put_summary(FILE *out, const char *result, const char *device, struc
         const json_t *value = json_object_get(i < 2 ? json_object_get(root, "memory") : root, keys[i]);
         const char *text = device && !strcmp(keys[i], "device") ? device : json_string_value(value);
         if (text)
-            put_text(out, keys[i], printable(text, TITLE_LETTERS, a));
+            kv_plot_put_text(out, keys[i], kv_plot_printable(text, TITLE_LETTERS, a));
         else if (json_is_integer(value) || json_is_boolean(value))
             put_whole(out, keys[i], json_is_true(value) ? 1 : json_integer_value(value));
         else
@@ -341,8 +355,8 @@ static bool put_requests(FILE *out, const char *result, struct kv_arena *a, stru
     struct kv_csv in;
     if (!kv_csv_open(&in, kv_format(a, "%s/requests.csv", result), a, e))
         return false;
-    bool good = bind(&in, names, 2, column, e);
-    while (good && next_row(&in, e)) {
+    bool good = kv_plot_bind(&in, names, 2, column, "plan", e);
+    while (good && kv_plot_next_row(&in, e)) {
         if (!kv_csv_count(&in, column[0], 0, MOST_TOKENS, &v[0], e) ||
             !kv_csv_count(&in, column[1], 0, MOST_TOKENS, &v[1], e))
             continue;

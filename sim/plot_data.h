@@ -7,12 +7,12 @@
 #include "sim/table.h"
 
 /* Beyond so many policies and chunks nobody reads a picture. */
-enum { KV_PLOT_KINDS = 5, KV_PLOT_MOST_SERIES = 240 };
+enum { KV_PLOT_OF_PLANS = 5, KV_PLOT_KINDS = 6, KV_PLOT_MOST_SERIES = 240 };
 
 /* One of the plots. */
 struct kv_plot_kind {
     const char *name;
-    const char *part[4];            /* templates of plots/, in this order; NULL at the end */
+    const char *part[5];            /* templates of plots/, in this order; NULL at the end */
     const char *file;               /* of the result */
     const char *shown;              /* the column drawn, when its template draws one of several; or NULL */
     const struct kv_column *column; /* of the plot's data: line and chunk first, policy last */
@@ -21,7 +21,7 @@ struct kv_plot_kind {
     bool by_chunk, by_row;        /* what starts a series besides another policy */
 };
 
-/* In the order they are drawn in. */
+/* In the order they are drawn in; those of a plan first, then that of critical footprints. */
 extern const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS];
 
 /* A plot's data, in an arena. */
@@ -31,6 +31,7 @@ struct kv_plot {
     struct kv_plot_series *series; /* (n,) */
     int n, n_lines;                /* n: 0 when there is nothing to draw; a line: a policy's, in one colour */
     bool cut;                      /* the file has more than KV_PLOT_MOST_SERIES */
+    const char *variables;         /* of critical footprints: for the script, ready */
     struct kv_arena *arena;
 };
 
@@ -45,8 +46,26 @@ void kv_plot_put_data(FILE *out, const struct kv_plot *p);
  * whatever else all plots share, as text. */
 void kv_plot_put_variables(FILE *out, const struct kv_plot *p, const char *data, const char *facts);
 
-/* Writes what titles say of a result, for all its plots. `device`: a fuller name than that of its summary, or NULL.
+/* The same for critical footprints, whose series are curves: it makes the variables too. */
+bool kv_plot_read_critical(struct kv_plot *p, const char *result, struct kv_err *e);
+
+/* Writes what titles say of a plan, for all its plots. `device`: a fuller name than that of its summary, or NULL.
  * KV_DATA. */
 bool kv_plot_put_facts(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e);
+
+/* ---- what the readers share ---- */
+
+/* At most `most` letters of a text, with '?' for what cannot be drawn. */
+const char *kv_plot_printable(const char *text, int most, struct kv_arena *a);
+int kv_plot_letters(const char *text);
+/* NAME = 'TEXT', with nothing in it to run. */
+void kv_plot_put_text(FILE *out, const char *name, const char *text);
+
+struct kv_csv;
+/* Binds columns of a file by name; each missing one is said. `command`: whose file it should be. */
+bool kv_plot_bind(const struct kv_csv *c, const char *const *names, int n, int *column, const char *command,
+                  struct kv_err *e);
+/* The next row that is well formed; false at the end. Every other row is said. */
+bool kv_plot_next_row(struct kv_csv *c, struct kv_err *e);
 
 #endif
