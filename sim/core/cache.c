@@ -84,7 +84,7 @@ bool kv_cache_work_open(struct kv_cache_work *w, int64_t entries, int heads, str
         !make(&w->position, n, sizeof *w->position, e) || !make(&w->all, all, sizeof *w->all, e) ||
         !make(&w->mask, n / 64 + 2, sizeof *w->mask, e) || !make(&w->all_mask, all / 64 + 2, sizeof *w->all_mask, e) ||
         !make(&w->top.histogram, 4 * 4096, sizeof *w->top.histogram, e) ||
-        !make(&w->top.boundary, all, sizeof *w->top.boundary, e))
+        !make(&w->top.boundary, all + KV_SLACK, sizeof *w->top.boundary, e))
         return false;
     for (int i = 0; i < heads; i++)
         if (!make(&w->keep[i], n, sizeof *w->keep[i], e))
@@ -149,6 +149,7 @@ bool kv_cache_begin(struct kv_cache *c, const struct kv_pass *pass, int64_t pass
         int64_t held = lane->held + c->seen - lane->end;
         c->before[i] = held;
         c->gain[i] = pass->n_new;
+        lane->decided = false;
         c->frozen[i] = 0;
         if (c->columns && !grow_columns(c, lane, held + pass->n_new, e))
             return false;
@@ -300,13 +301,22 @@ static void remove_others(struct kv_cache *c, struct kv_cache_lane *lane, const 
     lane->held = room->frozen + stay;
 }
 
-/* Sinks and recents: no scores. */
-static void mask_positions(uint64_t *mask, int64_t n, int64_t keep, int64_t first)
+/* Sinks and recents: the ranks between them leave. Unless earlier chunks left spans of their own, what is held is the
+ * sinks and one span up to the end. */
+static void evict_positions(struct kv_cache *c, int64_t i, const struct kv_room *room)
 {
-    memset(mask, 0, sizeof *mask * (size_t)kv_words(n));
-    first = least(first, keep);
-    kv_set_fill(mask, 0, first);
-    kv_set_fill(mask, n - (keep - first), n);
+    struct kv_cache_lane *lane = &c->lane[i];
+    int64_t first = least(room->first, room->keep), newest = room->keep - first;
+    int64_t from = first > lane->hole ? first : lane->hole, to = lane->end - newest;
+    if (c->policy->law->freezes) {
+        from = kv_set_position(lane->set, lane->end, room->frozen + first);
+        to = kv_set_position(lane->set, lane->end, lane->held - newest);
+    }
+    kv_set_clear(lane->set, from, to);
+    lane->hole = to;
+    lane->held = room->frozen + room->keep;
+    c->gain[i] = lane->held - c->before[i];
+    c->frozen[i] = room->frozen;
 }
 
 static void protect(float *keep, int64_t n, const struct kv_room *room)
@@ -330,10 +340,7 @@ static void choose(struct kv_cache *c, int64_t i, const struct kv_room *room, co
                    const float *keep, struct kv_cache_work *w)
 {
     struct kv_cache_lane *lane = &c->lane[i];
-    if (c->policy->score->positional)
-        mask_positions(w->mask, v->n, room->keep, room->first);
-    else
-        lane->ties += w->select->top(keep, v->n, room->keep, w->mask, &w->top);
+    lane->ties += w->select->top(keep, v->n, room->keep, w->mask, &w->top);
     if (c->policy->score->kept)
         c->policy->score->kept(v, w->mask);
     remove_others(c, lane, room, v->n, w->mask, w);
@@ -366,21 +373,31 @@ static void hand_in(struct kv_cache *c, int64_t i, const struct kv_lane_in *in, 
         if (evicts(c, i, &room))
             score_lane(&v, w->keep[v.head]);
     } else if (evicts(c, i, &room)) {
-        if (!score->positional) {
-            score_lane(&v, w->keep[0]);
-            protect(w->keep[0], v.n, &room);
-        }
+        score_lane(&v, w->keep[0]);
+        protect(w->keep[0], v.n, &room);
         choose(c, i, &room, &v, w->keep[0], w);
     } else {
         keep_all(c, &v, &room, w);
     }
 }
 
+static void decide_by_position(struct kv_cache *c, int64_t i)
+{
+    struct kv_room room = room_of(c, i);
+    fill(c, &c->lane[i], lane_end(c));
+    if (evicts(c, i, &room))
+        evict_positions(c, i, &room);
+}
+
 void kv_cache_lane(struct kv_cache *c, int64_t layer, int64_t head, const struct kv_lane_in *in,
                    struct kv_cache_work *w)
 {
-    if (!c->policy->score->positional) /* those wait for kv_cache_layer */
-        hand_in(c, layer * c->shape->store_heads + head, in, w);
+    int64_t i = layer * c->shape->store_heads + head;
+    c->lane[i].decided = true;
+    if (c->policy->score->positional)
+        decide_by_position(c, i);
+    else
+        hand_in(c, i, in, w);
 }
 
 static void decide_layer(struct kv_cache *c, int64_t layer, struct kv_cache_work *w)
@@ -417,20 +434,20 @@ static void decide_layer(struct kv_cache *c, int64_t layer, struct kv_cache_work
     }
 }
 
+/* Lanes that nothing had to be handed in for: positions tell who leaves, or a score that needs nothing. */
+static void decide_others(struct kv_cache *c, int64_t layer, struct kv_cache_work *w)
+{
+    struct kv_lane_in in = {.rows = 1};
+    for (int64_t head = 0; head < c->shape->store_heads; head++)
+        if (!lane_at(c, layer, head)->decided)
+            kv_cache_lane(c, layer, head, &in, w);
+}
+
 void kv_cache_layer(struct kv_cache *c, int64_t layer, struct kv_cache_work *w)
 {
-    if (kv_cache_decides_layers(c)) {
+    decide_others(c, layer, w);
+    if (kv_cache_decides_layers(c))
         decide_layer(c, layer, w);
-        return;
-    }
-    if (!c->policy->score->positional)
-        return;
-    for (int64_t head = 0; head < c->shape->store_heads; head++) { /* nothing need have been handed in */
-        struct kv_room room = room_of(c, layer * c->shape->store_heads + head);
-        struct kv_lane_in in = {.rows = 1};
-        if (evicts(c, layer * c->shape->store_heads + head, &room))
-            hand_in(c, layer * c->shape->store_heads + head, &in, w);
-    }
 }
 
 /* ---- the end of a pass ---- */

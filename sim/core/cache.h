@@ -20,6 +20,8 @@ struct kv_cache_lane {
     float *column; /* (columns, room) numbers that move with the entries */
     int64_t room;
     int64_t fed;  /* tokens whose static channels were fed */
+    int64_t hole; /* of a positional policy: where its span of recents begins, or 0 */
+    bool decided; /* handed in, in the pass that is on */
     int64_t ties; /* entries that the order of positions chose, in all */
 };
 

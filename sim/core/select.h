@@ -46,8 +46,9 @@ struct kv_select {
     int64_t (*top)(const float *score, int64_t n, int64_t k, uint64_t *mask, struct kv_top_work *work);
     /* Leaves those members of `set` (n bits) whose rank is set in `mask`. */
     void (*restrict_to)(uint64_t *set, int64_t n, const uint64_t *mask);
-    /* Sum of row[i] over the members (NULL: all i < n), in double: eight sums, of i % 8 each, added in pairs
-     * ((0+1)+(2+3))+((4+5)+(6+7)). */
+    /* Sum of row[i] over the members (NULL: all i < n), in double: 32 sums, of i % 32 each; of these (i + (i+8)) +
+     * ((i+16)
+     * + (i+24)) for i < 8, and of those ((0+1)+(2+3))+((4+5)+(6+7)). */
     double (*sum)(const float *row, const uint64_t *set, int64_t n);
 };
 
