@@ -41,7 +41,8 @@ export GOLDEN ONLY
 # ---- Sources and libraries -------------------------------------------------------------------------------------------
 
 CORE_C   := $(wildcard sim/core/*.c sim/policies/*.c)
-SIM_C    := $(filter-out sim/kvsim.c,$(wildcard sim/*.c traces/*.c))
+TRACE_C  := $(wildcard traces/*.c)
+SIM_C    := $(filter-out sim/kvsim.c,$(wildcard sim/*.c))
 ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)
 TEST_C   := $(wildcard tests/unit/test_*.c tests/laws/test_*.c)
@@ -55,7 +56,8 @@ ALL_TEXT := $(ALL_C) $(wildcard $(foreach f,sim/ sim/*/ traces/ engine/ engine/*
 PROGRAMS := kvsim $(if $(wildcard engine/kvengine.c),kvengine)
 
 # By their pkg-config names. The core links no GSL; nor may kvengine, whose CUDA build the licence would not allow it.
-KVSIM_PKGS    := gsl inih jansson
+TRACE_PKGS    := hdf5-serial libzstd zlib libxxhash
+KVSIM_PKGS    := gsl inih jansson $(TRACE_PKGS)
 KVENGINE_PKGS := inih jansson
 TEST_PKGS     := cmocka
 
@@ -124,7 +126,7 @@ deps-check:
 flag_files := $(addprefix $(B)/,compiler sources all.cflags engine.cflags test.cflags version.cflags cu.flags \
   kvsim.libs kvengine.libs test.libs)
 $(B)/compiler:       text = $(shell $(CC) --version | head -n 1)
-$(B)/sources:        text = $(CORE_C) / $(SIM_C) / $(ENGINE_C) $(ENGINE_CU)
+$(B)/sources:        text = $(CORE_C) / $(TRACE_C) / $(SIM_C) / $(ENGINE_C) $(ENGINE_CU)
 $(B)/all.cflags:     text = $(c_flags)
 $(B)/all.cflags:     ask = --cflags $(KVSIM_PKGS)
 $(B)/all.cflags:     last = $(CFLAGS)
@@ -134,7 +136,7 @@ $(B)/test.cflags:    ask = --cflags $(TEST_PKGS)
 $(B)/version.cflags: text = -DKV_VERSION=\"$(VERSION)\"
 $(B)/cu.flags:       text = $(cu_flags)
 $(B)/%.libs:         text = $(ld_flags)
-$(B)/%.libs:         last = -lm $(LDFLAGS)
+$(B)/%.libs:         last = -lm -pthread $(LDFLAGS)
 $(B)/kvsim.libs:     ask = --libs $(KVSIM_PKGS)
 $(B)/kvengine.libs:  ask = --libs $(KVENGINE_PKGS)
 $(B)/kvengine.libs:  text = $(ld_flags) $(if $(cuda_on),$(cuda_libs))
@@ -161,6 +163,7 @@ $(call objects,$(filter engine/%,$(ALL_C))): $(B)/engine.cflags
 $(call objects,$(TEST_C)): $(B)/test.cflags
 
 $(B)/libkvcore.a: $(call objects,$(CORE_C))
+$(B)/libkvtrace.a: $(call objects,$(TRACE_C))
 $(B)/libkvsim.a: $(call objects,$(SIM_C))
 $(B)/libkvengine.a: $(call objects,$(ENGINE_C)) $(ENGINE_CU:%=$(B)/%.o)
 $(B)/lib%.a: $(B)/sources
@@ -168,7 +171,7 @@ $(B)/lib%.a: $(B)/sources
 	ar rcs $@ $(filter %.o,$^)
 
 link = $(CC) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
-sim_libs := $(B)/libkvsim.a $(B)/libkvcore.a
+sim_libs := $(B)/libkvsim.a $(B)/libkvtrace.a $(B)/libkvcore.a
 $(B)/kvsim: $(B)/sim/kvsim.o $(sim_libs) $(B)/kvsim.libs
 	$(link)
 $(B)/kvengine: $(B)/engine/kvengine.o $(B)/libkvengine.a $(B)/libkvcore.a $(B)/kvengine.libs

@@ -18,6 +18,10 @@ build  pkg-config          pkg-config --version
 build  libgsl-dev          pkg-config --exists gsl
 build  libinih-dev         pkg-config --exists inih
 build  libjansson-dev      pkg-config --exists jansson
+build  libhdf5-dev         pkg-config --exists hdf5-serial
+build  libzstd-dev         pkg-config --exists libzstd
+build  libxxhash-dev       pkg-config --exists libxxhash
+build  zlib1g-dev          pkg-config --exists zlib
 test   libcmocka-dev       pkg-config --exists cmocka
 demo   gnuplot-nox         gnuplot --version
 demo   fonts-dejavu-core   fc-list | grep -q .

@@ -18,12 +18,11 @@ bool kv_counter_open(struct kv_counter *c, const struct kv_policy *policy, const
     return true;
 }
 
-static void read_paper(const struct kv_counter *c, const struct kv_request *r, struct kv_count *out)
+static void read_paper(const struct kv_policy *p, const struct kv_request *r, struct kv_count *out)
 {
-    const struct kv_law *law = c->policy.law;
     struct kv_paper_form form = {0};
-    if (law->paper)
-        form = law->paper(&c->policy, r, c->policy.when.chunk);
+    if (p->law->paper)
+        form = p->law->paper(p, r, p->when.chunk);
     out->footprint_paper = out->peak_paper = NAN;
     if (!form.defined || r->prompt > KV_PAPER_TOKENS - r->output)
         return;
@@ -32,9 +31,8 @@ static void read_paper(const struct kv_counter *c, const struct kv_request *r, s
     out->peak_paper = paper.peak;
 }
 
-static void read_pages(const struct kv_counter *c, struct kv_count *out)
+static void read_pages(const struct kv_ledger *l, struct kv_count *out)
 {
-    const struct kv_ledger *l = &c->ledger;
     int64_t beside = out->buffer_bytes + out->summary_bytes;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         for (int how = 0; how < KV_COMPACTIONS; how++) {
@@ -54,19 +52,19 @@ static void read_pages(const struct kv_counter *c, struct kv_count *out)
         }
 }
 
-static void read_count(const struct kv_counter *c, const struct kv_request *r, struct kv_count *out)
+void kv_count_read(struct kv_count *out, const struct kv_ledger *l, const struct kv_request *r)
 {
-    const struct kv_ledger *l = &c->ledger;
+    const struct kv_policy *p = l->policy;
     double lanes = (double)l->lanes, steps = (double)l->steps, full = lanes * (steps * (steps + 1) / 2);
     *out = (struct kv_count){.prompt = r->prompt,
                              .output = r->output,
-                             .chunk = c->policy.when.chunk,
-                             .entry_bytes = kv_store_entry_bytes(&c->policy.store),
-                             .summary_bytes = kv_summary_bytes(&c->policy, &c->shape, l->steps),
+                             .chunk = p->when.chunk,
+                             .entry_bytes = kv_store_entry_bytes(&p->store),
+                             .summary_bytes = kv_summary_bytes(p, l->shape, l->steps),
                              .buffer_bytes = kv_ledger_buffer_bytes(l),
                              .passes = l->passes,
                              .evictions = l->evictions};
-    double summary = kv_summary_entry_steps(&c->policy, &c->shape, l->steps);
+    double summary = kv_summary_entry_steps(p, l->shape, l->steps);
     double summary_end = (double)out->summary_bytes / (double)out->entry_bytes;
     out->footprint_actual = ((double)l->entry_steps + summary) / full;
     for (int scope = 0; scope < KV_SCOPES; scope++) {
@@ -76,14 +74,14 @@ static void read_count(const struct kv_counter *c, const struct kv_request *r, s
     }
     out->end_peak_actual = ((double)l->end_entries_peak + summary_end) / (lanes * steps);
     out->active = 1;
-    const struct kv_reads *reads = c->policy.kind->reads;
+    const struct kv_reads *reads = p->kind->reads;
     if (reads)
-        out->active = reads->read_sum(&c->policy, r->prefill, l->steps) / (steps * (steps + 1) / 2);
+        out->active = reads->read_sum(p, r->prefill, l->steps) / (steps * (steps + 1) / 2);
     out->held_end = l->end_bytes + out->summary_bytes;
     out->held_end_peak = l->end_peak_bytes + out->summary_bytes;
     out->scratch_bytes = l->scratch_entries * out->entry_bytes;
-    read_pages(c, out);
-    read_paper(c, r, out);
+    read_pages(l, out);
+    read_paper(p, r, out);
 }
 
 bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_count *out, struct kv_err *e)
@@ -94,6 +92,6 @@ bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_
     kv_ledger_reset(&c->ledger);
     for (struct kv_run run; kv_walk_next(&c->walk, INT64_MAX, &run);)
         kv_ledger_add(&c->ledger, &run);
-    read_count(c, r, out);
+    kv_count_read(out, &c->ledger, r);
     return true;
 }

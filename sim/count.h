@@ -49,6 +49,9 @@ struct kv_counter {
 bool kv_counter_open(struct kv_counter *c, const struct kv_policy *policy, const struct kv_model *m,
                      const struct kv_defaults *run, int64_t page, struct kv_arena *a, struct kv_err *e);
 
+/* What a ledger says after the last pass of a request. */
+void kv_count_read(struct kv_count *out, const struct kv_ledger *l, const struct kv_request *r);
+
 /* KV_USAGE when the lengths cannot be counted. */
 bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_count *out, struct kv_err *e);
 

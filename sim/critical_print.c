@@ -6,7 +6,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #ifndef KV_VERSION
 #define KV_VERSION "unknown"
@@ -217,18 +216,9 @@ static void write_summary(const struct kv_critical *c, FILE *out, struct kv_aren
     json_decref(root);
 }
 
-/* FNV-1a of a file's bytes, as plans note it of theirs. */
 static json_t *input_json(const char *path, struct kv_arena *a)
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    struct stat st;
-    FILE *in = !stat(path, &st) && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
-    for (int c; in && (c = getc(in)) != EOF;)
-        h = (h ^ (unsigned char)c) * UINT64_C(0x100000001b3);
-    const char *hash = in ? kv_format(a, "%016llx", (unsigned long long)h) : "no regular file";
-    if (in)
-        fclose(in);
-    return json_pack("{s:o, s:s}", "path", kv_json_text(path), "hash", hash);
+    return json_pack("{s:o, s:s}", "path", kv_json_text(path), "hash", kv_file_hash(path, a));
 }
 
 static void write_provenance(const struct kv_critical *c, FILE *out, struct kv_arena *a)

@@ -15,10 +15,12 @@
 #endif
 
 extern const struct kv_command kv_command_footprint, kv_command_plan, kv_command_plot, kv_command_policies,
-    kv_command_config, kv_command_critical;
+    kv_command_config, kv_command_critical, kv_command_replay, kv_command_trace;
 
 const struct kv_command *const kv_commands[] = {&kv_command_footprint,
                                                 &kv_command_plan,
+                                                &kv_command_replay,
+                                                &kv_command_trace,
                                                 &kv_command_critical,
                                                 &kv_command_plot,
                                                 &kv_command_policies,

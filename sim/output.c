@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -115,4 +116,17 @@ bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e)
     if (!make_folders(kv_copy_text(a, path)))
         return kv_fail(e, KV_ENV, "cannot make the result folder '%s': %s", path, strerror(errno));
     return true;
+}
+
+const char *kv_file_hash(const char *path, struct kv_arena *a)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    struct stat st;
+    FILE *in = !stat(path, &st) && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
+    if (!in)
+        return "no regular file";
+    for (int c; (c = getc_unlocked(in)) != EOF;)
+        h = (h ^ (unsigned char)c) * UINT64_C(0x100000001b3);
+    fclose(in);
+    return kv_format(a, "%016llx", (unsigned long long)h);
 }

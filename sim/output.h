@@ -16,6 +16,9 @@ struct kv_out {
 bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct kv_err *e);
 bool kv_out_close(struct kv_out *o, struct kv_err *e);
 
+/* FNV-1a of a file's bytes, in hexadecimal: enough to tell that an input changed. */
+const char *kv_file_hash(const char *path, struct kv_arena *a);
+
 /* Makes a result folder, and those above it. KV_ENV when it cannot be written in; KV_USAGE when it holds other things
  * than results of ours (a provenance.json that says so): nothing of a user's is ever overwritten. */
 bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e);

@@ -9,7 +9,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #ifndef KV_VERSION
 #define KV_VERSION "unknown"
@@ -200,20 +199,6 @@ static void write_summary(const struct kv_plan *p, FILE *out, struct kv_arena *a
     json_decref(root);
 }
 
-/* FNV-1a of a file's bytes; enough to tell that an input changed. */
-static const char *file_hash(const char *path, struct kv_arena *a)
-{
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    struct stat st;
-    FILE *in = !stat(path, &st) && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
-    if (!in)
-        return "no regular file";
-    for (int c; (c = getc(in)) != EOF;)
-        h = (h ^ (unsigned char)c) * UINT64_C(0x100000001b3);
-    fclose(in);
-    return kv_format(a, "%016llx", (unsigned long long)h);
-}
-
 static json_t *input_json(const char *path, const char *hash)
 {
     return json_pack("{s:o, s:s}", "path", kv_json_text(path), "hash", hash);
@@ -231,7 +216,7 @@ static void add_input(json_t *inputs, const char *path, struct kv_arena *a)
 {
     if (!path)
         return;
-    json_t *input = input_json(shown_origin(path, a), file_hash(path, a)), *other;
+    json_t *input = input_json(shown_origin(path, a), kv_file_hash(path, a)), *other;
     size_t i;
     bool again = false;
     json_array_foreach (inputs, i, other)
@@ -253,7 +238,7 @@ static void write_provenance(const struct kv_plan *p, FILE *out, struct kv_arena
         "{s:s, s:s, s:s, s:I, s:[o, o]}", "program", "kvsim", "version", KV_VERSION, "config_hash",
         kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed", (json_int_t)p->settings->run.seed,
         "inputs", input_json(p->settings->path, kv_format(a, "%016llx", (unsigned long long)p->settings->hash)),
-        input_json(shown_origin(p->model.origin, a), file_hash(p->model.origin, a)));
+        input_json(shown_origin(p->model.origin, a), kv_file_hash(p->model.origin, a)));
     add_input(json_object_get(root, "inputs"), p->settings->device_file, a);
     for (int i = 0; i < p->n_rows; i++)
         add_input(json_object_get(root, "inputs"), p->row[i]->counter.policy.input, a);

@@ -151,7 +151,7 @@ bool kv_cache_begin(struct kv_cache *c, const struct kv_pass *pass, int64_t pass
         c->gain[i] = pass->n_new;
         lane->decided = false;
         c->frozen[i] = 0;
-        if (c->columns && !grow_columns(c, lane, held + pass->n_new, e))
+        if (c->columns && !grow_columns(c, lane, held + pass->n_new * passes, e))
             return false;
     }
     if (c->in_place && passes == 1) { /* until something leaves, which sets then tell */
@@ -161,9 +161,25 @@ bool kv_cache_begin(struct kv_cache *c, const struct kv_pass *pass, int64_t pass
     return true;
 }
 
+/* Whether the lanes of a layer, which share what they may keep, hold more than that together. */
+static bool layer_evicts(const struct kv_cache *c, int64_t layer)
+{
+    int64_t heads = c->shape->store_heads, all = 0, keep = 0;
+    for (int64_t i = layer * heads; i < (layer + 1) * heads; i++) {
+        struct kv_room room = room_of(c, i);
+        if (room.keep == KV_NO_BOUND)
+            return false;
+        all += c->before[i] + c->pass.n_new - room.frozen;
+        keep += room.keep;
+    }
+    return all > keep;
+}
+
 /* Whether the room makes anything leave. */
 static bool evicts(const struct kv_cache *c, int64_t i, const struct kv_room *room)
 {
+    if (c->policy->law->share)
+        return layer_evicts(c, c->classes.at[i].layer);
     return c->before[i] + c->pass.n_new - room->frozen > room->keep;
 }
 
@@ -412,25 +428,25 @@ static void decide_layer(struct kv_cache *c, int64_t layer, struct kv_cache_work
         n[h] = c->lane[first + h].held - room[h].frozen;
         any |= evicts(c, first + h, &room[h]);
     }
-    if (!any)
-        return;
-    if (c->policy->score->layer) {
+    if (any && c->policy->score->layer) {
         struct kv_lane_in in = {.rows = 1};
         struct kv_view v = view_of(c, first, &in, &room[0], w);
         for (int h = 1; h < heads; h++)
             KV_ASSERT(n[h] == n[0]);
         c->policy->score->layer(&v, heads, w->keep);
     }
-    for (int h = 0; h < heads; h++)
+    for (int h = 0; h < heads && any; h++)
         protect(w->keep[h], n[h], &room[h]);
     struct kv_share_work share = {.select = w->select, .top = &w->top, .score = w->all, .mask = w->all_mask};
-    if (c->policy->law->share)
+    if (any && c->policy->law->share)
         c->policy->law->share(c->policy, heads, n, (const float *const *)w->keep, room, &share);
     for (int h = 0; h < heads; h++) {
         struct kv_lane_in in = {.rows = 1};
         struct kv_view v = view_of(c, first + h, &in, &room[h], w);
-        if (n[h] > room[h].keep)
+        if (any && n[h] > room[h].keep)
             choose(c, first + h, &room[h], &v, w->keep[h], w);
+        else
+            keep_all(c, &v, &room[h], w);
     }
 }
 

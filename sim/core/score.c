@@ -133,12 +133,9 @@ static int64_t most(int64_t a, int64_t b)
 static void guard(const struct kv_policy *p, const struct kv_pass *pass, struct kv_room *room)
 {
     int64_t sinks = p->keys.sink_size, unit_start = pass->seen + pass->n_new - pass->n_unit;
-    room->first = sinks;
-    if (room->frozen) {
-        room->first = sinks - least(sinks, unit_start);
-        if (room->first && room->steady == KV_SAME_GAIN) /* the next chunk holds fewer of them */
-            room->steady = KV_VARIES;
-    }
+    room->first = room->frozen ? sinks - least(sinks, unit_start) : sinks;
+    if (room->first && room->steady == KV_SAME_GAIN) /* the next chunk holds fewer of them */
+        room->steady = KV_VARIES;
     room->newest = most(room->newest, p->keys.recent_size);
     if (p->score->window)
         room->newest = most(room->newest, p->keys.window_size - pass->n_patch);

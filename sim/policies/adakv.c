@@ -55,12 +55,12 @@ static const struct kv_field adaptive_fields[] = {
      .help = "weigh a head's scores by the mass its own best would keep"},
 };
 
-/* The mass of the `base` highest as a share of all. */
+/* The mass of the `base` highest as a share of all; 1 where scores below zero leave no mass. */
 static float best_share(const float *score, int64_t n, int64_t base, struct kv_share_work *work)
 {
     work->select->top(score, n, base < n ? base : n, work->mask, work->top);
     double best = work->select->sum(score, work->mask, n), all = work->select->sum(score, NULL, n);
-    return all > 0 ? (float)(best / all) : 0;
+    return all > 0 ? (float)(best / all) : 1;
 }
 
 /* A head's count among the layer's best, pulled to the mean by the floor; the rounded counts may miss the layer's total
@@ -75,11 +75,10 @@ static void share_adaptive(const struct kv_policy *p, int heads, const int64_t *
     for (int h = 0; h < heads; from += scored[h], h++) {
         int64_t first = room[h].first, base = room[h].keep - first - room[h].newest;
         scored[h] = n[h] - first - room[h].newest;
-        if (room[h].keep >= n[h] || scored[h] <= 0)
-            return; /* all of them hold as much: everything stays */
-        memcpy(work->score + from, keep[h] + first, sizeof(float) * (size_t)scored[h]);
+        scored[h] = scored[h] < 0 ? 0 : scored[h];
+        memcpy(work->score + from, keep[h] + (scored[h] ? first : 0), sizeof(float) * (size_t)scored[h]);
         if (own->normalize) {
-            float weight = best_share(keep[h] + first, scored[h], base, work);
+            float weight = best_share(work->score + from, scored[h], base, work);
             for (int64_t i = 0; i < scored[h]; i++)
                 work->score[from + i] *= weight;
         }
@@ -89,7 +88,12 @@ static void share_adaptive(const struct kv_policy *p, int heads, const int64_t *
     for (int h = 0; h < heads; h++) {
         int64_t fixed = room[h].first + room[h].newest, base = room[h].keep - fixed;
         int64_t floor = (int64_t)((double)base * own->floor);
-        room[h].keep = fixed + (int64_t)rint((double)count[h] * (1 - own->floor) + (double)floor);
+        double shared = 1 - own->floor;
+        if (floor < p->floor - fixed) { /* min_tokens, of which the others pay their part */
+            floor = p->floor - fixed;
+            shared = 1 - (double)floor / (double)base;
+        }
+        room[h].keep = fixed + (int64_t)rint((double)count[h] * shared + (double)floor);
     }
 }
 
@@ -141,11 +145,11 @@ static void share_safeguard(const struct kv_policy *p, int heads, const int64_t 
     double alpha = ((const struct safeguard_params *)p->law_params)->alpha;
     int64_t count[heads], from = 0, total = 0;
     for (int h = 0; h < heads; from += n[h], h++) {
-        if (room[h].keep >= n[h])
-            return;
+        int64_t safe = (int64_t)((double)room[h].keep * alpha);
+        safe = safe < p->floor ? p->floor : safe;
         float *score = work->score + from;
         memcpy(score, keep[h], sizeof *score * (size_t)n[h]);
-        work->select->top(score, n[h], (int64_t)((double)room[h].keep * alpha), work->mask, work->top);
+        work->select->top(score, n[h], safe < n[h] ? safe : n[h], work->mask, work->top);
         for (int64_t i = 0; i < n[h]; i++)
             if (kv_set_has(work->mask, i))
                 score[i] = INFINITY;

@@ -2,7 +2,7 @@
 /* Keep the entries whose keys are shortest: long keys tend to be ignored. */
 #include "sim/policies/laws.h"
 
-#include <math.h>
+#include <float.h>
 #include <stdlib.h>
 
 static const struct kv_score score_l2 = {
@@ -63,12 +63,13 @@ static int64_t local_of(const struct kv_view *v)
     return ((const struct upstream_params *)v->policy->score_params)->local_size;
 }
 
+/* Below INFINITY: a guard comes first where the budget is less than both. */
 static void upstream_lane(const struct kv_view *v, float *keep)
 {
     int64_t others = v->n - local_of(v);
     append_new(v);
     for (int64_t i = 0; i < v->n; i++)
-        keep[i] = v->column[0][i] > (float)others ? INFINITY : -v->channel[KV_KEY_NORM][i];
+        keep[i] = v->column[0][i] > (float)others ? FLT_MAX : -v->channel[KV_KEY_NORM][i];
 }
 
 struct slot {
@@ -103,8 +104,6 @@ static int64_t store(const struct kv_view *v, const uint64_t *stay, bool local, 
 static void upstream_kept(const struct kv_view *v, const uint64_t *stay)
 {
     append_new(v);
-    if (v->n <= local_of(v))
-        return;
     int64_t locals = store(v, stay, true, 0);
     /* what was local is negative now, so the rest is what is still in its old place */
     store(v, stay, false, locals);
