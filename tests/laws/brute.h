@@ -16,9 +16,16 @@ struct step {
     bool evict, last;
 };
 
+/* What the rules leave a lane: its oldest `from` entries are out of the question; of those behind them, patch left out,
+ * `keep` stay, the `first` and the `newest` of them whatever else. */
+struct room {
+    bool bounded;
+    int64_t from, keep, first, newest;
+};
+
 struct lane {
-    int64_t n, old, frozen; /* entries; those from before the pass; those of them that can no longer leave */
-    int at[MOST_HELD];      /* positions, ascending */
+    int64_t n, last, frozen; /* entries; those the last eviction left; those of them that can no longer leave */
+    int at[MOST_HELD];       /* positions, ascending */
     bool keep[MOST_HELD];
 };
 
@@ -40,9 +47,13 @@ struct brute {
     int64_t count[MOMENTS][MOST_LANES];
     struct layer_state layer[MOMENTS][MOST_LAYERS];
     int64_t shared[MOMENTS][KV_COMPACTIONS];
-    int page_of[MOST_HELD];     /* of each position */
-    int mark[MOST_HELD], marks; /* the count in which a page last was */
-    struct kv_ledger sum;       /* its counts, made here */
+    int page_of[MOST_HELD];                       /* of each position */
+    int mark[MOST_HELD], marks;                   /* the count in which a page last was */
+    struct kv_ledger sum;                         /* its counts, made here */
+    struct room room[MOST_KV_HEADS * MOST_GROUP]; /* of the layer that is decided */
+    /* Marks the entries of a layer's lanes that stay; NULL: those of the rooms, others by lot. Called at each pass. */
+    void (*decide)(struct brute *b, const struct step *s, int64_t layer);
+    void *own;
 };
 
 /* ---- passes ---- */
@@ -109,6 +120,111 @@ static int64_t snapkv_stay(const struct draw *d, int64_t t, int64_t c, int64_t l
     return smaller(high - layer * ((high - low) / (d->layers - 1)), t - w) + w;
 }
 
+/* kvpress' PyramidKV (notes 5): real steps, of T tokens and a budget that the window is not part of. */
+static int64_t kvpress_stay(const struct draw *d, int64_t t, int64_t layer)
+{
+    double share = isnan(d->share) ? (double)d->tokens : (double)t * d->share, w = (double)d->window_size,
+           low = share / (double)d->beta, high = 2 * share - low;
+    if (high >= (double)t - w) {
+        high = (double)t - w;
+        low = 2 * share - high;
+    }
+    bool sloped = (double)t >= high && high >= low && low >= w && d->layers > 1;
+    return (int64_t)rint(sloped ? high - (double)layer * ((high - low) / (double)(d->layers - 1)) : share);
+}
+
+/* HeadKV (notes 9 and its source): base - base//beta is every head's, the rest is shared out by importance. */
+static int64_t head_stay(const struct draw *d, int64_t total, int64_t layer, int64_t kv_head)
+{
+    int64_t lanes = d->layers * d->kv_heads, window = draw_window(d, 0);
+    double all = 0, base = (double)larger(total - window, 0), pool = floor(base / d->head_beta);
+    for (int64_t i = 0; i < lanes; i++)
+        all += d->quarters[i];
+    return window +
+           (int64_t)rint(d->quarters[layer * d->kv_heads + kv_head] / all * pool * (double)lanes + (base - pool));
+}
+
+/* SnapKV and PyramidKV: chunks compete alone, patch included, and are then frozen (notes 4.3); after prefill the whole
+ * lane competes, capacity counted on the full prompt, at least the window, rounded up (4.2). While decoding, of which
+ * the notes say nothing, the whole lane competes for what the rules would leave of all tokens so far, never rounded. */
+static void unit_room(const struct brute *b, const struct lane *l, const struct step *s, int64_t layer, struct room *r)
+{
+    const struct draw *d = b->d;
+    bool kvpress = d->rule == RULE_PYRAMID && d->kvpress;
+    if (s->decode_step >= 0) {
+        int64_t t = s->start + 1;
+        r->keep =
+            kvpress ? kvpress_stay(d, t, layer) : snapkv_stay(d, t, larger(share_of(d, t), d->window_size), layer);
+    } else if (d->at & KV_AT_CHUNK) {
+        r->from = l->last;
+        r->keep = kvpress
+                      ? kvpress_stay(d, s->n_unit, layer)
+                      : snapkv_stay(d, s->n_unit + s->n_patch, share_of(d, s->n_unit) + s->n_patch, layer) - s->n_patch;
+    } else {
+        int64_t c = next_multiple(larger(share_of(d, d->request.prompt), d->window_size), d->round_to);
+        r->keep = kvpress ? kvpress_stay(d, l->n, layer) : snapkv_stay(d, l->n, c, layer);
+    }
+    r->keep = larger(r->keep, 0);
+}
+
+/* Sinks and recents never leave, nor do the last queries where a window of them scores; they are part of the budget and
+ * raise it where they are more. A sliding-window layer's sinks leave with the window, so that the recents alone stay
+ * (documented in the project's DESIGN). */
+static void guard_room(const struct brute *b, const struct lane *l, const struct step *s, int64_t layer, struct room *r)
+{
+    const struct draw *d = b->d;
+    bool slides = draw_layer_slides(d, layer);
+    for (int64_t i = r->from; i < l->n - s->n_patch && !slides; i++)
+        r->first += l->at[i] < d->sinks;
+    r->newest = larger(r->newest, larger(d->recents, draw_window(d, s->n_patch)));
+    if (slides)
+        r->keep = larger(r->keep, d->sinks + r->newest) - d->sinks;
+    r->keep = larger(r->keep, r->first + r->newest);
+    r->keep = larger(r->keep, d->floor - r->from);
+}
+
+static struct room room_for(const struct brute *b, const struct lane *l, const struct step *s, int64_t layer,
+                            int64_t head)
+{
+    const struct draw *d = b->d;
+    int64_t guarded = d->sinks + d->recents, seen = s->start + s->n_new,
+            kv_head = head / larger(b->heads / d->kv_heads, 1),
+            total = isnan(d->share) && !d->tokens ? guarded : larger(share_of(d, d->request.prompt), guarded);
+    struct room r = {.bounded = s->evict && !(d->share >= 1)}; /* keeping everything is no policy (DESIGN 5) */
+    switch (d->rule) {
+    case RULE_FIXED: /* notes 2, 3, 6 */
+        r.bounded &= layer >= d->skip;
+        r.keep = total;
+        break;
+    case RULE_ADAPTIVE: /* notes 9: the mean of the layer's lanes */
+    case RULE_SAFEGUARD:
+        r.keep = share_of(d, d->request.prompt);
+        break;
+    case RULE_HEADS:
+        r.keep = head_stay(d, share_of(d, d->request.prompt), layer, kv_head);
+        break;
+    case RULE_MASK: /* notes 8.3 */
+        r.bounded &= !d->full[layer * d->kv_heads + kv_head];
+        r.keep = guarded;
+        break;
+    case RULE_GROWING: /* notes 7 */
+        r.keep = larger(next_multiple(share_of(d, seen), 64), d->stabilizers);
+        r.newest = seen < d->request.prefill - d->local ? d->stabilizers : 0;
+        break;
+    case RULE_UNIFORM:
+    case RULE_PYRAMID:
+        unit_room(b, l, s, layer, &r);
+        break;
+    case RULE_ALL:
+    case RULE_UNKNOWN:
+        r.bounded = false;
+    }
+    if (!r.bounded)
+        return (struct room){0};
+    guard_room(b, l, s, layer, &r);
+    return r;
+}
+
 /* ---- which stay ---- */
 
 /* Of the entries [from, to) `n` stay: the first `first`, the newest `newest`, and others by lot. */
@@ -128,99 +244,46 @@ static void choose(struct brute *b, struct lane *l, int64_t from, int64_t to, in
     }
 }
 
-static void keep_all(struct lane *l)
+/* Sinks and recents by position; scored policies keep the guarded ones and others by lot. */
+static void choose_by_lot(struct brute *b, const struct step *s, int64_t layer)
 {
-    l->frozen = 0;
-    for (int64_t i = 0; i < l->n; i++)
-        l->keep[i] = true;
-}
-
-/* Sinks and recents of a budget; a sliding-window layer keeps the recents alone (documented in the project's DESIGN).
- * Scored policies keep the guarded ones and others by lot. */
-static void keep_budget(struct brute *b, struct lane *l, const struct step *s, int64_t layer, int64_t budget)
-{
-    const struct draw *d = b->d;
-    int64_t end = l->n - s->n_patch;
-    bool slides = draw_layer_slides(d, layer);
-    if (slides)
-        choose(b, l, 0, end, budget - d->sinks, 0, budget - d->sinks);
-    else
-        choose(b, l, 0, end, budget, d->sinks, d->score->positional ? budget - d->sinks : d->recents);
-}
-
-/* SnapKV and PyramidKV: chunks compete alone, patch included, and are then frozen (notes 4.3); after prefill the whole
- * lane competes, capacity counted on the full prompt, at least the window, rounded up (4.2). While decoding, of which
- * the notes say nothing, the whole lane competes for what the rules would leave of all tokens so far, never rounded. */
-static void keep_units(struct brute *b, struct lane *l, const struct step *s, int64_t layer)
-{
-    const struct draw *d = b->d;
-    int64_t from = 0, stay;
-    if (s->decode_step >= 0) {
-        stay = snapkv_stay(d, s->start + 1, larger(share_of(d, s->start + 1), d->window_size), layer);
-    } else if (d->at & KV_AT_CHUNK) {
-        from = l->frozen = l->old;
-        stay = snapkv_stay(d, s->n_new + s->n_patch, share_of(d, s->n_new) + s->n_patch, layer);
-    } else {
-        int64_t c = next_multiple(larger(share_of(d, d->request.prompt), d->window_size), d->round_to);
-        stay = snapkv_stay(d, l->n, c, layer);
-    }
-    choose(b, l, from, l->n, stay, 0, d->score->positional ? stay : d->window_size);
-}
-
-static void ask_rule(struct brute *b, struct lane *l, const struct step *s, int64_t layer, int64_t head)
-{
-    const struct draw *d = b->d;
-    int64_t guarded = d->sinks + d->recents, seen = s->start + s->n_new, budget;
-    if (d->share >= 1) /* "keep everything" through any policy equals no policy (DESIGN 5) */
-        return;
-    switch (d->rule) {
-    case RULE_FIXED: /* notes 2, 3, 6 */
-        budget = isnan(d->share) && !d->tokens ? guarded : larger(share_of(d, d->request.prompt), guarded);
-        if (layer >= d->skip)
-            keep_budget(b, l, s, layer, budget);
-        break;
-    case RULE_MASK: /* notes 8.3 */
-        if (!d->full[layer * d->kv_heads + head / (b->heads / d->kv_heads)])
-            keep_budget(b, l, s, layer, guarded);
-        break;
-    case RULE_GROWING: /* notes 7 */
-        budget = larger(next_multiple(share_of(d, seen), 64), d->stabilizers);
-        choose(b, l, 0, l->n - s->n_patch, budget, 0,
-               d->score->positional                   ? budget
-               : seen < d->request.prefill - d->local ? d->stabilizers
-                                                      : 0);
-        break;
-    case RULE_UNIFORM:
-    case RULE_PYRAMID:
-        keep_units(b, l, s, layer);
-        break;
-    case RULE_ALL:
-    case RULE_UNKNOWN:
-        break;
+    for (int64_t head = 0; head < b->heads; head++) {
+        struct lane *l = &b->lane[layer * b->heads + head];
+        const struct room *r = &b->room[head];
+        if (r->bounded)
+            choose(b, l, r->from, l->n - s->n_patch, r->keep, r->first,
+                   b->d->score->positional ? r->keep - r->first : r->newest);
     }
 }
 
-/* One lane at the end of a pass: the policy, the floor under it, the window above both; then the patch goes. */
-static void evict(struct brute *b, const struct step *s, int64_t layer, int64_t head)
+/* A layer's lanes at the end of a pass: the policy, then the window above it; then the patch goes. */
+static void evict(struct brute *b, const struct step *s, int64_t layer)
 {
     const struct draw *d = b->d;
-    struct lane *l = &b->lane[layer * b->heads + head];
-    int64_t end = l->n - s->n_patch, kept = 0;
-    keep_all(l);
-    if (s->evict)
-        ask_rule(b, l, s, layer, head);
-    for (int64_t i = 0; i < end; i++)
-        kept += l->keep[i];
-    for (int64_t i = end - 1; i >= 0 && kept < d->floor; i--)
-        if (!l->keep[i]) {
+    for (int64_t head = 0; head < b->heads; head++) {
+        struct lane *l = &b->lane[layer * b->heads + head];
+        b->room[head] = room_for(b, l, s, layer, head);
+        l->frozen = b->room[head].from;
+        for (int64_t i = 0; i < l->n; i++)
             l->keep[i] = true;
-            kept++;
-        }
-    int64_t n = 0, too_many = draw_layer_slides(d, layer) ? kept - d->window : 0;
-    for (int64_t i = 0; i < end; i++)
-        if (l->keep[i] && too_many-- <= 0)
-            l->at[n++] = l->at[i];
-    l->n = n;
+    }
+    if (b->decide)
+        b->decide(b, s, layer);
+    else
+        choose_by_lot(b, s, layer);
+    for (int64_t head = 0; head < b->heads; head++) {
+        struct lane *l = &b->lane[layer * b->heads + head];
+        int64_t end = l->n - s->n_patch, kept = 0, n = 0;
+        for (int64_t i = 0; i < end; i++)
+            kept += l->keep[i];
+        int64_t too_many = draw_layer_slides(d, layer) ? kept - d->window : 0;
+        for (int64_t i = 0; i < end; i++)
+            if (l->keep[i] && too_many-- <= 0)
+                l->at[n++] = l->at[i];
+        l->n = n;
+        if (s->evict)
+            l->last = n;
+    }
 }
 
 /* ---- what it costs ---- */
@@ -404,15 +467,14 @@ static void brute_start(struct brute *b, const struct draw *d)
     b->heads = draw_heads(d);
     b->lanes = d->layers * b->heads;
     /* Recents of each chunk alone leave many holes: that is not counted. */
-    b->in_place =
-        d->score->positional && !(d->at & KV_AT_CHUNK && (d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID));
+    b->in_place = d->score->positional && !(d->at & KV_AT_CHUNK && draw_counts_units(d));
     b->sum = (struct kv_ledger){0};
     b->marks = 0;
     memset(b->mark, 0, sizeof b->mark);
     for (int64_t i = 0; i < MOST_HELD; i++)
         b->page_of[i] = (int)(i / d->page);
     for (int64_t i = 0; i < b->lanes; i++)
-        b->lane[i].n = 0;
+        b->lane[i].n = b->lane[i].last = 0;
     measure(b, AFTER);
     list_steps(b);
 }
@@ -424,14 +486,12 @@ static void brute_step(struct brute *b, const struct step *s)
     memcpy(b->layer[BEFORE], b->layer[AFTER], sizeof b->layer[BEFORE]);
     for (int64_t i = 0; i < b->lanes; i++) {
         struct lane *l = &b->lane[i];
-        l->old = l->n;
         for (int64_t j = 0; j < s->n_new + s->n_patch; j++) /* a patch takes the positions behind the chunk (4.3) */
             l->at[l->n++] = (int)(s->start + j);
     }
     measure(b, DURING);
     for (int64_t layer = 0; layer < b->d->layers; layer++)
-        for (int64_t head = 0; head < b->heads; head++)
-            evict(b, s, layer, head);
+        evict(b, s, layer);
     measure(b, AFTER);
     charge_entries(b, s);
     for (int how = 0; how < (b->in_place ? KV_COMPACTIONS : 1); how++)

@@ -23,8 +23,31 @@ enum {
 };
 
 /* How many entries stay: one rule for each law of the table. RULE_UNKNOWN: a law these tests were not taught. */
-enum rule { RULE_ALL, RULE_FIXED, RULE_UNIFORM, RULE_PYRAMID, RULE_GROWING, RULE_MASK, RULE_UNKNOWN };
-static const char *const rule_names[] = {"all", "fixed", "uniform", "pyramid", "growing", "mask", NULL};
+enum rule {
+    RULE_ALL,
+    RULE_FIXED,
+    RULE_UNIFORM,
+    RULE_PYRAMID,
+    RULE_GROWING,
+    RULE_MASK,
+    RULE_HEADS,
+    RULE_ADAPTIVE,
+    RULE_SAFEGUARD,
+    RULE_UNKNOWN
+};
+static const char *const rule_names[] = {"all",  "fixed", "uniform",  "pyramid",   "growing",
+                                         "mask", "heads", "adaptive", "safeguard", NULL};
+
+enum pooling { POOL_NONE, POOL_AVG, POOL_MAX };
+enum reduce { REDUCE_MEAN, REDUCE_SUM, REDUCE_MAX };
+
+/* The largest that is drawn, and the parts, where they are not left to chance. */
+struct limits {
+    int64_t prompt, output, layers, kv_heads;
+    const struct kv_law *law;
+    const struct kv_score *score;
+};
+static const struct limits large_draws = {MOST_PROMPT, MOST_OUTPUT, MOST_LAYERS, MOST_KV_HEADS, NULL, NULL};
 
 enum mask_form { MASK_SYNTHETIC, MASK_BINARY, MASK_GATES };
 
@@ -46,11 +69,22 @@ struct draw {
     int64_t tokens;    /* budget; 0: none */
     int64_t odd_bytes; /* the budget is written as so many bytes more than `tokens` entries are; 0: as tokens */
     int64_t skip, round_to, beta, stabilizers, local;
+    bool kvpress;     /* PyramidKV's other schedule */
+    double head_beta; /* HeadKV's */
+    double held_back; /* floor_ratio of AdaKV, alpha_safeguard of kvpress' */
+    bool normalize;
     enum mask_form mask_form;
     double sparsity;
     int quarters[MOST_LANES]; /* gates of the mask file, x 4 */
     bool full[MOST_LANES];    /* (layers, kv_heads) heads that keep everything, under RULE_MASK */
     const char *mask_file;
+
+    /* What is made of a channel: keys of those scores that have them. */
+    enum pooling pooling;
+    enum reduce reduce;
+    bool reduce_first;
+    int64_t kernel, block, seed, local_size;
+
     bool query_heads;
     enum kv_dtype dtype;
     int64_t scale_group, residual;
@@ -141,18 +175,41 @@ static inline int64_t share_of(const struct draw *d, int64_t n)
     return isnan(d->share) ? d->tokens : (int64_t)(d->share * (double)n);
 }
 
-static void roll_model(struct draw *d, struct dice *r)
+/* SnapKV and PyramidKV: a unit of tokens has a capacity, and chunks that were evicted from are frozen. */
+static inline bool draw_counts_units(const struct draw *d)
 {
-    d->layers = roll(r, 1, MOST_LAYERS);
-    d->kv_heads = roll(r, 1, MOST_KV_HEADS);
+    return d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID;
+}
+
+static inline bool draw_shares(const struct draw *d)
+{
+    return d->rule == RULE_ADAPTIVE || d->rule == RULE_SAFEGUARD;
+}
+
+/* One decision for all heads of a layer. */
+static inline bool draw_by_layer(const struct draw *d)
+{
+    return !strcmp(d->score->name, "tova");
+}
+
+/* Tokens of the unit that the score's own window protects. */
+static inline int64_t draw_window(const struct draw *d, int64_t n_patch)
+{
+    return strcmp(d->score->name, "window") ? 0 : larger(d->window_size - n_patch, 0);
+}
+
+static void roll_model(struct draw *d, struct dice *r, const struct limits *most)
+{
+    d->layers = roll(r, 1, most->layers);
+    d->kv_heads = roll(r, 1, most->kv_heads);
     d->group = roll(r, 1, MOST_GROUP);
     d->head_dim = 8 * roll(r, 1, 3);
 }
 
-static void roll_request(struct draw *d, struct dice *r)
+static void roll_request(struct draw *d, struct dice *r, const struct limits *most)
 {
-    d->request.prompt = roll_size(r, 1, MOST_PROMPT);
-    d->request.output = roll_size(r, 0, MOST_OUTPUT);
+    d->request.prompt = roll_size(r, 1, most->prompt);
+    d->request.output = roll_size(r, 0, most->output);
     d->request.prefill = d->request.prompt - one_in(r, 2);
     d->run_chunk = one_in(r, 2) ? roll_size(r, 1, MOST_CHUNK) : d->request.prompt / roll(r, 1, 6) + 1;
     d->page = roll_size(r, 1, MOST_PAGE);
@@ -168,16 +225,33 @@ static const struct kv_kind *roll_kind(struct dice *r)
     return kind->law->room ? kind : kv_kinds[roll(r, 0, n - 1)];
 }
 
-/* Another kind's law or score in place of the kind's own. Its preset must not hold keys of its own law. */
-static void roll_parts(struct draw *d, struct dice *r)
+/* Budgets are shared out by scores, one decision for a layer is for lanes that hold as much, and a storage in order of
+ * norms knows no frozen chunks. */
+static bool parts_fit(const struct draw *d)
+{
+    if (draw_shares(d) && d->score->positional)
+        return false;
+    if (draw_counts_units(d) && !strcmp(d->score->name, "l2-upstream"))
+        return false;
+    return !draw_by_layer(d) || !(draw_shares(d) || d->rule == RULE_MASK || d->rule == RULE_HEADS);
+}
+
+static void find_rule(struct draw *d)
+{
+    d->rule = 0;
+    while (rule_names[d->rule] && strcmp(rule_names[d->rule], d->law->name))
+        d->rule++;
+}
+
+/* Another kind's law or score in place of the kind's own. */
+static void roll_parts(struct draw *d, struct dice *r, const struct limits *most)
 {
     int64_t n = 0;
     while (kv_kinds[n])
         n++;
-    d->law = d->kind->law;
-    d->score = d->kind->score;
-    bool plain = !strstr(d->kind->preset, "tokens=") && strcmp(d->law->name, "all");
-    if (plain && one_in(r, 3)) {
+    d->law = most->law ? most->law : d->kind->law;
+    d->score = most->score ? most->score : d->kind->score;
+    if (!most->law && strcmp(d->law->name, "all") && one_in(r, 3)) {
         const struct kv_kind *other = kv_kinds[roll(r, 0, n - 1)];
         if (strcmp(other->law->name, "all"))
             d->law = other->law;
@@ -185,9 +259,12 @@ static void roll_parts(struct draw *d, struct dice *r)
         if (strcmp(other->law->name, "all"))
             d->score = other->score;
     }
-    d->rule = 0;
-    while (rule_names[d->rule] && strcmp(rule_names[d->rule], d->law->name))
-        d->rule++;
+    find_rule(d);
+    if (!most->law && !parts_fit(d)) {
+        d->law = d->kind->law;
+        d->score = d->kind->score;
+        find_rule(d);
+    }
 }
 
 static void roll_when(struct draw *d, struct dice *r)
@@ -200,20 +277,30 @@ static void roll_when(struct draw *d, struct dice *r)
     d->chunk = one_in(r, 4) ? roll_size(r, 1, MOST_CHUNK) : 0;
     d->every = one_in(r, 2) ? roll_size(r, 1, 40) : 1;
     d->window_size = roll_size(r, 0, 64);
-    bool units = d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID;
-    if (d->at & KV_AT_CHUNK && !d->score->positional && one_in(r, units ? 2 : 8))
+    if (d->at & KV_AT_CHUNK && !d->score->positional && one_in(r, draw_counts_units(d) ? 2 : 8))
         d->patch = d->window_size;
+}
+
+/* Sinks and recents, under every law that evicts; those without a budget live by them. */
+static void roll_guard(struct draw *d, struct dice *r)
+{
+    int64_t n = d->request.prompt;
+    bool lives = d->rule == RULE_FIXED || d->rule == RULE_MASK;
+    if (!d->law->room)
+        return;
+    d->sinks = one_in(r, lives ? 2 : 3) ? roll_size(r, 0, n < 20 ? n : 20) : 0;
+    if (one_in(r, 20))
+        d->sinks = roll_size(r, 0, n);
+    if (lives ? !d->sinks || !one_in(r, 8) : one_in(r, 3))
+        d->recents = roll_size(r, 1, n + 20);
 }
 
 static void roll_budget(struct draw *d, struct dice *r)
 {
     int64_t n = d->request.prompt;
-    bool guarded = d->rule == RULE_FIXED || d->rule == RULE_MASK;
-    d->sinks = guarded && one_in(r, 2) ? roll_size(r, 0, n < 20 ? n : 20) : 0;
-    d->recents = !guarded || (d->sinks && one_in(r, 8)) ? 0 : roll_size(r, 1, n + 20);
+    bool refused = d->rule == RULE_FIXED || d->rule == RULE_HEADS || draw_shares(d); /* less than sinks and recents */
     d->share = NAN;
-    bool must = strstr(d->kind->preset, "tokens=") || d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID ||
-                d->rule == RULE_GROWING || d->rule == RULE_UNKNOWN;
+    bool must = strstr(d->kind->preset, "tokens=") || d->law->needs_budget;
     if (!d->law->budget || (!must && one_in(r, 2)))
         return;
     if (!(d->law->budget & KV_BUDGET_TOKENS) || (d->law->budget & KV_BUDGET_SHARE && one_in(r, 2))) {
@@ -224,7 +311,7 @@ static void roll_budget(struct draw *d, struct dice *r)
     } else {
         if (one_in(r, 2))
             d->recents = 0;
-        d->tokens = d->sinks + d->recents + roll_size(r, 1, n + 20);
+        d->tokens = (refused ? d->sinks + d->recents : 0) + roll_size(r, 1, n + 20);
         d->odd_bytes = one_in(r, 4) ? roll(r, 1, draw_entry_bytes(d) - 1) : 0;
     }
 }
@@ -248,14 +335,31 @@ static void roll_law(struct draw *d, struct dice *r)
     d->beta = one_in(r, 2) ? 20 : roll_size(r, 1, 40);
     d->stabilizers = roll_size(r, 0, n + 10);
     d->local = roll_size(r, 0, n + 10);
+    d->kvpress = one_in(r, 3);
+    d->head_beta = 1 + (double)roll(r, 0, 8) / 4;
+    d->held_back = (double)roll(r, 0, one_in(r, 4) ? 100 : 40) / 100;
+    d->normalize = one_in(r, 2);
     d->mask_form = (enum mask_form)roll(r, 0, 2);
     d->sparsity = (double)roll(r, 0, 20) / 20;
     for (int64_t i = 0; i < d->layers * d->kv_heads; i++) {
         d->quarters[i] = d->mask_form == MASK_BINARY ? 4 * (int)roll(r, 0, 1) : (int)roll(r, 0, 4);
         d->full[i] = d->quarters[i] == 4; /* read as it is when zeros and ones alone */
     }
+    if (d->rule == RULE_HEADS) /* none of no importance at all */
+        d->quarters[roll(r, 0, d->kv_heads - 1)] = 3;
     if (d->mask_form == MASK_GATES)
         mask_by_quantile(d);
+}
+
+static void roll_score(struct draw *d, struct dice *r)
+{
+    d->pooling = (enum pooling)roll(r, 0, 2);
+    d->reduce = (enum reduce)roll(r, 0, 2);
+    d->reduce_first = one_in(r, 2);
+    d->kernel = 2 * roll_size(r, 0, one_in(r, 20) ? 200 : 8) + 1;
+    d->block = roll_size(r, 1, 40);
+    d->seed = roll(r, 0, 3);
+    d->local_size = roll_size(r, 0, d->request.prompt + 10);
 }
 
 static void roll_store(struct draw *d, struct dice *r)
@@ -272,25 +376,32 @@ static void roll_store(struct draw *d, struct dice *r)
 }
 
 /* kind: NULL: any. */
-static void draw_make(struct draw *d, uint64_t purpose, uint64_t number, const struct kv_kind *kind)
+static void draw_within(struct draw *d, const struct limits *most, uint64_t purpose, uint64_t number,
+                        const struct kv_kind *kind)
 {
     struct dice r = dice_for(purpose, number);
     *d = (struct draw){.number = number, .kind = kind ? kind : roll_kind(&r)};
-    roll_model(d, &r);
-    roll_request(d, &r);
-    roll_parts(d, &r);
+    roll_model(d, &r, most);
+    roll_request(d, &r, most);
+    roll_parts(d, &r, most);
     roll_when(d, &r);
     roll_store(d, &r);
+    roll_guard(d, &r);
     roll_budget(d, &r);
     roll_law(d, &r);
+    roll_score(d, &r);
     d->floor = one_in(&r, 5) ? roll_size(&r, 1, d->request.prompt + 10) : 0;
     /* Recents of each chunk are no window: refused. After prefill nothing says whether T counts what the window
      * dropped. */
-    bool units = d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID;
-    if (d->score->positional && !units && one_in(&r, 3)) {
+    if (d->score->positional && !draw_counts_units(d) && one_in(&r, 3)) {
         d->window = roll_size(&r, 1, d->request.prompt + 50);
         d->full_every = roll(&r, 0, 3);
     }
+}
+
+static void draw_make(struct draw *d, uint64_t purpose, uint64_t number, const struct kv_kind *kind)
+{
+    draw_within(d, &large_draws, purpose, number, kind);
 }
 
 /* ---- telling the code under test ---- */
@@ -341,7 +452,8 @@ static const char *law_text(const struct draw *d, struct kv_arena *a)
     case RULE_UNIFORM:
         return kv_format(a, ",round_to=%lld", (long long)d->round_to);
     case RULE_PYRAMID:
-        return kv_format(a, ",round_to=%lld,beta=%lld", (long long)d->round_to, (long long)d->beta);
+        return kv_format(a, ",round_to=%lld,beta=%lld,schedule=%s", (long long)d->round_to, (long long)d->beta,
+                         d->kvpress ? "kvpress" : "released");
     case RULE_GROWING:
         return kv_format(a, ",stabilizers=%lld,local_len=%lld", (long long)d->stabilizers, (long long)d->local);
     case RULE_MASK:
@@ -350,11 +462,43 @@ static const char *law_text(const struct draw *d, struct kv_arena *a)
         if (d->mask_form == MASK_GATES)
             return kv_format(a, ",mask=%s,mask_rule=quantile,sparsity=%.2f", d->mask_file, d->sparsity);
         return kv_format(a, ",sparsity=%.2f", d->sparsity);
+    case RULE_HEADS:
+        return kv_format(a, ",head_scores=%s,head_beta=%.2f", d->mask_file, d->head_beta);
+    case RULE_ADAPTIVE:
+        return kv_format(a, ",floor_ratio=%.2f,normalize=%s", d->held_back, d->normalize ? "true" : "false");
+    case RULE_SAFEGUARD:
+        return kv_format(a, ",alpha_safeguard=%.2f", d->held_back);
     case RULE_ALL:
     case RULE_UNKNOWN:
         break;
     }
     return "";
+}
+
+static bool score_has(const struct draw *d, const char *key)
+{
+    for (int i = 0; i < d->score->n_fields; i++)
+        if (!strcmp(d->score->field[i].key, key))
+            return true;
+    return false;
+}
+
+static const char *score_text(const struct draw *d, struct kv_arena *a)
+{
+    static const char *const poolings[] = {"none", "avg", "max"}, *const reduces[] = {"mean", "sum", "max"};
+    const char *text = "";
+    if (score_has(d, "pooling"))
+        text = kv_format(a, ",pooling=%s,kernel_size=%lld,reduce_order=%s", poolings[d->pooling], (long long)d->kernel,
+                         d->reduce_first ? "reduce-first" : "pool-first");
+    if (score_has(d, "group_reduce"))
+        text = kv_format(a, "%s,group_reduce=%s", text, reduces[d->reduce]);
+    if (score_has(d, "local_block"))
+        text = kv_format(a, "%s,local_block=%lld", text, (long long)d->block);
+    if (score_has(d, "seed"))
+        text = kv_format(a, "%s,seed=%lld", text, (long long)d->seed);
+    if (score_has(d, "local_size"))
+        text = kv_format(a, "%s,local_size=%lld", text, (long long)d->local_size);
+    return text;
 }
 
 static const char *draw_spec(const struct draw *d, struct kv_arena *a)
@@ -370,7 +514,7 @@ static const char *draw_spec(const struct draw *d, struct kv_arena *a)
     const char *text = kv_format(a, "%s:when=%s,every=%lld,patch=%lld,window_size=%lld,sink_size=%lld,recent_size=%lld",
                                  d->kind->name, when[d->at], (long long)d->every, (long long)d->patch,
                                  (long long)d->window_size, (long long)d->sinks, (long long)d->recents);
-    text = kv_format(a, "%s%s%s", text, budget_text(d, a), law_text(d, a));
+    text = kv_format(a, "%s%s%s%s", text, budget_text(d, a), law_text(d, a), score_text(d, a));
     if (d->law != d->kind->law)
         text = kv_format(a, "%s,law=%s", text, d->law->name);
     if (d->score != d->kind->score)
@@ -388,7 +532,7 @@ static const char *draw_spec(const struct draw *d, struct kv_arena *a)
 static const char *draw_text(const struct draw *d, struct kv_arena *a)
 {
     const char *mask = "";
-    for (int64_t i = 0; d->rule == RULE_MASK && i < d->layers * d->kv_heads; i++)
+    for (int64_t i = 0; (d->rule == RULE_MASK || d->rule == RULE_HEADS) && i < d->layers * d->kv_heads; i++)
         mask = kv_format(a, "%s%s%d/4%s", mask, *mask ? " " : "; gates ", d->quarters[i], d->full[i] ? " full" : "");
     return kv_format(a,
                      "draw %llu: '%s'; %lld layers x %lld KV heads x %lld, head_dim %lld, latent %lld, window %lld, "

@@ -88,7 +88,8 @@ static void prepare(struct subject *s, const struct bench *b)
     memset(&s->e, 0, sizeof s->e);
     s->draw.mask_file = b->mask_file;
     s->model = draw_model(&s->draw, s->arena);
-    if (s->draw.rule == RULE_MASK && s->draw.mask_form != MASK_SYNTHETIC && !draw_write_mask(&s->draw))
+    bool reads = s->draw.rule == RULE_HEADS || (s->draw.rule == RULE_MASK && s->draw.mask_form != MASK_SYNTHETIC);
+    if (reads && !draw_write_mask(&s->draw))
         fail_draw(s, "cannot write the mask");
     if (!kv_policy_from_spec(&s->policy, draw_spec(&s->draw, s->arena), s->arena, &s->e) ||
         !kv_policy_prepare(&s->policy, &s->model, &run, &s->shape, s->arena, &s->e) ||
@@ -100,8 +101,8 @@ static void prepare(struct subject *s, const struct bench *b)
     kv_walk_start(&s->walk, &s->policy, &s->shape, &s->classes, &s->draw.request, s->arena);
 }
 
-static void prepare_draw(struct subject *s, const struct bench *b, uint64_t purpose, uint64_t number,
-                         const struct kv_kind *kind)
+static inline void prepare_draw(struct subject *s, const struct bench *b, uint64_t purpose, uint64_t number,
+                                const struct kv_kind *kind)
 {
     draw_make(&s->draw, purpose, number, kind);
     prepare(s, b);

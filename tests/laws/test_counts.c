@@ -191,6 +191,14 @@ static void test_defaults(void **state)
         /* B = 2048 - 64, lo = 1984 // 20 = 99, hi = 3869, step = 1885 */
         {"pyramidkv:tokens=2048,when=postfill", {3869 + 564, 1984 + 564, 99 + 564}},
         {"pyramidkv:compression_ratio=0.4", {6500, 6500, 6500}}, /* a budget of more than half is SnapKV */
+        /* kvpress: 1000 / 20 = 50 in the last layer, 1950 in the first; below the window all have the mean */
+        {"pyramidkv:keep=10%,when=postfill,schedule=kvpress,window_size=16", {2450, 1500, 550}},
+        {"pyramidkv:keep=10%,when=postfill,schedule=kvpress,window_size=64", {1500, 1500, 1500}},
+        {"adakv:tokens=2048", {2548, 2548, 2548}}, /* the mean */
+        {"h2o:when=postfill", {2548, 2548, 2548}},
+        {"tova:tokens=100", {100, 100, 100}},
+        {"snapkv:keep=1%,sink_size=5000", {5628, 5628, 5628}}, /* 4000 sinks, 1000 and a window, a window */
+        {"l2:keep=1%,recent_size=300,when=chunk", {10500, 10500, 800}},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

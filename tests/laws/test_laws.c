@@ -14,31 +14,40 @@ static void must(const struct subject *s, bool truth, const char *law)
         fail_draw(s, law);
 }
 
-/* The most entries any lane of a layer may hold after this eviction; INT64_MAX where the policy bounds nothing. */
+/* The most entries any lane of a layer may hold after this eviction; INT64_MAX where the policy bounds nothing. Those
+ * frozen in earlier chunks come on top. */
 static int64_t most_after(const struct draw *d, const struct kv_pass *p, int64_t before, int64_t layer)
 {
-    int64_t guarded = d->sinks + d->recents, total = share_of(d, d->request.prompt), seen = p->seen + p->n_new, bound;
+    int64_t guarded = d->sinks + larger(d->recents, draw_window(d, 0)), total = share_of(d, d->request.prompt),
+            seen = p->seen + p->n_new, lanes = d->layers * d->kv_heads, bound;
+    bool chunk = d->at & KV_AT_CHUNK && p->decode_step < 0;
     if (d->share >= 1)
         return INT64_MAX;
     switch (d->rule) {
     case RULE_FIXED:
-        bound = layer < d->skip ? INT64_MAX : larger(total, guarded);
+        bound = layer < d->skip ? INT64_MAX : total;
+        break;
+    case RULE_ADAPTIVE:
+    case RULE_SAFEGUARD:
+        bound = total;
+        break;
+    case RULE_HEADS: /* one that has all the importance */
+        bound = total * lanes + draw_window(d, 0);
         break;
     case RULE_GROWING:
         bound = larger(share_of(d, seen) + 63, d->stabilizers);
+        guarded = larger(guarded, d->sinks + d->stabilizers);
         break;
     case RULE_UNIFORM:
     case RULE_PYRAMID: /* no layer has more than twice the mean and the window */
-        bound =
-            larger(share_of(d, d->at & KV_AT_CHUNK && p->decode_step < 0 ? p->n_new : larger(seen, d->request.prompt)),
-                   d->window_size);
-        bound = (d->rule == RULE_PYRAMID && d->layers > 1 ? 2 : 1) * (bound + d->round_to) +
-                (d->at & KV_AT_CHUNK && p->decode_step < 0 ? before : 0);
+        bound = larger(share_of(d, chunk ? p->n_new : larger(seen, d->request.prompt)), d->window_size);
+        bound = (d->rule == RULE_PYRAMID && d->layers > 1 ? 2 : 1) * (bound + d->round_to);
         break;
     default:
         return INT64_MAX;
     }
-    return larger(bound, d->floor);
+    bound = larger(bound, guarded);
+    return larger(draw_counts_units(d) && chunk ? before + bound : bound, d->floor);
 }
 
 static void check_pages(const struct subject *s, const struct kv_ledger *l, int layout)
