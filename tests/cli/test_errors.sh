@@ -118,10 +118,10 @@ refuses "policy: all wrong ones are named" 2 "--policy 'snapkv': no budget: give
 --policy 'ful': kind 'ful' is not known; did you mean 'full'?" $fp --policy snapkv --policy full --policy ful
 spec "share above 1" duo:sparsity=1.5 "sparsity: '1.5' is outside 0 .. 1: write '1.5 %' or a fraction"
 
-kv $fp --policy snapkv:keep=30%,sink_size=1000
+kv $fp --policy full:sink_size=1000
 if [ "$rc" -eq 2 ] || grep -q sink_size err; then pass "policy: a key that the kind never reads"; else
-    fail "policy: a key that the kind never reads" "snapkv:keep=30%,sink_size=1000" \
-        "expected: status 2, or a word about sink_size on stderr, as SnapKV has no sinks" "got: status $rc" "$(cat err)"
+    fail "policy: a key that the kind never reads" "full:sink_size=1000" \
+        "expected: status 2, or a word about sink_size on stderr, as nothing leaves the full cache" "got: status $rc" "$(cat err)"
 fi
 
 # ---- models ----------------------------------------------------------------------------------------------------------

@@ -154,11 +154,14 @@ is "timeline: no .part is left" "" "$(ls ./*.part 2>/dev/null)"
 
 # ---- forms of output -------------------------------------------------------------------------------------------------
 
+i=0
+while [ $((i += 1)) -le 32 ]; do printf '0.5\t0.1\t0.9\t0.3\t0.2\t0.7\t0.4\t0.6\n'; done >scores.tsv
 all=$(kv policies --csv; for kind in $(column out kind); do
     case $kind in
-    snapkv | pyramidkv | l2 | locret) echo "--policy $kind:keep=30%" ;;
+    full | streaming | h2o | minference | moba | nsa | quest) echo "--policy $kind" ;;
     duo | prulong) echo "--policy $kind:sparsity=50%" ;;
-    *) echo "--policy $kind" ;;
+    headkv) echo "--policy $kind:keep=30%,head_scores=scores.tsv" ;;
+    *) echo "--policy $kind:keep=30%" ;;
     esac
 done)
 works "every kind" $llama --prompt 131072 --output 100 $all
