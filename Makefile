@@ -42,7 +42,9 @@ export GOLDEN ONLY
 
 CORE_C   := $(wildcard sim/core/*.c sim/policies/*.c)
 TRACE_C  := $(wildcard traces/*.c)
-SIM_C    := $(filter-out sim/kvsim.c,$(wildcard sim/*.c))
+# What the command lines of both programs share.
+SHELL_C  := $(addprefix sim/,program.c cli.c table.c csv.c output.c progress.c team.c)
+SIM_C    := $(filter-out sim/kvsim.c $(SHELL_C),$(wildcard sim/*.c))
 ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)
 TEST_C   := $(wildcard tests/unit/test_*.c tests/laws/test_*.c)
@@ -58,7 +60,7 @@ PROGRAMS := kvsim $(if $(wildcard engine/kvengine.c),kvengine)
 # By their pkg-config names. The core links no GSL; nor may kvengine, whose CUDA build the licence would not allow it.
 TRACE_PKGS    := hdf5-serial libzstd zlib libxxhash
 KVSIM_PKGS    := gsl inih jansson $(TRACE_PKGS)
-KVENGINE_PKGS := inih jansson
+KVENGINE_PKGS := inih jansson libpcre2-8 openblas $(TRACE_PKGS)
 TEST_PKGS     := cmocka
 
 # ---- Compilers and flags ---------------------------------------------------------------------------------------------
@@ -126,11 +128,11 @@ deps-check:
 flag_files := $(addprefix $(B)/,compiler sources all.cflags engine.cflags test.cflags version.cflags cu.flags \
   kvsim.libs kvengine.libs test.libs)
 $(B)/compiler:       text = $(shell $(CC) --version | head -n 1)
-$(B)/sources:        text = $(CORE_C) / $(TRACE_C) / $(SIM_C) / $(ENGINE_C) $(ENGINE_CU)
+$(B)/sources:        text = $(CORE_C) / $(TRACE_C) / $(SHELL_C) / $(SIM_C) / $(ENGINE_C) $(ENGINE_CU)
 $(B)/all.cflags:     text = $(c_flags)
 $(B)/all.cflags:     ask = --cflags $(KVSIM_PKGS)
 $(B)/all.cflags:     last = $(CFLAGS)
-$(B)/engine.cflags:  text = $(if $(cuda_on),-DKV_CUDA=1 -isystem $(CUDA_HOME)/include)
+$(B)/engine.cflags:  text = -O3 $(if $(cuda_on),-DKV_CUDA=1 -isystem $(CUDA_HOME)/include)
 $(B)/engine.cflags:  ask = --cflags $(KVENGINE_PKGS)
 $(B)/test.cflags:    ask = --cflags $(TEST_PKGS)
 $(B)/version.cflags: text = -DKV_VERSION=\"$(VERSION)\"
@@ -140,7 +142,7 @@ $(B)/%.libs:         last = -lm -pthread $(LDFLAGS)
 $(B)/kvsim.libs:     ask = --libs $(KVSIM_PKGS)
 $(B)/kvengine.libs:  ask = --libs $(KVENGINE_PKGS)
 $(B)/kvengine.libs:  text = $(ld_flags) $(if $(cuda_on),$(cuda_libs))
-$(B)/test.libs:      ask = --libs $(KVSIM_PKGS) $(TEST_PKGS)
+$(B)/test.libs:      ask = --libs $(KVSIM_PKGS) $(KVENGINE_PKGS) $(TEST_PKGS)
 $(flag_files): FORCE | deps-check
 	@mkdir -p $(@D)
 	@asked=$$($(if $(ask),$(PKG_CONFIG) $(ask) 2>/dev/null)) || \
@@ -161,9 +163,11 @@ $(B)/%.cu.o: %.cu $(B)/cu.flags
 $(call objects,$(shell grep -lw KV_VERSION $(ALL_C) /dev/null)): $(B)/version.cflags
 $(call objects,$(filter engine/%,$(ALL_C))): $(B)/engine.cflags
 $(call objects,$(TEST_C)): $(B)/test.cflags
+$(call objects,$(shell grep -l '"engine/' $(TEST_C) $(FUZZ_C) $(BENCH_C) /dev/null)): $(B)/engine.cflags
 
 $(B)/libkvcore.a: $(call objects,$(CORE_C))
 $(B)/libkvtrace.a: $(call objects,$(TRACE_C))
+$(B)/libkvshell.a: $(call objects,$(SHELL_C))
 $(B)/libkvsim.a: $(call objects,$(SIM_C))
 $(B)/libkvengine.a: $(call objects,$(ENGINE_C)) $(ENGINE_CU:%=$(B)/%.o)
 $(B)/lib%.a: $(B)/sources
@@ -171,10 +175,11 @@ $(B)/lib%.a: $(B)/sources
 	ar rcs $@ $(filter %.o,$^)
 
 link = $(CC) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
-sim_libs := $(B)/libkvsim.a $(B)/libkvtrace.a $(B)/libkvcore.a
+common_libs := $(B)/libkvtrace.a $(B)/libkvshell.a $(B)/libkvcore.a
+sim_libs := $(B)/libkvsim.a $(common_libs)
 $(B)/kvsim: $(B)/sim/kvsim.o $(sim_libs) $(B)/kvsim.libs
 	$(link)
-$(B)/kvengine: $(B)/engine/kvengine.o $(B)/libkvengine.a $(B)/libkvcore.a $(B)/kvengine.libs
+$(B)/kvengine: $(B)/engine/kvengine.o $(B)/libkvengine.a $(common_libs) $(B)/kvengine.libs
 	@echo "CUDA: $(cuda_found); $(cuda_used)"
 	$(link)
 $(B)/golden: $(call objects,$(GOLDEN_C)) $(sim_libs) $(B)/kvsim.libs
@@ -184,9 +189,9 @@ fuzz_programs  := $(FUZZ_C:%.c=$(B)/%)
 bench_programs := $(BENCH_C:%.c=$(B)/%)
 validate_programs := $(VALIDATE_C:%.c=$(B)/%)
 $(test_programs): $(B)/test.libs
-$(fuzz_programs): $(B)/kvsim.libs $(if $(filter fuzz,$(BUILD)),,$(B)/tests/fuzz/replay.o)
-$(bench_programs) $(validate_programs): $(B)/kvsim.libs
-$(test_programs) $(fuzz_programs) $(bench_programs) $(validate_programs): %: %.o $(sim_libs)
+$(fuzz_programs): $(B)/test.libs $(if $(filter fuzz,$(BUILD)),,$(B)/tests/fuzz/replay.o)
+$(bench_programs) $(validate_programs): $(B)/test.libs
+$(test_programs) $(fuzz_programs) $(bench_programs) $(validate_programs): %: %.o $(B)/libkvengine.a $(sim_libs)
 	$(link)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -22,6 +22,8 @@ build  libhdf5-dev         pkg-config --exists hdf5-serial
 build  libzstd-dev         pkg-config --exists libzstd
 build  libxxhash-dev       pkg-config --exists libxxhash
 build  zlib1g-dev          pkg-config --exists zlib
+build  libpcre2-dev        pkg-config --exists libpcre2-8
+build  libopenblas-dev     pkg-config --exists openblas
 test   libcmocka-dev       pkg-config --exists cmocka
 demo   gnuplot-nox         gnuplot --version
 demo   fonts-dejavu-core   fc-list | grep -q .

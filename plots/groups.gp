@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Groups of horizontal bars, the first on top, so that names of any length can be read. Bars are cells of one column.
-name_wide = larger(120, letters * letter + 25)
-rows_of_legend = legend_rows(series, 20)
+#   label_letters: of the longest label, if more than 20; ranks_of[]: then tone(i) is the colour of a mark by a name
+marked = exists('ranks_of')
+name_wide = larger(120, letters * letter + 25 + (marked ? 25 : 0))
+rows_of_legend = legend_rows(series, exists('label_letters') ? label_letters : 20)
 legend = 20 * rows_of_legend + 15
 head = 70.
 height = larger(750., head + legend + 62 + lines * (series * 13 + 6))
@@ -36,7 +38,11 @@ do for [format in formats] {
     } else {
         set multiplot
         # Names are labels and no labels plot, which would take quotes and backslashes in them for its own.
-        do for [i = 1:lines] { set label i + 2 name[i] at first 0, first -i right offset -1, 0 }
+        do for [i = 1:lines] { set label i + 2 name[i] at first 0, first -i right offset (marked ? -3 : -1), 0 }
+        do for [i = 1:(marked ? lines : 0)] {
+            set label lines + i + 2 '' at screen (name_wide - 13) / width, first -i point pt 5 ps 1.5 * zoom \
+                lc rgb tone(i)
+        }
         set label 1 title at screen 0.5, screen 1 - 18. / height center font big(format)
         set label 2 of_all at screen 0.5, screen 1 - 42. / height center font font_of(of_all, format)
         unset key

@@ -7,6 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char *program(const struct kv_command *c)
+{
+    return c->program ? c->program : "kvsim";
+}
+
 static const struct kv_option *find_option(const struct kv_command *c, const char *name, size_t length)
 {
     for (int i = 0; i < c->n_options; i++)
@@ -32,7 +37,7 @@ static bool unknown_option(const struct kv_command *c, const char *word, size_t 
     const char *near = kv_nearest(kv_copy_part(a, word, length), names, c->n_options);
     if (near)
         return kv_fail(e, KV_USAGE, "unknown option '--%.*s'; did you mean '--%s'?", (int)length, word, near);
-    return kv_fail(e, KV_USAGE, "unknown option '--%.*s'; see 'kvsim %s --help'", (int)length, word, c->name);
+    return kv_fail(e, KV_USAGE, "unknown option '--%.*s'; see '%s %s --help'", (int)length, word, program(c), c->name);
 }
 
 static bool give(struct kv_args *args, const struct kv_option *o, const char *value, struct kv_err *e)
@@ -68,7 +73,8 @@ static bool parse_short(struct kv_args *args, char **argv, int argc, int *i, str
     for (const char *c = argv[*i] + 1; *c; c++) {
         const struct kv_option *o = find_letter(args->command, *c);
         if (!o)
-            return kv_fail(e, KV_USAGE, "unknown option '-%c'; see 'kvsim %s --help'", *c, args->command->name);
+            return kv_fail(e, KV_USAGE, "unknown option '-%c'; see '%s %s --help'", *c, program(args->command),
+                           args->command->name);
         if (!o->value) {
             if (!give(args, o, NULL, e))
                 return false;
@@ -109,9 +115,9 @@ bool kv_args_parse(struct kv_args *args, const struct kv_command *command, int a
     if (kv_arg_flag(args, "csv") && kv_arg_flag(args, "json"))
         return kv_fail(e, KV_USAGE, "--csv and --json are both given; keep one");
     if (args->n_operands < command->least)
-        return kv_fail(e, KV_USAGE, "too little given: kvsim %s %s", command->name, command->operands);
+        return kv_fail(e, KV_USAGE, "too little given: %s %s %s", program(command), command->name, command->operands);
     if (args->n_operands > command->most)
-        return kv_fail(e, KV_USAGE, "'%s' is one operand too many: kvsim %s %s", args->operand[command->most],
+        return kv_fail(e, KV_USAGE, "'%s' is one operand too many: %s %s %s", args->operand[command->most], program(command),
                        command->name, command->operands);
     return true;
 }
@@ -184,7 +190,7 @@ bool kv_arg_choice(const struct kv_args *args, const char *name, const char *con
 
 void kv_print_usage(const struct kv_command *c)
 {
-    printf("usage: kvsim %s %s%s[options]\n\n%s\n", c->name, c->operands, *c->operands ? " " : "", c->summary);
+    printf("usage: %s %s %s%s[options]\n\n%s\n", program(c), c->name, c->operands, *c->operands ? " " : "", c->summary);
     if (c->about)
         printf("\n%s\n", c->about);
     printf("\noptions:\n");

@@ -17,7 +17,8 @@ struct kv_args;
 
 struct kv_command {
     const char *name, *operands, *summary;
-    const char *about; /* more lines for --help, or NULL */
+    const char *about;   /* more lines for --help, or NULL */
+    const char *program; /* whose command it is; NULL: kvsim */
     int least, most;   /* operands */
     const struct kv_option *option;
     int n_options;

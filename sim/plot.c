@@ -26,7 +26,7 @@ static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 struct request {
     const char *result, *folder; /* folder: of the plots */
     bool kind[KV_PLOT_KINDS], format[FORMATS];
-    bool critical;             /* the result of 'kvsim critical', and no plan */
+    enum kv_plot_result of;
     bool term, quiet, verbose; /* term: to standard output instead */
     const char *part;          /* what pictures end with while they are drawn */
     const char *facts;         /* variables that every script begins with */
@@ -214,7 +214,8 @@ static bool draw_term(const struct request *q, const struct kv_plot *p, struct k
 static const struct kv_option options[] = {
     {.name = "plots",
      .value = "LIST",
-     .help = "of memory, entries, chunk, bars, pages (default: [report] plots of the plan), or critical"},
+     .help = "of a plan: memory, entries, chunk, bars, pages (default: its [report] plots); of scores: critical; of a "
+             "replay: heads, heads_mass, mass, pages, timeline (default: all)"},
     {.name = "format", .value = "LIST", .help = "of png, svg, pdf (default: [report] formats of the result)"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "folder for the plots (default: RESULT/plots)"},
     {.name = "term", .help = "draw with letters on standard output, and write no files"},
@@ -259,11 +260,16 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
             set[k] = !strcmp(s->setting[i].key, keys[k][1]) ? &s->setting[i] : set[k];
     }
     *device = set[2] ? set[2]->value : NULL;
-    int from = q->critical ? KV_PLOT_OF_PLANS : 0, n = q->critical ? KV_PLOT_KINDS - from : KV_PLOT_OF_PLANS;
-    for (int i = 0; i < n; i++)
-        kind_names[i] = kv_plot_kinds[from + i].name;
+    const char *all = "";
+    int from = 0, n = 0;
+    while (kv_plot_kinds[from].of != q->of)
+        from++;
+    for (; from + n < KV_PLOT_KINDS && kv_plot_kinds[from + n].of == q->of; n++) {
+        kind_names[n] = kv_plot_kinds[from + n].name;
+        all = kv_format(q->arena, "%s%s%s", all, n ? ", " : "", kind_names[n]);
+    }
     for (int k = 0; k < 2; k++) {
-        const char *otherwise = k ? "png" : q->critical ? "critical" : "memory, entries, chunk, bars, pages";
+        const char *otherwise = k ? "png" : all;
         const char *given = kv_arg_text(args, keys[k][2], NULL);
         const char *where = given    ? kv_format(q->arena, "--%s", keys[k][2])
                             : set[k] ? kv_format(q->arena, "%s %s", set[k]->where, keys[k][1])
@@ -302,7 +308,9 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     const char *columns = getenv("COLUMNS"), *plain = getenv("NO_COLOR");
     FILE *out = open_memstream(&text, &length);
     KV_ASSERT(out);
-    bool good = q->critical || kv_plot_put_facts(out, q->result, device, q->arena, e);
+    bool good =
+        q->of == KV_PLOT_CRITICAL || (q->of == KV_PLOT_PLAN ? kv_plot_put_facts(out, q->result, device, q->arena, e)
+                                                            : kv_plot_put_replay_facts(out, q->result, q->arena, e));
     if (q->term) {
         bool tty = isatty(STDOUT_FILENO);
         bool known = tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
@@ -321,7 +329,8 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     return good;
 }
 
-static bool is_result(const char *path, bool *critical, struct kv_arena *a, struct kv_err *e)
+/* A plan and a replay both have policies.csv; only a replay says what it kept of heads. */
+static bool is_result(const char *path, enum kv_plot_result *of, struct kv_arena *a, struct kv_err *e)
 {
     static const char *const what = "make one with 'kvsim plan CONFIG -o DIR'";
     struct stat st;
@@ -330,8 +339,10 @@ static bool is_result(const char *path, bool *critical, struct kv_arena *a, stru
     if (!S_ISDIR(st.st_mode))
         return kv_fail(e, KV_DATA, "cannot plot '%s': it is no folder of results; %s", path, what);
     bool plan = !access(kv_format(a, "%s/policies.csv", path), F_OK);
-    *critical = !plan && !access(kv_format(a, "%s/critical.csv", path), F_OK);
-    return plan || *critical || kv_fail(e, KV_DATA, "cannot plot '%s': there is no policies.csv in it; %s", path, what);
+    bool critical = !plan && !access(kv_format(a, "%s/critical.csv", path), F_OK);
+    bool replay = plan && !access(kv_format(a, "%s/heads.csv", path), F_OK);
+    *of = critical ? KV_PLOT_CRITICAL : replay ? KV_PLOT_REPLAY : KV_PLOT_PLAN;
+    return plan || critical || kv_fail(e, KV_DATA, "cannot plot '%s': there is no policies.csv in it; %s", path, what);
 }
 
 /* The result's provenance goes along: it also marks the folder as ours, to write in again. */
@@ -351,32 +362,44 @@ static bool make_folder(const struct request *q, struct kv_err *e)
     return good && kv_out_close(&out, e);
 }
 
+static void say_what_is_left_out(const struct request *q, const struct kv_plot *p)
+{
+    const char *name = p->kind->name, *file = p->kind->file;
+    if (p->note)
+        fprintf(stderr, "kvsim: warning: plot '%s' %s\n", name, p->note);
+    if (p->nothing)
+        fprintf(stderr, "kvsim: warning: no plot '%s': %s\n", name, p->nothing);
+    else if (!p->n)
+        fprintf(stderr, "kvsim: warning: no plot '%s': %s/%s has no rows\n", name, q->result, file);
+    if (p->cut)
+        fprintf(stderr, "kvsim: warning: plot '%s' shows the first %d of the policies and %s of %s/%s\n", name,
+                KV_PLOT_MOST_SERIES, q->of == KV_PLOT_CRITICAL ? "tasks" : "chunks", q->result, file);
+}
+
 static bool draw_all(const struct request *q, struct kv_err *e)
 {
     bool missing = false;
     int drawn = 0;
+    const char *why = kv_format(q->arena, "'%s' holds no rows%s", q->result,
+                                q->of == KV_PLOT_PLAN ? ", as when a model leaves no memory for KV" : "");
     struct kv_plot *plot = KV_NEW_N(q->arena, struct kv_plot, KV_PLOT_KINDS);
     for (int i = 0; i < KV_PLOT_KINDS; i++)
         if (q->kind[i] && !kv_plot_read(&plot[i], &kv_plot_kinds[i], q->result, q->arena, e))
             return false;
-    for (int i = 0; i < KV_PLOT_KINDS; i++)
+    for (int i = 0; i < KV_PLOT_KINDS; i++) {
         drawn += plot[i].n > 0;
+        why = plot[i].nothing ? plot[i].nothing : why;
+    }
     if (!drawn)
-        return kv_fail(e, KV_NO, "nothing to draw: '%s' holds no rows, as when a model leaves no memory for KV",
-                       q->result);
+        return kv_fail(e, KV_NO, "nothing to draw: %s", why);
+    for (int i = 0; i < KV_PLOT_KINDS && !q->quiet; i++)
+        if (q->kind[i])
+            say_what_is_left_out(q, &plot[i]);
     if (!q->term && !make_folder(q, e))
         return false;
-    for (int i = 0; i < KV_PLOT_KINDS; i++) {
-        if (q->kind[i] && !plot[i].n && !q->quiet)
-            fprintf(stderr, "kvsim: warning: no plot '%s': %s/%s has no rows\n", kv_plot_kinds[i].name, q->result,
-                    kv_plot_kinds[i].file);
-        if (plot[i].cut && !q->quiet)
-            fprintf(stderr, "kvsim: warning: plot '%s' shows the first %d of the policies and %s of %s/%s\n",
-                    kv_plot_kinds[i].name, KV_PLOT_MOST_SERIES, q->critical ? "tasks" : "chunks", q->result,
-                    kv_plot_kinds[i].file);
+    for (int i = 0; i < KV_PLOT_KINDS; i++)
         if (plot[i].n && !(q->term ? draw_term(q, &plot[i], e) : draw_files(q, &plot[i], &missing, e)))
             return false;
-    }
     if (missing && !q->quiet)
         fprintf(stderr,
                 "kvsim: note: there is no gnuplot, so no pictures; install gnuplot-nox, then run these scripts "
@@ -403,7 +426,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     bool format = kv_arg_flag(args, "format");
     if (q.term && (format || kv_arg_flag(args, "output")))
         return kv_fail(e, KV_USAGE, "--term writes no files; leave out --%s", format ? "format" : "output");
-    if (!is_result(result, &q.critical, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
+    if (!is_result(result, &q.of, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
         return false;
     setenv("TZ", "UTC0", 1); /* cairo's dates: see forget_time() */
     return draw_all(&q, e);
@@ -413,8 +436,9 @@ const struct kv_command kv_command_plot = {
     .name = "plot",
     .operands = "RESULT",
     .summary = "Draws a result: RESULT/plots gets the pictures, and for each its gnuplot script and data.",
-    .about = "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT' or 'kvsim critical SCORES.csv -o RESULT'. To\n"
-             "draw again after a change: 'gnuplot NAME.gp' in the folder of the plots.",
+    .about =
+        "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT', 'kvsim replay TRACE -o RESULT' or 'kvsim critical\n"
+        "SCORES.csv -o RESULT'. To draw again after a change: 'gnuplot NAME.gp' in the folder of the plots.",
     .least = 1,
     .most = 1,
     .option = options,

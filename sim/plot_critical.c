@@ -32,26 +32,6 @@ struct reader {
     int n_points, room;
 };
 
-/* A cell within a range; an empty one is NaN where that is allowed. */
-static bool read_number(const struct kv_csv *in, int column, double least, double most, bool empty, double *out,
-                        struct kv_err *e)
-{
-    const char *text = in->cell[column];
-    char *end, what[80];
-    *out = NAN;
-    if (!*text && empty)
-        return true;
-    double value = strtod(text, &end);
-    if (end == text || *end || isnan(value))
-        return kv_csv_fail(in, column, e, "is not a number");
-    if (value < least || value > most) {
-        snprintf(what, sizeof what, "is outside %g .. %g", least, most);
-        return kv_csv_fail(in, column, e, what);
-    }
-    *out = value;
-    return true;
-}
-
 static struct curve *find(const struct reader *r, const char *task, const char *policy)
 {
     for (struct curve *c = r->curve; c < r->curve + r->n; c++)
@@ -97,10 +77,10 @@ static bool read_curves(struct reader *r, const char *path, struct kv_err *e)
             .task = kv_copy_text(a, in.cell[column[TASK]]),
             .policy = kv_copy_text(a, in.cell[column[POLICY]]),
             .mark = {kv_copy_text(a, in.cell[column[MARK]]), kv_copy_text(a, in.cell[column[PUBLISHED_MARK]])}};
-        read_number(&in, column[CRITICAL], 0, 1, false, &c->at[0], e);
-        read_number(&in, column[PUBLISHED], 0, 1, true, &c->at[1], e);
-        read_number(&in, column[FULL], -most_score, most_score, false, &c->full, e);
-        read_number(&in, column[WANTED], -most_score, most_score, false, &c->wanted, e);
+        kv_plot_number(&in, column[CRITICAL], 0, 1, false, &c->at[0], e);
+        kv_plot_number(&in, column[PUBLISHED], 0, 1, true, &c->at[1], e);
+        kv_plot_number(&in, column[FULL], -most_score, most_score, false, &c->full, e);
+        kv_plot_number(&in, column[WANTED], -most_score, most_score, false, &c->wanted, e);
         number(r, c);
         r->n++;
     }
@@ -122,8 +102,8 @@ static bool read_points(struct reader *r, const char *path, struct kv_err *e)
         struct point point = {.curve = c ? (int)(c - r->curve) : 0};
         if (!c && !r->p->cut)
             kv_csv_fail(&in, column[POLICY], e, "has no row for its task in critical.csv");
-        if (!read_number(&in, column[FOOTPRINT], 0, 1, false, &point.footprint, e) ||
-            !read_number(&in, column[SCORE], -most_score, most_score, false, &point.score, e) || !c)
+        if (!kv_plot_number(&in, column[FOOTPRINT], 0, 1, false, &point.footprint, e) ||
+            !kv_plot_number(&in, column[SCORE], -most_score, most_score, false, &point.score, e) || !c)
             continue;
         if (r->n_points == r->room) {
             struct point *more = KV_NEW_N(r->p->arena, struct point, r->room ? 2 * r->room : 256);

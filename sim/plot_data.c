@@ -55,19 +55,66 @@ static const struct kv_column critical_columns[] = {
     {"score", NULL, KV_CELL_REAL}, {"what", NULL, KV_CELL_TEXT},   {"mark", NULL, KV_CELL_TEXT},
     {"task", NULL, KV_CELL_TEXT},  {"policy", NULL, KV_CELL_TEXT},
 };
+/* Of a replay: a row is a policy's lane, a policy, or a pass of it; `line` counts the policies of the picture. */
+static const struct kv_column heads_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},      {"layer", NULL, KV_CELL_COUNT},    {"head", NULL, KV_CELL_COUNT},
+    {"kept_share", NULL, KV_CELL_REAL}, {"mass_kept", NULL, KV_CELL_REAL}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column mass_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},      {"rank", NULL, KV_CELL_COUNT},      {"kv_footprint", NULL, KV_CELL_REAL},
+    {"mass_kept", NULL, KV_CELL_REAL},  {"mass_inner", NULL, KV_CELL_REAL}, {"mass_later", NULL, KV_CELL_REAL},
+    {"marks_kept", NULL, KV_CELL_REAL}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column tax_columns[] = {
+    {"row", NULL, KV_CELL_COUNT},
+    {"held_end_bytes", NULL, KV_CELL_BYTES},
+    {"per_head_end_bytes", NULL, KV_CELL_BYTES},
+    {"per_layer_end_bytes", NULL, KV_CELL_BYTES},
+    {"shared_end_bytes", NULL, KV_CELL_BYTES},
+    {"per_head_in_place_end_bytes", NULL, KV_CELL_BYTES},
+    {"per_layer_in_place_end_bytes", NULL, KV_CELL_BYTES},
+    {"shared_in_place_end_bytes", NULL, KV_CELL_BYTES},
+    {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column timeline_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},     {"seen_tokens", NULL, KV_CELL_COUNT}, {"bytes", NULL, KV_CELL_BYTES},
+    {"mass_held", NULL, KV_CELL_REAL}, {"mass_kept", NULL, KV_CELL_REAL},    {"policy", NULL, KV_CELL_TEXT},
+};
 static const char *const in_pass[] = {"chunk_tokens", "seen_tokens", "entries_in_pass", "in_pass_bytes", "policy"};
 static const char *const at_end[] = {"chunk_tokens", "seen_tokens", "entries_end", "end_bytes", "policy"};
 
 #define COLUMNS(name) .column = name##_columns, .n_columns = sizeof name##_columns / sizeof *name##_columns
 #define MEMORY(shown)                                                                                                  \
     {"common", "plan", "memory"}, "timeline.csv", shown, COLUMNS(memory), {in_pass, at_end}, .by_chunk = true
+#define REPLAY(script)                                                                                                 \
+    {                                                                                                                  \
+        "common", "replay", "replay_" script                                                                           \
+    }
 const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS] = {
     {"memory", MEMORY("bytes")},
     {"entries", MEMORY("entries")},
     {"chunk", {"common", "plan", "chunk"}, "chunks.csv", COLUMNS(chunk)},
     {"bars", {"common", "plan", "bars", "groups"}, "policies.csv", COLUMNS(bars), .by_row = true},
     {"pages", {"common", "plan", "pages", "groups"}, "policies.csv", COLUMNS(pages), .by_row = true},
-    {"critical", {"common", "critical"}, "critical.csv", COLUMNS(critical)},
+    {"critical",
+     {"common", "critical"},
+     "critical.csv",
+     COLUMNS(critical),
+     .read = kv_plot_read_critical,
+     .of = KV_PLOT_CRITICAL},
+    {"heads", REPLAY("heads"), "heads.csv", "kept_share", COLUMNS(heads), .read = kv_plot_read_heads,
+     .of = KV_PLOT_REPLAY},
+    {"heads_mass", REPLAY("heads"), "heads.csv", "mass_kept", COLUMNS(heads), .read = kv_plot_read_heads,
+     .of = KV_PLOT_REPLAY},
+    {"mass", REPLAY("mass"), "policies.csv", COLUMNS(mass), .read = kv_plot_read_mass, .of = KV_PLOT_REPLAY},
+    {"pages",
+     {"common", "replay", "replay_pages", "groups"},
+     "policies.csv",
+     COLUMNS(tax),
+     .read = kv_plot_read_tax,
+     .of = KV_PLOT_REPLAY},
+    {"timeline", REPLAY("timeline"), "timeline.csv", COLUMNS(timeline), .read = kv_plot_read_timeline,
+     .of = KV_PLOT_REPLAY},
 };
 
 /* ---- text and numbers for gnuplot ---- */
@@ -145,6 +192,25 @@ bool kv_plot_next_row(struct kv_csv *c, struct kv_err *e)
         next = kv_csv_next(c, e);
     while (next == KV_NEXT_BAD && e->n <= KV_ERR_LINES);
     return next == KV_NEXT_ROW;
+}
+
+bool kv_plot_number(const struct kv_csv *in, int column, double least, double most, bool empty, double *out,
+                    struct kv_err *e)
+{
+    const char *text = in->cell[column];
+    char *end, what[80];
+    *out = NAN;
+    if (!*text && empty)
+        return true;
+    double value = strtod(text, &end);
+    if (end == text || *end || isnan(value))
+        return kv_csv_fail(in, column, e, "is not a number");
+    if (value < least || value > most) {
+        snprintf(what, sizeof what, "is outside %g .. %g", least, most);
+        return kv_csv_fail(in, column, e, what);
+    }
+    *out = value;
+    return true;
 }
 
 /* A cell as its kind says; an empty one stays unknown. Shares may pass 1: metadata can hold more than a full cache. */
@@ -239,8 +305,8 @@ bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char
     int column[2][MOST_COLUMNS] = {{0}};
     *p = (struct kv_plot){.kind = kind, .series = KV_NEW_N(a, struct kv_plot_series, KV_PLOT_MOST_SERIES), .arena = a};
     kv_table_open(&p->table, kind->column, kind->n_columns, a);
-    if (kind == &kv_plot_kinds[KV_PLOT_OF_PLANS])
-        return kv_plot_read_critical(p, result, e);
+    if (kind->read)
+        return kind->read(p, result, e);
     if (!kv_csv_open(&in, kv_format(a, "%s/%s", result, kind->file), a, e))
         return false;
     for (int i = 1; i < kind->n_columns; i++)

@@ -7,7 +7,12 @@
 #include "sim/table.h"
 
 /* Beyond so many policies and chunks nobody reads a picture. */
-enum { KV_PLOT_OF_PLANS = 5, KV_PLOT_KINDS = 6, KV_PLOT_MOST_SERIES = 240 };
+enum { KV_PLOT_KINDS = 11, KV_PLOT_MOST_SERIES = 240 };
+
+/* What kind of result a plot is of. */
+enum kv_plot_result { KV_PLOT_PLAN, KV_PLOT_CRITICAL, KV_PLOT_REPLAY };
+
+struct kv_plot;
 
 /* One of the plots. */
 struct kv_plot_kind {
@@ -19,9 +24,11 @@ struct kv_plot_kind {
     int n_columns;
     const char *const *source[2]; /* the file's names of columns 1 .., if not the same; two lists: a row gives two */
     bool by_chunk, by_row;        /* what starts a series besides another policy */
+    bool (*read)(struct kv_plot *p, const char *result, struct kv_err *e); /* NULL: the rows of a plan */
+    enum kv_plot_result of;
 };
 
-/* In the order they are drawn in; those of a plan first, then that of critical footprints. */
+/* In the order they are drawn in, those of one kind of result together. */
 extern const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS];
 
 /* A plot's data, in an arena. */
@@ -31,7 +38,9 @@ struct kv_plot {
     struct kv_plot_series *series; /* (n,) */
     int n, n_lines;                /* n: 0 when there is nothing to draw; a line: a policy's, in one colour */
     bool cut;                      /* the file has more than KV_PLOT_MOST_SERIES */
-    const char *variables;         /* of critical footprints: for the script, ready */
+    const char *variables;         /* of results that are no plans: for the script, ready */
+    const char *nothing;           /* why there is nothing to draw, when it is not that the file has no rows; or NULL */
+    const char *note;              /* what it leaves out, as "shows the first ..."; or NULL */
     struct kv_arena *arena;
 };
 
@@ -49,9 +58,17 @@ void kv_plot_put_variables(FILE *out, const struct kv_plot *p, const char *data,
 /* The same for critical footprints, whose series are curves: it makes the variables too. */
 bool kv_plot_read_critical(struct kv_plot *p, const char *result, struct kv_err *e);
 
+/* And for a replay: maps of lanes, attention mass against footprints, the page tax, what is held over tokens. */
+bool kv_plot_read_heads(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_mass(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_tax(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_timeline(struct kv_plot *p, const char *result, struct kv_err *e);
+
 /* Writes what titles say of a plan, for all its plots. `device`: a fuller name than that of its summary, or NULL.
  * KV_DATA. */
 bool kv_plot_put_facts(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e);
+/* The same of a replay. */
+bool kv_plot_put_replay_facts(FILE *out, const char *result, struct kv_arena *a, struct kv_err *e);
 
 /* ---- what the readers share ---- */
 
@@ -65,6 +82,9 @@ struct kv_csv;
 /* Binds columns of a file by name; each missing one is said. `command`: whose file it should be. */
 bool kv_plot_bind(const struct kv_csv *c, const char *const *names, int n, int *column, const char *command,
                   struct kv_err *e);
+/* A cell within a range; an empty one is NaN where that is allowed. */
+bool kv_plot_number(const struct kv_csv *in, int column, double least, double most, bool empty, double *out,
+                    struct kv_err *e);
 /* The next row that is well formed; false at the end. Every other row is said. */
 bool kv_plot_next_row(struct kv_csv *c, struct kv_err *e);
 
