@@ -60,7 +60,7 @@ PROGRAMS := kvsim $(if $(wildcard engine/kvengine.c),kvengine)
 # By their pkg-config names. The core links no GSL; nor may kvengine, whose CUDA build the licence would not allow it.
 TRACE_PKGS    := hdf5-serial libzstd zlib libxxhash
 KVSIM_PKGS    := gsl inih jansson $(TRACE_PKGS)
-KVENGINE_PKGS := inih jansson libpcre2-8 openblas $(TRACE_PKGS)
+KVENGINE_PKGS := inih jansson libpcre2-8 libutf8proc openblas $(TRACE_PKGS)
 TEST_PKGS     := cmocka
 
 # ---- Compilers and flags ---------------------------------------------------------------------------------------------
@@ -222,9 +222,16 @@ fuzz-run: $(fuzz_programs)
 	    $(B)/corpus/$$name tests/fuzz/corpus/$$name || exit; done
 	@echo "fuzz: $(words $(fuzz_names)) targets, nothing found; inputs that reach new code lie in $(B)/corpus"
 
-demo: kvsim ## plan the quick-start scenario and draw it, into results/quickstart
+demo: $(PROGRAMS) ## plan the quick-start scenario; record a small model that must find a key, replay it; draw both, into results/
 	$(B)/kvsim plan configs/quickstart.ini -o results/quickstart
 	$(B)/kvsim plot results/quickstart
+	$(B)/kvengine record models/recall-870k --prompt-file traces/samples/needle.txt -n 3 --chunk 128 -w 32 --mark needle=389-394 \
+	  --channels window_seen,column_sum,last_row,later_sum,key_norm -o results/needle.kvt.h5
+	$(B)/kvsim replay results/needle.kvt.h5 --policy full --policy streaming:sink_size=4,recent_size=256 --policy tova \
+	  --policy snapkv:when=postfill,window_size=32 --policy h2o:recent_size=32 --policy random --keep 10%,30%,60% -o results/needle
+	$(B)/kvsim plot results/needle
+	$(B)/kvengine run models/recall-870k --prompt-file traces/samples/needle.txt -n 3 --chunk 128 --policy full --policy random:keep=30% \
+	  --policy snapkv:when=postfill,window_size=32,keep=30% --policy streaming:sink_size=4,recent_size=256
 
 docs: kvsim ## rewrite the pages that come from tables, check the man pages
 	$(B)/kvsim config template --markdown >docs/CONFIG.md.new && mv docs/CONFIG.md.new docs/CONFIG.md

@@ -23,6 +23,7 @@ build  libzstd-dev         pkg-config --exists libzstd
 build  libxxhash-dev       pkg-config --exists libxxhash
 build  zlib1g-dev          pkg-config --exists zlib
 build  libpcre2-dev        pkg-config --exists libpcre2-8
+build  libutf8proc-dev     pkg-config --exists libutf8proc
 build  libopenblas-dev     pkg-config --exists openblas
 test   libcmocka-dev       pkg-config --exists cmocka
 demo   gnuplot-nox         gnuplot --version

@@ -6,6 +6,7 @@
 #include "sim/replay_print.h"
 #include "sim/team.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,15 +66,17 @@ static bool read_asked(const struct kv_args *args, struct kv_replay_asked *q, st
     return !e->n;
 }
 
-/* The items of a comma-separated list. */
+/* The items of a comma-separated list: how many, of which `most` are put into `item`. */
 static int split(const char *list, const char **item, int most, struct kv_arena *a)
 {
     int n = 0;
-    while (list && *list && n < most) {
+    while (list && *list) {
         list += strspn(list, " ,");
-        size_t length = strcspn(list, ",");
-        if (length)
-            item[n++] = kv_copy_part(a, list, length);
+        size_t length = strcspn(list, ","), end = length;
+        while (end && list[end - 1] == ' ')
+            end--;
+        if (end && n++ < most)
+            item[n - 1] = kv_copy_part(a, list, end);
         list += length;
     }
     return n;
@@ -98,6 +101,11 @@ static bool add_policies(struct kv_replay *r, const struct kv_args *args, struct
     const char *budget[MOST_BUDGETS];
     int n_budgets = split(kv_arg_text(args, "keep", NULL), budget, MOST_BUDGETS, a);
     int n = kv_arg_times(args, "policy"), all = (n ? n : 1) * (n_budgets ? n_budgets : 1);
+    if (n_budgets > MOST_BUDGETS)
+        return kv_fail(e, KV_USAGE, "--keep: %d budgets are more than %d", n_budgets, MOST_BUDGETS);
+    if (!n_budgets && kv_arg_text(args, "keep", NULL))
+        return kv_fail(e, KV_USAGE, "--keep '%s' holds no budget; give shares as in '5 %%,10 %%'",
+                       kv_arg_text(args, "keep", NULL));
     if (all > MOST_RUNS)
         return kv_fail(e, KV_USAGE, "%d policies with %d budgets are more than %d runs; ask for fewer", n, n_budgets,
                        MOST_RUNS);
@@ -113,6 +121,14 @@ static bool add_policies(struct kv_replay *r, const struct kv_args *args, struct
     return !e->n;
 }
 
+/* Reads a token's number; NULL when there is none. */
+static const char *read_token(const char *text, long long *out)
+{
+    char *behind;
+    *out = strtoll(text, &behind, 10);
+    return isdigit((unsigned char)*text) ? behind : NULL;
+}
+
 /* NAME=FIRST-LAST, both tokens included. */
 static bool add_marks(struct kv_replay *r, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
@@ -124,11 +140,12 @@ static bool add_marks(struct kv_replay *r, const struct kv_args *args, struct kv
         memcpy(mark, r->about.mark, sizeof *mark * (size_t)old);
     for (int i = 0; i < n; i++) {
         const char *text = kv_arg_nth(args, "mark", i), *is = strchr(text, '=');
-        char *behind = NULL;
-        long long first = is ? strtoll(is + 1, &behind, 10) : -1, last = first;
+        long long first = 0, last;
+        const char *behind = is && is > text ? read_token(is + 1, &first) : NULL;
+        last = first;
         if (behind && *behind == '-')
-            last = strtoll(behind + 1, &behind, 10);
-        if (!is || is == text || behind == is + 1 || *behind || first < 0 || last < first || last >= r->end)
+            behind = read_token(behind + 1, &last);
+        if (!behind || *behind || last < first || last >= r->end)
             return kv_fail(e, KV_USAGE, "--mark '%s' is not NAME=FIRST-LAST with tokens from 0 to %lld", text,
                            (long long)r->end - 1);
         mark[old + i] =

@@ -15,7 +15,7 @@ import sys
 import h5py
 import numpy as np
 import torch
-from transformers import (AttentionInterface, AttentionMaskInterface, AutoConfig,
+from transformers import (AttentionInterface, AttentionMaskInterface,
                           AutoModelForCausalLM, AutoTokenizer, DynamicCache)
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -24,7 +24,7 @@ ATTENTION = ["window_seen", "window_local", "column_sum", "last_row"]  # rows of
 CHANNELS = ATTENTION + ["later_sum", "key_norm", "value_norm", "keys", "values"]
 BLOCK = 256  # queries of a column sum at once: BLOCK x tokens x query heads of a KV head, in f32
 
-now = {"tick": 0, "begin": 0, "end": 0}  # the pass that is on; several decode steps are one tick
+now = {}  # the tick that is on, one pass or several decode steps: its index, tokens, layers seen
 queries = {}  # layer -> queries of the tick so far, behind the last --window before it
 columns = []  # column sums of each tick, kept for later_sum
 
@@ -45,6 +45,7 @@ def attend(module, q, k, v, mask, **more):
 def look(layer, q, k, v, scaling, sliding):
     """Records a layer: q (query heads, n, d) up to the tick's end, k and v (KV heads, all, d)."""
     begin, end, group = now["begin"], now["end"], len(q) // len(k)
+    now["layers"] += 1
     oldest = end - q.shape[1]  # the token of q[:, 0]
 
     def weights(first, last, since=0):
@@ -80,7 +81,7 @@ def look(layer, q, k, v, scaling, sliding):
 
 
 def codes(x):
-    """12 bits of the logarithm of x / (its row's maximum): the upper 8, the lower 4, the maximum."""
+    """12 bits of the logarithm of x / maximum of its row: upper 8, lower 4, and the maximum."""
     most = x.max(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         code = np.rint(4095 + 64 * np.log2(x.astype(np.float64) / most[:, None]))
@@ -129,13 +130,15 @@ def record(model, ids):
     out["ticks/n_committed"] = [0]
     cache = DynamicCache()  # made without the config: sliding layers too keep all keys
     for i, (begin, stop) in enumerate(zip(begins, ends)):
-        now.update(tick=i, begin=begin, end=stop)
+        now.update(tick=i, begin=begin, end=stop, layers=0)
         columns.append([])
         step = 1 if begin >= prompt else stop - begin
         for a in range(begin, stop, step):
             logits = model(ids[:, a:a + step], past_key_values=cache, logits_to_keep=1).logits
             if prompt <= a + step < prompt + opt.decode:
                 ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+        if now["layers"] != opt.layers:
+            sys.exit(f"record_hf: {now['layers']} of {opt.layers} layers could be recorded")
         out.flush()  # a tick counts once all of it is in the file
         out["ticks/n_committed"][0] = i + 1
         out.flush()
@@ -149,21 +152,14 @@ def record(model, ids):
 
 
 def load():
-    """The model and the prompt's tokens; with random weights, these are the prompt's bytes."""
+    """The model, with its attention watched, and the prompt's tokens."""
     AttentionInterface.register("kvsim", attend)
     AttentionMaskInterface.register("kvsim", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    with open(opt.prompt, "rb") as f:
-        text = f.read()
-    if opt.random_weights:
-        torch.manual_seed(0)
-        config = AutoConfig.from_pretrained(opt.random_weights)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="kvsim")
-        ids = [byte % config.vocab_size for byte in text]
-    else:
-        model = AutoModelForCausalLM.from_pretrained(opt.model, dtype="auto",
-                                                     attn_implementation="kvsim")
-        ids = AutoTokenizer.from_pretrained(opt.model)(text.decode()).input_ids
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(opt.model, dtype="auto",
+                                                 attn_implementation="kvsim")
+    with open(opt.prompt, encoding="utf-8", newline="") as f:
+        ids = AutoTokenizer.from_pretrained(opt.model)(f.read()).input_ids
     return model.to(device).eval(), torch.tensor([ids], device=device)
 
 
@@ -183,7 +179,6 @@ def parse():
                    help="rows of attention: of query heads, or means over those of a KV head")
     p.add_argument("--encoding", choices=["codes", "f32"], default="codes",
                    help="attention in 12 bits a number (default), or as it is")
-    p.add_argument("--random-weights", metavar="CONFIG.json", help="of this shape; try it out")
     args = p.parse_args()
     args.channels = args.channels.split(",")
     if not set(args.channels) <= set(CHANNELS):

@@ -37,6 +37,8 @@ bool kv_fixed_prepare(struct kv_policy *p, const struct kv_shape *s, struct kv_a
                        "%s budget of %lld tokens is less than sink_size + recent_size = %lld, which never "
                        "leave; raise it or lower them",
                        p->where, (long long)p->budget, (long long)guarded);
+    if (isnan(p->kept) && p->budget == KV_UNSET && !p->score->positional)
+        return kv_fail(e, KV_USAGE, "%s no budget: give one of keep, compression_ratio, tokens, bytes", p->where);
     if (isnan(p->kept) && p->budget == KV_UNSET && !guarded)
         return kv_fail(e, KV_USAGE,
                        "%s no budget: give sink_size and recent_size, or one of keep, compression_ratio, "

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* The seam between the engine and what computes: a forward pass over parts of several sequences, with a call back as
+ * each layer's attention ends, so that a layer evicts then and there. Scores are made where the keys are; only what was
+ * asked for comes out. */
+#ifndef KV_BACKEND_H
+#define KV_BACKEND_H
+
+#include "engine/weights.h"
+#include "sim/core/channel.h"
+
+/* The pages of one lane, entries in order of position: entry i is row i % page of page[i / page]. */
+struct kv_lane_pages {
+    int32_t *page;
+    int64_t n_pages, room;
+    int64_t length; /* entries, those of the pass that is on included */
+};
+
+/* One sequence in a backend. Lanes are (layers, store heads); a store head is a KV head, or a query head where caches
+ * that expand K and V first are reproduced. */
+struct kv_seq {
+    int64_t store_heads;
+    int64_t seen;        /* tokens of the passes that ended */
+    bool slot_positions; /* keys are kept raw and rotated by their place in the lane (StreamingLLM) */
+    struct kv_lane_pages *lane;
+    int64_t window;  /* last queries kept, for scores over them; 0: none */
+    float *query;    /* backend's: the last `window` queries of each layer */
+    int64_t n_query; /* how many of them there are */
+};
+
+/* A sequence's share of a forward pass: n_new tokens at positions seen .., and n_patch behind them that leave nothing.
+ */
+struct kv_part {
+    struct kv_seq *seq;
+    const int32_t *token; /* (n_new + n_patch,) */
+    int64_t n_new, n_patch;
+    int64_t n_logits; /* of the last of the n_new tokens */
+    float *logits;    /* (n_logits, vocab) */
+};
+
+/* Called when a layer's attention has ended for all parts. False stops the pass: the sequences are lost then. */
+typedef bool kv_layer_hook(void *context, int64_t layer, struct kv_err *e);
+
+struct kv_backend_asked {
+    int64_t page;       /* entries of a page */
+    int64_t pool_bytes; /* of pages at most */
+    int threads;
+};
+
+struct kv_backend_use {
+    int64_t pages_live, pages_peak, page_bytes;
+    int64_t resident_bytes; /* of the pool, as the system says */
+    int64_t weight_bytes;
+};
+
+struct kv_backend;
+
+struct kv_backend_ops {
+    const char *name;
+    bool (*open)(struct kv_backend **b, const struct kv_weights *w, const struct kv_backend_asked *asked,
+                 struct kv_err *e);
+    void (*close)(struct kv_backend *b);
+
+    bool (*seq_open)(struct kv_backend *b, struct kv_seq *s, struct kv_err *e);
+    void (*seq_close)(struct kv_backend *b, struct kv_seq *s); /* its pages go back */
+
+    /* KV_ENV when the pool has no page left: nothing of the pass was done to any sequence but pages taken, which
+     * seq_close gives back. */
+    bool (*forward)(struct kv_backend *b, struct kv_part *part, int n_parts, kv_layer_hook *hook, void *context,
+                    struct kv_err *e);
+
+    /* Within the hook: a channel of all lanes of the layer, lane h at out + h x lane_stride: over its entries, new
+     * tokens and patch; window_local over the last `unit` tokens and the patch; norms over the new tokens. One row, of
+     * the sums over the lane's query heads, or with query_rows one for each, row_stride apart. `queries`: of window
+     * sums; column_sum takes those of the pass, last_row its last one; the patch is in neither. */
+    bool (*channel)(struct kv_backend *b, int part, int64_t layer, enum kv_channel what, int64_t queries, int64_t unit,
+                    bool query_rows, float *out, int64_t lane_stride, int64_t row_stride, struct kv_err *e);
+    /* Within the hook: keys (after RoPE) and values of the lane's entries [first, first + n), (n, head_dim). */
+    void (*entries)(struct kv_backend *b, int part, int64_t layer, int64_t head, int64_t first, int64_t n, float *keys,
+                    float *values);
+
+    /* Within the hook: of the lane's entries and patch those stay whose bit is set in `stay` (by rank; NULL: all). The
+     * patch never stays. Pages that are free then go back. */
+    void (*compact)(struct kv_backend *b, int part, int64_t layer, int64_t head, const uint64_t *stay);
+
+    struct kv_backend_use (*use)(const struct kv_backend *b);
+};
+
+struct kv_backend {
+    const struct kv_backend_ops *ops;
+};
+
+extern const struct kv_backend_ops kv_backend_cpu;
+
+#endif

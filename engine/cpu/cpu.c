@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* The CPU backend: f32 throughout, weights as they lie in their file. */
+#include "engine/cpu/inside.h"
+
+#include "sim/core/select.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct kv_cpu *cpu_of(struct kv_backend *b)
+{
+    return (struct kv_cpu *)(void *)b;
+}
+
+static bool make(void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
+{
+    void *made = NULL;
+    size_t bytes;
+    if (!__builtin_mul_overflow((size_t)(n > 0 ? n : 1), size, &bytes))
+        made = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    memcpy(out, &made, sizeof made);
+    return made || kv_fail(e, KV_ENV, "no memory for %lld x %zu bytes of %s", (long long)n, size, what);
+}
+
+/* ---- open and close ---- */
+
+static void cpu_close(struct kv_backend *backend)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    for (int i = 0; b->work && i < kv_team_members(b->team); i++) {
+        free(b->work[i].q);
+        free(b->work[i].keys);
+        free(b->work[i].values);
+        free(b->work[i].s);
+        free(b->work[i].o);
+        free(b->work[i].top);
+    }
+    void *buffers[] = {b->x,  b->norm, b->q,      b->key,    b->value,    b->attention, b->gate,
+                       b->up, b->lse,  b->weight, b->cosine, b->position, b->first,     b->work};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        free(buffers[i]);
+    kv_pages_close(&b->pages);
+    if (b->team)
+        kv_team_close(b->team);
+    kv_arena_close(b->arena);
+    free(b);
+}
+
+static bool open_work(struct kv_cpu *b, struct kv_err *e)
+{
+    int64_t d = kv_cpu_d(b), group = b->config.q_heads / b->config.kv_heads;
+    int64_t rows = group > KV_CPU_QUERY_ROWS ? group : KV_CPU_QUERY_ROWS;
+    b->work = calloc((size_t)kv_team_members(b->team), sizeof *b->work);
+    if (!b->work)
+        return kv_fail(e, KV_ENV, "no memory for the buffers of threads");
+    for (int i = 0; i < kv_team_members(b->team); i++) {
+        struct kv_cpu_work *w = &b->work[i];
+        if (!make(&w->q, rows * d, sizeof(float), "queries", e) ||
+            !make(&w->keys, KV_CPU_TILE * d, sizeof(float), "keys", e) ||
+            !make(&w->values, KV_CPU_TILE * d, sizeof(float), "values", e) ||
+            !make(&w->s, rows * KV_CPU_TILE, sizeof(float), "scores", e) ||
+            !make(&w->o, rows * d, sizeof(float), "outputs", e) || !make(&w->top, 2 * rows, sizeof(float), "sums", e))
+            return false;
+        w->sum = w->top + rows;
+    }
+    return true;
+}
+
+static bool cpu_open(struct kv_backend **out, const struct kv_weights *w, const struct kv_backend_asked *asked,
+                     struct kv_err *e)
+{
+    struct kv_cpu *b = calloc(1, sizeof *b);
+    if (!b)
+        return kv_fail(e, KV_ENV, "no memory for a backend");
+    b->base.ops = &kv_backend_cpu;
+    b->weights = w;
+    b->config = w->config;
+    b->asked = *asked;
+    b->k = kv_kernels_best();
+    b->arena = kv_arena_open();
+    b->team = kv_team_open(asked->threads, b->arena);
+    openblas_set_num_threads(kv_team_members(b->team));
+    int64_t widest = w->config.intermediate > w->config.hidden ? w->config.intermediate : w->config.hidden;
+    widest = widest > w->config.vocab ? widest : w->config.vocab;
+    widest = widest > w->config.q_heads * w->config.head_dim ? widest : w->config.q_heads * w->config.head_dim;
+    int64_t block = 1024 * widest; /* outputs x inputs that are widened at a time */
+    *out = &b->base;
+    if (kv_pages_open(&b->pages, 2 * asked->page * w->config.head_dim * (int64_t)sizeof(float), asked->pool_bytes, e) &&
+        make(&b->weight, block > widest ? block : widest, sizeof(float), "weights", e) && open_work(b, e))
+        return true;
+    cpu_close(*out);
+    *out = NULL;
+    return false;
+}
+
+/* ---- sequences ---- */
+
+static bool cpu_seq_open(struct kv_backend *backend, struct kv_seq *s, struct kv_err *e)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    int64_t lanes = b->config.layers * s->store_heads;
+    s->lane = calloc((size_t)lanes, sizeof *s->lane);
+    s->query = NULL;
+    s->n_query = s->seen = 0;
+    if (!s->lane)
+        return kv_fail(e, KV_ENV, "no memory for %lld lanes", (long long)lanes);
+    return !s->window || make(&s->query, b->config.layers * s->window * b->config.q_heads * kv_cpu_d(b), sizeof(float),
+                              "a window of queries", e);
+}
+
+static void cpu_seq_close(struct kv_backend *backend, struct kv_seq *s)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    for (int64_t i = 0; s->lane && i < b->config.layers * s->store_heads; i++) {
+        for (int64_t p = 0; p < s->lane[i].n_pages; p++)
+            kv_pages_give(&b->pages, s->lane[i].page[p]);
+        free(s->lane[i].page);
+    }
+    free(s->lane);
+    free(s->query);
+    s->lane = NULL;
+    s->query = NULL;
+}
+
+/* Pages for `length` entries. */
+static bool take_pages(struct kv_cpu *b, struct kv_lane_pages *lane, int64_t length, struct kv_err *e)
+{
+    int64_t pages = (length + b->asked.page - 1) / b->asked.page;
+    if (pages > lane->room) {
+        int64_t room = pages + pages / 2 + 4;
+        int32_t *page = realloc(lane->page, sizeof *page * (size_t)room);
+        if (!page)
+            return kv_fail(e, KV_ENV, "no memory for a table of %lld pages", (long long)room);
+        lane->page = page;
+        lane->room = room;
+    }
+    for (; lane->n_pages < pages; lane->n_pages++) {
+        int32_t page = kv_pages_take(&b->pages);
+        if (page < 0)
+            return kv_fail(e, KV_ENV,
+                           "the KV pool is full: %lld pages of %lld bytes; raise --pool, shorten the prompt, or evict",
+                           (long long)b->pages.most, (long long)b->pages.page_bytes);
+        lane->page[lane->n_pages] = page;
+    }
+    return true;
+}
+
+static void cpu_compact(struct kv_backend *backend, int part, int64_t layer, int64_t head, const uint64_t *stay)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    const struct kv_part *p = &b->part[part];
+    struct kv_lane_pages *lane = kv_cpu_lane(p->seq, layer, head);
+    int64_t n = lane->length - p->n_patch, kept = stay ? 0 : n;
+    size_t bytes = sizeof(float) * (size_t)kv_cpu_d(b);
+    for (int64_t i = 0; stay && i < n; i++) {
+        if (!kv_set_has(stay, i))
+            continue;
+        if (kept < i) { /* survivors only ever move down, so none is overwritten before it has moved */
+            memcpy(kv_cpu_key(b, lane, kept), kv_cpu_key(b, lane, i), bytes);
+            memcpy(kv_cpu_value(b, lane, kept), kv_cpu_value(b, lane, i), bytes);
+        }
+        kept++;
+    }
+    lane->length = kept;
+    int64_t pages = (kept + b->asked.page - 1) / b->asked.page;
+    while (lane->n_pages > pages)
+        kv_pages_give(&b->pages, lane->page[--lane->n_pages]);
+}
+
+static void cpu_entries(struct kv_backend *backend, int part, int64_t layer, int64_t head, int64_t first, int64_t n,
+                        float *keys, float *values)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    const struct kv_seq *s = b->part[part].seq;
+    kv_cpu_tile(b, s, kv_cpu_lane(s, layer, head), first, n, keys, values);
+}
+
+/* ---- a pass ---- */
+
+static bool make_rows(struct kv_cpu *b, int64_t rows, struct kv_err *e)
+{
+    const struct kv_config *c = &b->config;
+    int64_t d = c->head_dim;
+    if (rows <= b->room)
+        return true;
+    void *old[] = {b->x, b->norm, b->q, b->key, b->value, b->attention, b->gate, b->up, b->lse, b->position};
+    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
+        free(old[i]);
+    b->x = b->norm = b->q = b->key = b->value = b->attention = b->gate = b->up = b->lse = NULL;
+    b->position = NULL;
+    b->room = 0;
+    if (!make(&b->x, rows * c->hidden, 4, "activations", e) || !make(&b->norm, rows * c->hidden, 4, "activations", e) ||
+        !make(&b->q, rows * c->q_heads * d, 4, "queries", e) || !make(&b->key, rows * c->kv_heads * d, 4, "keys", e) ||
+        !make(&b->value, rows * c->kv_heads * d, 4, "values", e) ||
+        !make(&b->attention, rows * c->q_heads * d, 4, "attention", e) ||
+        !make(&b->gate, rows * c->intermediate, 4, "activations", e) ||
+        !make(&b->up, rows * c->intermediate, 4, "activations", e) ||
+        !make(&b->lse, rows * c->q_heads, 4, "attention sums", e) || !make(&b->position, rows, 8, "positions", e))
+        return false;
+    b->room = rows;
+    return true;
+}
+
+static bool make_rope(struct kv_cpu *b, int64_t positions, struct kv_err *e)
+{
+    if (positions <= b->rope_room)
+        return true;
+    int64_t room = positions + positions / 4 + 256, half = b->config.head_dim / 2;
+    free(b->cosine);
+    b->cosine = NULL;
+    b->rope_room = 0;
+    if (!make(&b->cosine, 2 * room * half, sizeof(float), "rotations", e))
+        return false;
+    b->sine = b->cosine + room * half;
+    kv_config_rope(&b->config, 0, room, b->cosine, b->sine);
+    b->rope_room = room;
+    return true;
+}
+
+static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv_err *e)
+{
+    int64_t rows = 0, last = 0;
+    b->part = part;
+    b->n_parts = n_parts;
+    free(b->first);
+    if (!make(&b->first, n_parts + 1, sizeof *b->first, "parts", e))
+        return false;
+    for (int p = 0; p < n_parts; p++) {
+        int64_t tokens = part[p].n_new + part[p].n_patch, end = part[p].seq->seen + tokens;
+        b->first[p] = rows;
+        rows += tokens;
+        last = end > last ? end : last;
+    }
+    b->tokens = rows;
+    if (!make_rows(b, rows, e) || !make_rope(b, last + 1, e))
+        return false;
+    for (int p = 0; p < n_parts; p++)
+        for (int64_t t = 0; t < part[p].n_new + part[p].n_patch; t++) {
+            int64_t row = b->first[p] + t;
+            b->position[row] = part[p].seq->seen + t;
+            kv_tensor_read(&b->weights->embedding, part[p].token[t] * b->config.hidden, b->config.hidden,
+                           b->x + row * b->config.hidden);
+        }
+    return true;
+}
+
+static void norm_rows(const struct kv_cpu *b, const struct kv_tensor *weight, const float *x, int64_t rows, float *out)
+{
+    int64_t n = b->config.hidden;
+    kv_tensor_read(weight, 0, n, b->weight);
+    for (int64_t r = 0; r < rows; r++)
+        b->k->rms_norm(x + r * n, b->weight, n, (float)b->config.rms_eps, out + r * n);
+}
+
+static void norm_heads(const struct kv_cpu *b, const struct kv_tensor *weight, float *x, int64_t heads)
+{
+    int64_t d = kv_cpu_d(b);
+    kv_tensor_read(weight, 0, d, b->weight);
+    for (int64_t i = 0; i < b->tokens * heads; i++)
+        b->k->rms_norm(x + i * d, b->weight, d, (float)b->config.rms_eps, x + i * d);
+}
+
+/* New keys and values go behind what each lane holds. */
+static bool append(struct kv_cpu *b, int64_t layer, struct kv_err *e)
+{
+    int64_t d = kv_cpu_d(b);
+    size_t bytes = sizeof(float) * (size_t)d;
+    for (int p = 0; p < b->n_parts; p++) {
+        const struct kv_seq *s = b->part[p].seq;
+        int64_t tokens = b->part[p].n_new + b->part[p].n_patch, per = s->store_heads / b->config.kv_heads;
+        for (int64_t h = 0; h < s->store_heads; h++) {
+            struct kv_lane_pages *lane = kv_cpu_lane(s, layer, h);
+            if (!take_pages(b, lane, lane->length + tokens, e))
+                return false;
+            for (int64_t t = 0; t < tokens; t++) {
+                int64_t from = ((b->first[p] + t) * b->config.kv_heads + h / per) * d;
+                memcpy(kv_cpu_key(b, lane, lane->length + t), b->key + from, bytes);
+                memcpy(kv_cpu_value(b, lane, lane->length + t), b->value + from, bytes);
+            }
+            lane->length += tokens;
+        }
+    }
+    return true;
+}
+
+static void rotate(struct kv_cpu *b)
+{
+    const struct kv_config *c = &b->config;
+    for (int p = 0; p < b->n_parts; p++)
+        for (int64_t t = 0; t < b->part[p].n_new + b->part[p].n_patch && !b->part[p].seq->slot_positions; t++) {
+            int64_t row = b->first[p] + t;
+            kv_cpu_rotate(b, b->q + row * c->q_heads * c->head_dim, c->q_heads, b->position[row]);
+            kv_cpu_rotate(b, b->key + row * c->kv_heads * c->head_dim, c->kv_heads, b->position[row]);
+        }
+}
+
+static bool attention_layer(struct kv_cpu *b, int64_t layer, kv_layer_hook *hook, void *context, struct kv_err *e)
+{
+    const struct kv_layer_weights *w = &b->weights->layer[layer];
+    norm_rows(b, &w->attention_norm, b->x, b->tokens, b->norm);
+    kv_cpu_linear(b, &w->q, w->q_bias, b->norm, b->tokens, b->q, false);
+    kv_cpu_linear(b, &w->k, w->k_bias, b->norm, b->tokens, b->key, false);
+    kv_cpu_linear(b, &w->v, w->v_bias, b->norm, b->tokens, b->value, false);
+    if (w->q_norm)
+        norm_heads(b, w->q_norm, b->q, b->config.q_heads);
+    if (w->k_norm)
+        norm_heads(b, w->k_norm, b->key, b->config.kv_heads);
+    rotate(b);
+    if (!append(b, layer, e))
+        return false;
+    kv_cpu_attention(b, layer);
+    if (hook && !hook(context, layer, e))
+        return false;
+    for (int p = 0; p < b->n_parts; p++)
+        kv_cpu_keep_queries(b, p, layer);
+    kv_cpu_linear(b, &w->o, w->o_bias, b->attention, b->tokens, b->x, true);
+    return true;
+}
+
+static void mlp_layer(struct kv_cpu *b, int64_t layer)
+{
+    const struct kv_layer_weights *w = &b->weights->layer[layer];
+    norm_rows(b, &w->mlp_norm, b->x, b->tokens, b->norm);
+    kv_cpu_linear(b, &w->gate, w->gate_bias, b->norm, b->tokens, b->gate, false);
+    kv_cpu_linear(b, &w->up, w->up_bias, b->norm, b->tokens, b->up, false);
+    b->k->silu_times(b->gate, b->up, b->tokens * b->config.intermediate);
+    kv_cpu_linear(b, &w->down, w->down_bias, b->gate, b->tokens, b->x, true);
+}
+
+static void make_logits(struct kv_cpu *b)
+{
+    int64_t n = b->config.hidden;
+    for (int p = 0; p < b->n_parts; p++) {
+        const struct kv_part *part = &b->part[p];
+        if (!part->n_logits)
+            continue;
+        norm_rows(b, &b->weights->norm, b->x + (b->first[p] + part->n_new - part->n_logits) * n, part->n_logits,
+                  b->norm);
+        kv_cpu_linear(b, &b->weights->head, NULL, b->norm, part->n_logits, part->logits, false);
+    }
+}
+
+static bool cpu_forward(struct kv_backend *backend, struct kv_part *part, int n_parts, kv_layer_hook *hook,
+                        void *context, struct kv_err *e)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    if (!begin(b, part, n_parts, e))
+        return false;
+    for (int64_t layer = 0; layer < b->config.layers; layer++) {
+        if (!attention_layer(b, layer, hook, context, e))
+            return false;
+        mlp_layer(b, layer);
+    }
+    make_logits(b);
+    for (int p = 0; p < n_parts; p++) {
+        part[p].seq->seen += part[p].n_new;
+        part[p].seq->n_query += part[p].n_new;
+    }
+    return true;
+}
+
+static struct kv_backend_use cpu_use(const struct kv_backend *backend)
+{
+    const struct kv_cpu *b = (const struct kv_cpu *)(const void *)backend;
+    return (struct kv_backend_use){.pages_live = b->pages.live,
+                                   .pages_peak = b->pages.peak,
+                                   .page_bytes = b->pages.page_bytes,
+                                   .resident_bytes = kv_pages_resident(&b->pages),
+                                   .weight_bytes = b->weights->bytes};
+}
+
+const struct kv_backend_ops kv_backend_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .seq_open = cpu_seq_open,
+    .seq_close = cpu_seq_close,
+    .forward = cpu_forward,
+    .channel = kv_cpu_channel,
+    .entries = cpu_entries,
+    .compact = cpu_compact,
+    .use = cpu_use,
+};

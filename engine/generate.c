@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* `kvengine generate` prints text; `kvengine run` also what the policy held, freed and cost. */
+#include "engine/host.h"
+
+#include "sim/core/units.h"
+#include "sim/table.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct kv_option generate_options[] = {
+    KV_HOST_OPTIONS,
+    {.name = "temperature", .letter = 't', .value = "X", .help = "of sampling; 0 (default): the most likely token"},
+    {.name = "top-p", .value = "X", .help = "share of probability that is sampled from (default 1)"},
+    {.name = "seed", .letter = 's', .value = "N", .help = "of sampling (default 0)"},
+    {.name = "no-stop", .help = "go on after the end-of-text token"},
+    {.name = "print-ids", .help = "print token ids instead of text"},
+    KV_OPTIONS_COMMON,
+};
+
+static const struct kv_option run_options[] = {
+    KV_HOST_OPTIONS,
+    {.name = "policy",
+     .value = "SPEC",
+     .repeat = true,
+     .help = "kind[:key=value,...], see 'kvsim policies' (default full); each runs on all prompts"},
+    {.name = "temperature", .letter = 't', .value = "X", .help = "of sampling; 0 (default): the most likely token"},
+    {.name = "top-p", .value = "X", .help = "share of probability that is sampled from (default 1)"},
+    {.name = "seed", .letter = 's', .value = "N", .help = "of sampling (default 0)"},
+    {.name = "no-stop", .help = "go on after the end-of-text token"},
+    {.name = "timeline", .value = "FILE", .help = "write entries, pages and bytes at each pass as CSV"},
+    KV_OPTIONS_TABLE,
+    KV_OPTIONS_COMMON,
+};
+
+/* One sequence and what became of it. */
+struct sequence {
+    struct kv_live live;
+    struct kv_sampler sampler;
+    bool ended;
+    int64_t generated;
+};
+
+static bool read_real(const struct kv_args *args, const char *name, double least, double most, double *out,
+                      struct kv_err *e)
+{
+    const char *text = kv_arg_text(args, name, NULL);
+    char *behind;
+    if (!text)
+        return true;
+    *out = strtod(text, &behind);
+    return (behind != text && !*behind && *out >= least && *out <= most) ||
+           kv_fail(e, KV_USAGE, "--%s '%s' is no number from %g to %g", name, text, least, most);
+}
+
+static bool read_sampling(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    int64_t seed = 0;
+    h->sampler.top_p = 1;
+    if (!read_real(args, "temperature", 0, 100, &h->sampler.temperature, e) ||
+        !read_real(args, "top-p", 0, 1, &h->sampler.top_p, e) ||
+        !kv_arg_count(args, "seed", 0, INT64_C(1) << 53, &seed, a, e))
+        return e->n == 0;
+    h->sampler.seed = (uint64_t)seed;
+    return !e->n;
+}
+
+/* The token after the last pass, once the prompt is through. */
+static void choose(const struct kv_host *h, struct sequence *s, bool stops)
+{
+    struct kv_live *l = &s->live;
+    if (s->ended || l->cache.seen < l->n_token)
+        return;
+    if (s->generated == l->request.output) {
+        s->ended = true;
+        return;
+    }
+    int32_t token = kv_sample(&s->sampler, l->logits, h->weights.config.vocab, (uint64_t)s->generated++);
+    kv_live_add(l, token);
+    s->ended = s->generated == l->request.output || (stops && kv_host_ends(h, token));
+}
+
+static bool open_sequences(struct kv_host *h, const struct kv_policy *policy, struct sequence *s, struct kv_arena *a,
+                           struct kv_err *e)
+{
+    for (int i = 0; i < h->n_prompts; i++) {
+        s[i] = (struct sequence){.sampler = h->sampler};
+        s[i].sampler.stream = (uint64_t)i;
+        if (!kv_live_open(&s[i].live, h->backend, &h->weights, policy, &h->run, h->prompt[i].id, h->prompt[i].n,
+                          h->output, 0, h->asked.page, false, a, e))
+            return kv_while(e, "%s", h->prompt[i].name);
+    }
+    return true;
+}
+
+static void close_sequences(struct sequence *s, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (s[i].live.backend)
+            kv_live_close(&s[i].live);
+}
+
+/* All sequences together, until each has ended. */
+static bool run_all(const struct kv_host *h, struct sequence *s, bool stops,
+                    void (*told)(const struct kv_host *, struct sequence *, int), struct kv_arena *a, struct kv_err *e)
+{
+    int n = h->n_prompts;
+    struct kv_live **live = KV_NEW_N(a, struct kv_live *, n);
+    while (!kv_host_interrupted()) {
+        int going = 0;
+        for (int i = 0; i < n; i++)
+            if (!s[i].ended)
+                live[going++] = &s[i].live;
+        if (!going)
+            return true;
+        if (!kv_live_step(live, going, e))
+            return false;
+        for (int i = 0; i < n; i++) {
+            int64_t before = s[i].generated;
+            choose(h, &s[i], stops);
+            if (told && s[i].generated > before)
+                told(h, s, i);
+        }
+    }
+    return kv_fail(e, KV_ENV, "interrupted");
+}
+
+/* ---- generate ---- */
+
+static bool print_text(const struct kv_host *h, const struct sequence *s, bool ids, struct kv_err *e)
+{
+    const struct kv_live *l = &s->live;
+    const int32_t *token = l->token + l->request.prompt;
+    char *text;
+    size_t bytes;
+    if (ids || !h->tokenizer) {
+        for (int64_t i = 0; i < s->generated; i++)
+            printf("%s%d", i ? "," : "", token[i]);
+        putchar('\n');
+        return true;
+    }
+    if (!kv_tokenizer_decode(h->tokenizer, token, s->generated, false, &text, &bytes, e))
+        return false;
+    fwrite(text, 1, bytes, stdout);
+    putchar('\n');
+    free(text);
+    return true;
+}
+
+static bool generate(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_host h;
+    struct kv_policy full;
+    bool good =
+        kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e) && kv_policy_from_spec(&full, "full", a, e);
+    struct sequence *s = good ? KV_NEW_N(a, struct sequence, h.n_prompts) : NULL;
+    kv_host_catch_signals();
+    good = good && open_sequences(&h, &full, s, a, e) && run_all(&h, s, !kv_arg_flag(args, "no-stop"), NULL, a, e);
+    for (int i = 0; good && i < h.n_prompts; i++)
+        good = print_text(&h, &s[i], kv_arg_flag(args, "print-ids"), e);
+    if (s)
+        close_sequences(s, h.n_prompts);
+    kv_host_close(&h);
+    return good;
+}
+
+const struct kv_command kv_command_generate = {
+    .name = "generate",
+    .program = "kvengine",
+    .operands = "MODEL",
+    .summary = "Text from a model, with the full cache.",
+    .about = "MODEL is a Hugging Face folder: config.json, model.safetensors, tokenizer.json.",
+    .least = 1,
+    .most = 1,
+    .option = generate_options,
+    .n_options = sizeof generate_options / sizeof *generate_options,
+    .run = generate,
+};
+
+/* ---- run ---- */
+
+static const struct kv_column columns[] = {
+    {"policy", "policy", KV_CELL_TEXT},
+    {"prompt", "prompt", KV_CELL_TEXT},
+    {"prompt_tokens", "prompt\ntokens", KV_CELL_COUNT},
+    {"generated_tokens", "generated", KV_CELL_COUNT},
+    {"kv_footprint", "KV\nfootprint", KV_CELL_SHARE},
+    {"kv_peak", "KV\npeak", KV_CELL_SHARE},
+    {"held_peak_bytes", "held\nat peak", KV_CELL_BYTES},
+    {"pages_peak_bytes", "in pages\nat peak", KV_CELL_BYTES},
+    {"pages_end_bytes", "at the\nend", KV_CELL_BYTES},
+    {"pool_pages", NULL, KV_CELL_COUNT},
+    {"resident_bytes", "resident", KV_CELL_BYTES},
+    {"ties", NULL, KV_CELL_COUNT},
+    {"passes", NULL, KV_CELL_COUNT},
+    {"prefill_s", "prefill\ns", KV_CELL_REAL},
+    {"score_s", "scores\ns", KV_CELL_REAL},
+    {"evict_s", "eviction\ns", KV_CELL_REAL},
+    {"pass_s", "all\ns", KV_CELL_REAL},
+    {"text", NULL, KV_CELL_TEXT},
+};
+
+static const char *text_of(const struct kv_host *h, const struct sequence *s, struct kv_arena *a)
+{
+    char *text;
+    size_t bytes;
+    struct kv_err ignored = {0};
+    if (!h->tokenizer || !kv_tokenizer_decode(h->tokenizer, s->live.token + s->live.request.prompt, s->generated, false,
+                                              &text, &bytes, &ignored))
+        return NULL;
+    const char *copy = kv_copy_part(a, text, bytes);
+    free(text);
+    return copy;
+}
+
+static void fill_row(const struct kv_host *h, const struct sequence *s, const char *prompt, double prefill_s,
+                     struct kv_table *t, struct kv_arena *a)
+{
+    const struct kv_live *l = &s->live;
+    const struct kv_ledger *g = &l->cache.ledger;
+    struct kv_backend_use use = h->backend->ops->use(h->backend);
+    double lanes = (double)g->lanes, steps = (double)g->steps;
+    int64_t page = kv_ledger_page_bytes(g, KV_PER_HEAD), ties = 0;
+    for (int64_t i = 0; i < l->cache.lanes; i++)
+        ties += l->cache.lane[i].ties;
+    struct kv_cell *row = kv_table_row(t);
+    kv_set_text(t, row, "policy", l->policy.name);
+    kv_set_text(t, row, "prompt", prompt);
+    kv_set_whole(t, row, "prompt_tokens", l->request.prompt);
+    kv_set_whole(t, row, "generated_tokens", s->generated);
+    kv_set_real(t, row, "kv_footprint", (double)g->entry_steps / (lanes * steps * (steps + 1) / 2));
+    kv_set_real(t, row, "kv_peak", (double)g->entries[KV_SCOPE_LAYER].value / (lanes * steps));
+    kv_set_whole(t, row, "held_peak_bytes", g->peak_bytes[KV_SCOPE_LAYER]);
+    kv_set_whole(t, row, "pages_peak_bytes", g->pages[KV_PER_HEAD][KV_COMPACT].peak[KV_SCOPE_LAYER].value * page);
+    kv_set_whole(t, row, "pages_end_bytes", g->pages[KV_PER_HEAD][KV_COMPACT].end * page);
+    kv_set_whole(t, row, "pool_pages", use.pages_live);
+    kv_set_whole(t, row, "resident_bytes", use.resident_bytes);
+    kv_set_whole(t, row, "ties", ties);
+    kv_set_whole(t, row, "passes", g->passes);
+    kv_set_real(t, row, "prefill_s", prefill_s);
+    kv_set_real(t, row, "score_s", l->score_s);
+    kv_set_real(t, row, "evict_s", l->evict_s);
+    kv_set_real(t, row, "pass_s", l->pass_s);
+    kv_set_text(t, row, "text", text_of(h, s, a));
+}
+
+static bool run_policy(struct kv_host *h, const char *spec, bool stops, struct kv_table *t, struct kv_arena *a,
+                       struct kv_err *e)
+{
+    struct kv_policy policy;
+    if (!kv_policy_from_spec(&policy, spec, a, e))
+        return false;
+    struct sequence *s = KV_NEW_N(a, struct sequence, h->n_prompts);
+    bool good = open_sequences(h, &policy, s, a, e) && run_all(h, s, stops, NULL, a, e);
+    for (int i = 0; good && i < h->n_prompts; i++)
+        fill_row(h, &s[i], h->prompt[i].name, NAN, t, a);
+    close_sequences(s, h->n_prompts);
+    return good;
+}
+
+static void print(const struct kv_table *t, const struct kv_args *args)
+{
+    if (kv_arg_flag(args, "csv")) {
+        kv_table_csv(t, stdout);
+    } else if (kv_arg_flag(args, "json")) {
+        json_t *root = kv_table_json(t);
+        kv_json_print(root, stdout);
+        json_decref(root);
+    } else {
+        kv_table_print(t, stdout);
+        for (int i = 0; i < t->n_rows; i++) {
+            const char *text = t->cell[(i + 1) * t->n_columns - 1].text;
+            if (text)
+                printf("\n%s, %s:\n%s\n", t->cell[i * t->n_columns].text, t->cell[i * t->n_columns + 1].text, text);
+        }
+    }
+}
+
+static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_host h;
+    struct kv_table t;
+    int n = kv_arg_times(args, "policy");
+    bool good = kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e);
+    kv_host_catch_signals();
+    kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
+    for (int i = 0; good && i < (n ? n : 1); i++)
+        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", !kv_arg_flag(args, "no-stop"), &t, a, e);
+    if (good)
+        print(&t, args);
+    kv_host_close(&h);
+    return good;
+}
+
+const struct kv_command kv_command_run = {
+    .name = "run",
+    .program = "kvengine",
+    .operands = "MODEL",
+    .summary = "Prompts under eviction policies: text, footprint, pages, resident bytes, time.",
+    .least = 1,
+    .most = 1,
+    .option = run_options,
+    .n_options = sizeof run_options / sizeof *run_options,
+    .run = run,
+};
