@@ -8,9 +8,10 @@
 #define KV_VERSION "unknown"
 #endif
 
-extern const struct kv_command kv_command_generate, kv_command_run, kv_command_record;
+extern const struct kv_command kv_command_generate, kv_command_run, kv_command_record, kv_command_verify;
 
-static const struct kv_command *const commands[] = {&kv_command_generate, &kv_command_run, &kv_command_record, NULL};
+static const struct kv_command *const commands[] = {&kv_command_generate, &kv_command_run, &kv_command_record,
+                                                    &kv_command_verify, NULL};
 
 static const struct kv_program kvengine = {
     .name = "kvengine",

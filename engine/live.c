@@ -86,9 +86,8 @@ int32_t kv_live_greedy(const struct kv_live *l)
 
 /* ---- a layer ---- */
 
-/* Query heads apart where the policy pools or picks among them before it adds them up; else their sum, which is cheaper
- * to make and to record. */
-static bool needs_query_rows(const struct kv_live *l)
+/* Else their sum, which is cheaper to make and to record. */
+bool kv_live_query_rows(const struct kv_live *l)
 {
     const struct kv_score *s = l->policy.score;
     const struct kv_recipe_keys *r = l->policy.score_params;
@@ -124,10 +123,9 @@ static bool fetch_scores(struct kv_live *l, int part, int64_t layer, struct kv_e
     int64_t window = l->policy.score->window ? l->policy.keys.window_size : l->seq.window;
     l->rows = l->query_rows ? l->shape.q_heads / heads : 1;
     for (int k = 0; k < KV_SCORE_CHANNELS; k++)
-        if (l->wants & KV_BIT(k) &&
-            (!make_rows(l, k, heads * l->rows * l->stride + KV_SLACK, e) ||
-             !ops->channel(l->backend, part, layer, (enum kv_channel)k, window, l->pass.n_unit,
-                           l->query_rows, l->row[k], l->rows * l->stride, l->stride, e)))
+        if (l->wants & KV_BIT(k) && (!make_rows(l, k, heads * l->rows * l->stride + KV_SLACK, e) ||
+                                     !ops->channel(l->backend, part, layer, (enum kv_channel)k, window, l->pass.n_unit,
+                                                   l->query_rows, l->row[k], l->rows * l->stride, l->stride, e)))
             return false;
     return true;
 }
@@ -169,7 +167,7 @@ static bool layer_ends(struct kv_live *l, int part, int64_t layer, struct kv_err
     bool watched_rows = false;
     double start = now();
     unsigned wants = kv_cache_wants(&l->cache, layer);
-    l->query_rows = needs_query_rows(l);
+    l->query_rows = kv_live_query_rows(l);
     l->wants = wants;
     if (l->watch)
         l->wants |= l->watch->wants(l->watch->context, l, &watched_rows);

@@ -64,6 +64,10 @@ bool kv_live_next(const struct kv_live *l);
 /* One pass of each of n sequences, in one forward. Those without a next pass are left out. */
 bool kv_live_step(struct kv_live **l, int n, struct kv_err *e);
 
+/* Whether the policy pools or picks among the query heads of a KV head before it adds them up: then rows are of each.
+ */
+bool kv_live_query_rows(const struct kv_live *l);
+
 /* Adds a token to be fed next. */
 void kv_live_add(struct kv_live *l, int32_t token);
 

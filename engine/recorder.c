@@ -153,14 +153,15 @@ static bool take_ragged(struct kv_recorder *r, int channel, int64_t layer, struc
 {
     struct kv_live *l = r->live;
     const struct kv_trace_channel *c = &r->channel[channel];
-    int64_t heads = l->shape.store_heads;
+    int64_t heads = l->shape.store_heads, rows = kv_channels[c->what].attention ? l->rows : 1, at = 0;
+    for (int64_t i = 0; i < layer * heads; i++)
+        at += r->length[i] * rows;
     for (int64_t h = 0; h < heads; h++) {
-        int64_t held = r->length[layer * heads + h], at = 0;
-        for (int64_t i = 0; i < layer * heads + h; i++)
-            at += r->length[i];
-        if (!make_row(r, channel, at + held, e))
+        int64_t held = r->length[layer * heads + h];
+        if (!make_row(r, channel, at + held * rows, e))
             return false;
-        memcpy(r->row[channel] + at, l->row[c->what] + h * l->rows * l->stride, sizeof(float) * (size_t)held);
+        for (int64_t i = 0; i < rows; i++, at += held)
+            memcpy(r->row[channel] + at, l->row[c->what] + (h * l->rows + i) * l->stride, sizeof(float) * (size_t)held);
     }
     return true;
 }
@@ -348,7 +349,10 @@ bool kv_recorder_open(struct kv_recorder **out, const char *path, const struct k
     const struct kv_config *c = &l->weights->config;
     int64_t lanes = l->shape.layers * l->shape.store_heads;
     *r = (struct kv_recorder){.asked = *asked, .live = l, .closed = l->policy.law->room != NULL};
-    r->asked.window = r->closed ? l->policy.keys.window_size : asked->window;
+    if (r->closed) { /* what its policy is fed with, as it is fed */
+        r->asked.window = l->policy.keys.window_size;
+        r->asked.query_rows = kv_live_query_rows(l);
+    }
     r->channel = KV_NEW_N(a, struct kv_trace_channel, KV_CHANNELS);
     r->row = KV_NEW_N(a, float *, KV_CHANNELS);
     r->row_room = KV_NEW_N(a, int64_t, KV_CHANNELS);

@@ -3,11 +3,11 @@
 
 const char *const kv_dtype_names[] = {"bf16", "fp16", "fp32", "fp8", "int8", "int4", NULL};
 
-const char *const kv_dtype_choices[] = {"auto", "bf16", "fp16", "fp8", "int8", "int4", NULL};
+const char *const kv_dtype_choices[] = {"auto", "bf16", "fp16", "fp32", "fp8", "int8", "int4", NULL};
 
 enum kv_dtype kv_dtype_of_choice(int choice, enum kv_dtype otherwise)
 {
-    static const enum kv_dtype dtype[] = {KV_BF16, KV_BF16, KV_FP16, KV_FP8, KV_INT8, KV_INT4};
+    static const enum kv_dtype dtype[] = {KV_BF16, KV_BF16, KV_FP16, KV_FP32, KV_FP8, KV_INT8, KV_INT4};
     return choice ? dtype[choice] : otherwise;
 }
 
