@@ -2,7 +2,8 @@
 /* `kvengine generate` prints text; `kvengine run` also what the policy held, freed and cost. */
 #include "engine/host.h"
 
-#include "sim/core/units.h"
+#include "sim/output.h"
+#include "sim/progress.h"
 #include "sim/table.h"
 
 #include <math.h>
@@ -41,6 +42,9 @@ struct sequence {
     struct kv_sampler sampler;
     bool ended;
     int64_t generated;
+    double prefill_s;          /* when the prompt was through; NaN: not yet */
+    struct kv_table *timeline; /* or NULL */
+    const char *prompt;
 };
 
 static bool read_real(const struct kv_args *args, const char *name, double least, double most, double *out,
@@ -82,11 +86,12 @@ static void choose(const struct kv_host *h, struct sequence *s, bool stops)
     s->ended = s->generated == l->request.output || (stops && kv_host_ends(h, token));
 }
 
-static bool open_sequences(struct kv_host *h, const struct kv_policy *policy, struct sequence *s, struct kv_arena *a,
-                           struct kv_err *e)
+static bool open_sequences(struct kv_host *h, const struct kv_policy *policy, struct sequence *s,
+                           struct kv_table *timeline, struct kv_arena *a, struct kv_err *e)
 {
     for (int i = 0; i < h->n_prompts; i++) {
-        s[i] = (struct sequence){.sampler = h->sampler};
+        s[i] = (struct sequence){
+            .sampler = h->sampler, .prefill_s = NAN, .prompt = h->prompt[i].name, .timeline = timeline};
         s[i].sampler.stream = (uint64_t)i;
         if (!kv_live_open(&s[i].live, h->backend, &h->weights, policy, &h->run, h->prompt[i].id, h->prompt[i].n,
                           h->output, 0, h->asked.page, false, a, e))
@@ -102,29 +107,82 @@ static void close_sequences(struct sequence *s, int n)
             kv_live_close(&s[i].live);
 }
 
-/* All sequences together, until each has ended. */
-static bool run_all(const struct kv_host *h, struct sequence *s, bool stops,
-                    void (*told)(const struct kv_host *, struct sequence *, int), struct kv_arena *a, struct kv_err *e)
+static const struct kv_column timeline_columns[] = {
+    {"policy", NULL, KV_CELL_TEXT},       {"prompt", NULL, KV_CELL_TEXT},
+    {"pass", NULL, KV_CELL_COUNT},        {"seen_tokens", NULL, KV_CELL_COUNT},
+    {"phase", NULL, KV_CELL_TEXT},        {"entries_in_pass", NULL, KV_CELL_COUNT},
+    {"entries_end", NULL, KV_CELL_COUNT}, {"in_pass_bytes", NULL, KV_CELL_BYTES},
+    {"end_bytes", NULL, KV_CELL_BYTES},   {"resident_bytes", NULL, KV_CELL_BYTES},
+    {"pass_s", NULL, KV_CELL_REAL},
+};
+
+/* What the last pass of a sequence left. */
+static void add_timeline(const struct kv_host *h, const struct sequence *s, double seconds)
 {
-    int n = h->n_prompts;
-    struct kv_live **live = KV_NEW_N(a, struct kv_live *, n);
-    while (!kv_host_interrupted()) {
-        int going = 0;
-        for (int i = 0; i < n; i++)
-            if (!s[i].ended)
-                live[going++] = &s[i].live;
-        if (!going)
-            return true;
-        if (!kv_live_step(live, going, e))
-            return false;
-        for (int i = 0; i < n; i++) {
-            int64_t before = s[i].generated;
-            choose(h, &s[i], stops);
-            if (told && s[i].generated > before)
-                told(h, s, i);
-        }
+    const struct kv_live *l = &s->live;
+    const struct kv_ledger *g = &l->cache.ledger;
+    const struct kv_table *t = s->timeline;
+    int64_t page = kv_ledger_page_bytes(g, KV_PER_HEAD);
+    struct kv_cell *row = kv_table_row(s->timeline);
+    kv_set_text(t, row, "policy", l->policy.name);
+    kv_set_text(t, row, "prompt", s->prompt);
+    kv_set_whole(t, row, "pass", l->pass.index);
+    kv_set_whole(t, row, "seen_tokens", l->cache.seen);
+    kv_set_text(t, row, "phase", l->pass.decode_step >= 0 ? "decode" : "prefill");
+    kv_set_whole(t, row, "entries_in_pass", g->pass_entries[KV_SCOPE_LAYER]);
+    kv_set_whole(t, row, "entries_end", g->end_entries);
+    kv_set_whole(t, row, "in_pass_bytes", g->pass_pages[KV_PER_HEAD][KV_COMPACT][KV_SCOPE_LAYER] * page);
+    kv_set_whole(t, row, "end_bytes", g->pages[KV_PER_HEAD][KV_COMPACT].end * page);
+    kv_set_whole(t, row, "resident_bytes", h->backend->ops->use(h->backend).resident_bytes);
+    kv_set_real(t, row, "pass_s", seconds);
+}
+
+/* One pass of all sequences that have not ended, together. */
+static bool step_all(const struct kv_host *h, struct sequence *s, struct kv_live **live, bool stops,
+                     struct kv_progress *progress, struct kv_err *e)
+{
+    int going = 0;
+    double before[h->n_prompts];
+    int64_t seen = 0;
+    for (int i = 0; i < h->n_prompts; i++) {
+        before[i] = s[i].live.pass_s;
+        seen -= s[i].live.cache.seen;
+        if (!s[i].ended)
+            live[going++] = &s[i].live;
     }
-    return kv_fail(e, KV_ENV, "interrupted");
+    if (!kv_live_step(live, going, e))
+        return false;
+    for (int i = 0; i < h->n_prompts; i++) {
+        struct kv_live *l = &s[i].live;
+        seen += l->cache.seen;
+        if (isnan(s[i].prefill_s) && l->cache.seen >= l->request.prefill)
+            s[i].prefill_s = l->pass_s;
+        if (!s[i].ended && s[i].timeline)
+            add_timeline(h, &s[i], l->pass_s - before[i]);
+        choose(h, &s[i], stops);
+    }
+    kv_progress_add(progress, seen);
+    return true;
+}
+
+/* All sequences together, until each has ended. */
+static bool run_all(const struct kv_host *h, struct sequence *s, bool stops, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_live **live = KV_NEW_N(a, struct kv_live *, h->n_prompts);
+    struct kv_progress progress;
+    int64_t tokens = 0;
+    bool good = true;
+    for (int i = 0; i < h->n_prompts; i++)
+        tokens += kv_request_steps(&s[i].live.request);
+    kv_progress_start(&progress, "tokens run", tokens, h->quiet);
+    for (bool going = true; good && going && !kv_host_interrupted();) {
+        good = step_all(h, s, live, stops, &progress, e);
+        going = false;
+        for (int i = 0; i < h->n_prompts; i++)
+            going |= !s[i].ended;
+    }
+    kv_progress_end(&progress);
+    return good && (!kv_host_interrupted() || kv_fail(e, KV_ENV, "interrupted"));
 }
 
 /* ---- generate ---- */
@@ -157,7 +215,7 @@ static bool generate(const struct kv_args *args, struct kv_arena *a, struct kv_e
         kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e) && kv_policy_from_spec(&full, "full", a, e);
     struct sequence *s = good ? KV_NEW_N(a, struct sequence, h.n_prompts) : NULL;
     kv_host_catch_signals();
-    good = good && open_sequences(&h, &full, s, a, e) && run_all(&h, s, !kv_arg_flag(args, "no-stop"), NULL, a, e);
+    good = good && open_sequences(&h, &full, s, NULL, a, e) && run_all(&h, s, !kv_arg_flag(args, "no-stop"), a, e);
     for (int i = 0; good && i < h.n_prompts; i++)
         good = print_text(&h, &s[i], kv_arg_flag(args, "print-ids"), e);
     if (s)
@@ -246,16 +304,16 @@ static void fill_row(const struct kv_host *h, const struct sequence *s, const ch
     kv_set_text(t, row, "text", text_of(h, s, a));
 }
 
-static bool run_policy(struct kv_host *h, const char *spec, bool stops, struct kv_table *t, struct kv_arena *a,
-                       struct kv_err *e)
+static bool run_policy(struct kv_host *h, const char *spec, bool stops, struct kv_table *t, struct kv_table *timeline,
+                       struct kv_arena *a, struct kv_err *e)
 {
     struct kv_policy policy;
     if (!kv_policy_from_spec(&policy, spec, a, e))
         return false;
     struct sequence *s = KV_NEW_N(a, struct sequence, h->n_prompts);
-    bool good = open_sequences(h, &policy, s, a, e) && run_all(h, s, stops, NULL, a, e);
+    bool good = open_sequences(h, &policy, s, timeline, a, e) && run_all(h, s, stops, a, e);
     for (int i = 0; good && i < h->n_prompts; i++)
-        fill_row(h, &s[i], h->prompt[i].name, NAN, t, a);
+        fill_row(h, &s[i], h->prompt[i].name, s[i].prefill_s, t, a);
     close_sequences(s, h->n_prompts);
     return good;
 }
@@ -278,16 +336,30 @@ static void print(const struct kv_table *t, const struct kv_args *args)
     }
 }
 
+static bool write_timeline(const struct kv_table *t, const char *path, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_out out;
+    if (!kv_out_open(&out, path, a, e))
+        return false;
+    kv_table_csv(t, out.file);
+    return kv_out_close(&out, e);
+}
+
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_host h;
-    struct kv_table t;
+    struct kv_table t, timeline;
+    const char *path = kv_arg_text(args, "timeline", NULL);
     int n = kv_arg_times(args, "policy");
+    kv_table_open(&timeline, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
     bool good = kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e);
     kv_host_catch_signals();
     kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
     for (int i = 0; good && i < (n ? n : 1); i++)
-        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", !kv_arg_flag(args, "no-stop"), &t, a, e);
+        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", !kv_arg_flag(args, "no-stop"), &t,
+                          path ? &timeline : NULL, a, e);
+    if (good && path)
+        good = write_timeline(&timeline, path, a, e);
     if (good)
         print(&t, args);
     kv_host_close(&h);

@@ -8,10 +8,11 @@
 #define KV_VERSION "unknown"
 #endif
 
-extern const struct kv_command kv_command_generate, kv_command_run, kv_command_record, kv_command_verify;
+extern const struct kv_command kv_command_generate, kv_command_run, kv_command_record, kv_command_verify,
+    kv_command_profile;
 
-static const struct kv_command *const commands[] = {&kv_command_generate, &kv_command_run, &kv_command_record,
-                                                    &kv_command_verify, NULL};
+static const struct kv_command *const commands[] = {&kv_command_generate, &kv_command_run,     &kv_command_record,
+                                                    &kv_command_verify,   &kv_command_profile, NULL};
 
 static const struct kv_program kvengine = {
     .name = "kvengine",

@@ -46,8 +46,8 @@ static int64_t load_query(const struct look *l, int64_t i, int64_t queries, floa
     const float *from;
     if (back <= tokens)
         from = b->q + ((l->row + tokens - back) * heads + l->head) * d;
-    else
-        from = s->query + ((l->layer * s->window + s->window - (back - p->n_patch)) * heads + l->head) * d;
+    else /* of an earlier pass */
+        from = s->query + ((l->layer * s->window + s->window - (back - tokens)) * heads + l->head) * d;
     memcpy(q, from, sizeof *q * (size_t)d);
     if (s->slot_positions)
         kv_cpu_rotate(b, q, 1, l->lane->length - back);

@@ -233,6 +233,11 @@ static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv
         last = end > last ? end : last;
     }
     b->tokens = rows;
+    if (b->config.sliding_window && last > b->config.sliding_window)
+        return kv_fail(e, KV_USAGE,
+                       "the model attends over a sliding window of %lld tokens, which is not computed here; prompt and "
+                       "output must fit into the window, and one has %lld tokens",
+                       (long long)b->config.sliding_window, (long long)last);
     if (!make_rows(b, rows, e) || !make_rope(b, last + 1, e))
         return false;
     for (int p = 0; p < n_parts; p++)
