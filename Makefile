@@ -43,7 +43,7 @@ export GOLDEN ONLY
 CORE_C   := $(wildcard sim/core/*.c sim/policies/*.c)
 TRACE_C  := $(wildcard traces/*.c)
 # What the command lines of both programs share.
-SHELL_C  := $(addprefix sim/,program.c cli.c table.c csv.c output.c progress.c team.c)
+SHELL_C  := $(addprefix sim/,program.c cli.c table.c csv.c output.c progress.c team.c manual.c)
 SIM_C    := $(filter-out sim/kvsim.c $(SHELL_C),$(wildcard sim/*.c))
 ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)
@@ -199,8 +199,8 @@ $(test_programs) $(fuzz_programs) $(bench_programs) $(validate_programs): %: %.o
 # Each test is a command line that speaks TAP.
 golden_test := $(if $(GOLDEN),'$(B)/golden --tap "$$GOLDEN"','echo "no golden data; GOLDEN=DIR says where they are"; exit 77')
 fuzz_names := $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_C))
-test: kvsim $(test_programs) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
-	@KVSIM="$$PWD/$(B)/kvsim" sh tests/run.sh -j $(JOBS) $(test_programs) \
+test: $(PROGRAMS) $(test_programs) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
+	@KVSIM="$$PWD/$(B)/kvsim" KVENGINE="$$PWD/$(B)/kvengine" sh tests/run.sh -j $(JOBS) $(test_programs) \
 	  $(foreach n,$(fuzz_names),'$(B)/tests/fuzz/fuzz_$n tests/fuzz/corpus/$n') $(CLI_SH:%='sh %') $(if $(GOLDEN_C),$(golden_test))
 
 golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folder GOLDEN
@@ -233,10 +233,10 @@ demo: $(PROGRAMS) ## plan the quick-start scenario; record a small model that mu
 	$(B)/kvengine run models/recall-870k --prompt-file traces/samples/needle.txt -n 3 --chunk 128 --policy full --policy random:keep=30% \
 	  --policy snapkv:when=postfill,window_size=32,keep=30% --policy streaming:sink_size=4,recent_size=256
 
-docs: kvsim ## rewrite the pages that come from tables, check the man pages
+docs: $(PROGRAMS) ## rewrite the pages that come from tables, check the man pages
 	$(B)/kvsim config template --markdown >docs/CONFIG.md.new && mv docs/CONFIG.md.new docs/CONFIG.md
 	$(B)/kvsim policies --markdown >docs/POLICIES.md.new && mv docs/POLICIES.md.new docs/POLICIES.md
-	$(B)/kvsim --man >docs/kvsim.1.new && mv docs/kvsim.1.new docs/kvsim.1
+	for program in $(PROGRAMS); do $(B)/$$program --man >docs/$$program.1.new && mv docs/$$program.1.new docs/$$program.1; done
 	mandoc -Tlint -Wwarning docs/*.1
 
 install: all ## install the programs, presets, plot scripts and man pages

@@ -19,6 +19,14 @@ static const struct kv_program kvengine = {
     .version = KV_VERSION,
     .title = "a Llama engine that runs KV policies live and records attention",
     .command = commands,
+    .description = "runs Llama-like models from Hugging Face folders, under KV eviction policies on a paged cache that "
+                   "really frees\n"
+                   "memory; records traces for\n.Xr kvsim 1 ,\nand verifies it.\n",
+    .sections = ".Sh POLICIES\nAs in\n.Xr kvsim 1 ;\n.Ql kvsim policies\nlists them.\n"
+                ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n.It Ev KVSIM_SIMD\nportable, avx2 or avx512: the widest "
+                "instructions that are "
+                "used.\n.It Ev TMPDIR\nWhere\n.Cm verify\nputs its traces.\n.El\n",
+    .sibling = "kvsim",
 };
 
 int main(int argc, char **argv)

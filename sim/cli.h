@@ -40,9 +40,6 @@ struct kv_args {
     bool help;
 };
 
-/* The commands, NULL at the end. */
-extern const struct kv_command *const kv_commands[];
-
 bool kv_args_parse(struct kv_args *args, const struct kv_command *command, int argc, char **argv, struct kv_arena *a,
                    struct kv_err *e);
 
@@ -57,7 +54,6 @@ bool kv_arg_choice(const struct kv_args *args, const char *name, const char *con
                    struct kv_arena *a, struct kv_err *e);
 
 void kv_print_usage(const struct kv_command *command);
-void kv_print_manual(void); /* kvsim(1) as mdoc, from the table */
 
 /* Options every command has: help, quiet, verbose. Those with a table: json, csv. */
 #define KV_OPTIONS_COMMON                                                                                              \

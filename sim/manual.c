@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* kvsim(1), from the command table: `kvsim --man` prints it, `make docs` keeps it in docs/kvsim.1. */
-#include "sim/cli.h"
+/* A program's manual page, from its command table: `--man` prints it, `make docs` keeps it in docs/. */
+#include "sim/program.h"
 
+#include <ctype.h>
 #include <stdio.h>
 
 /* Text as roff: its own characters made harmless. */
@@ -34,9 +35,9 @@ static void print_option(const struct kv_option *o)
     fputs(o->repeat ? "; may be given again.\n" : ".\n", stdout);
 }
 
-static void print_command(const struct kv_command *c)
+static void print_command(const struct kv_program *p, const struct kv_command *c)
 {
-    printf(".Ss kvsim %s", c->name);
+    printf(".Ss %s %s", p->name, c->name);
     if (*c->operands) {
         putchar(' ');
         print_text(c->operands);
@@ -55,41 +56,31 @@ static void print_command(const struct kv_command *c)
     fputs(".El\n", stdout);
 }
 
-void kv_print_manual(void)
+void kv_print_manual(const struct kv_program *p)
 {
-    fputs(".\\\" SPDX-License-Identifier: GPL-3.0-or-later\n"
-          ".\\\" Made by 'kvsim --man'; do not edit.\n"
-          ".Dd November 21, 2026\n.Dt KVSIM 1\n.Os\n.Sh NAME\n.Nm kvsim\n.Nd what a KV cache costs\n"
-          ".Sh SYNOPSIS\n.Nm\n.Ar command\n.Op Ar option ...\n"
-          ".Sh DESCRIPTION\n.Nm\ncounts the KV cache of language models under eviction policies: entries held, bytes "
-          "in pages,\n"
-          "bytes returned, peaks within forward passes, and how many requests fit on a device.\n"
-          "Results go to standard output or into a folder, everything else to standard error.\n"
-          ".Sh COMMANDS\n",
-          stdout);
-    for (int i = 0; kv_commands[i]; i++)
-        print_command(kv_commands[i]);
-    fputs(".Sh POLICIES\nA policy is given as\n.Ar kind Ns Op : Ns Ar key Ns = Ns Ar value , Ns ...\n"
-          "on the command line, and as a section\n.Li [policy NAME]\nof a config with the same keys.\n"
-          "A budget is exactly one of\n.Li keep ,\n.Li compression_ratio ,\n.Li tokens\nand\n.Li bytes ,\n"
-          "for each lane, window included.\n"
-          ".Sh BATCH FILES\n"
-          "A CSV whose header names\n.Li prompt_len , response_len , prefill_chunk_size\nand either\n"
-          ".Li sink_tokens , local_window_size , kv_sparsity , head_sparsity\nor\n"
-          ".Li locret_sparsity , locret_local_len , locret_stabilizers ,\n"
-          "in any order; other columns are kept.\n"
-          "Each row comes back with\n.Li kv_footprint\nand\n.Li kv_peak\n"
-          "of the paper's accounting behind it, as the shortest decimals that read back to the same number.\n"
-          ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n.It Ev KVSIM_DATA\n"
-          "The folder that holds\n.Pa models ,\n.Pa configs\nand\n.Pa plots ,\nwhen it is neither beside the program "
-          "nor above it.\n"
-          ".It Ev NO_COLOR\nNo colour in plots on a terminal.\n.El\n"
-          ".Sh EXIT STATUS\n.Bl -tag -width Ds -compact\n.It 0\ndone\n.It 1\nthe answer is no: nothing fits\n"
+    printf(".\\\" SPDX-License-Identifier: GPL-3.0-or-later\n"
+           ".\\\" Made by '%s --man'; do not edit.\n"
+           ".Dd November 21, 2026\n.Dt ",
+           p->name);
+    for (const char *c = p->name; *c; c++)
+        putchar(toupper((unsigned char)*c));
+    printf(" 1\n.Os\n.Sh NAME\n.Nm %s\n.Nd %s\n.Sh SYNOPSIS\n.Nm\n.Ar command\n.Op Ar option ...\n"
+           ".Sh DESCRIPTION\n.Nm\n%s"
+           "Results go to standard output or into files, everything else to standard error.\n"
+           ".Sh COMMANDS\n",
+           p->name, p->title, p->description);
+    for (int i = 0; p->command[i]; i++)
+        print_command(p, p->command[i]);
+    fputs(p->sections, stdout);
+    fputs(".Sh EXIT STATUS\n.Bl -tag -width Ds -compact\n.It 0\ndone\n.It 1\nthe answer is no: nothing fits, outside "
+          "tolerance\n"
           ".It 2\nwrong usage or config\n.It 3\na bad input file\n.It 4\nthe environment: no space, no memory, an "
           "unwritable folder\n"
           ".It 130 , 143\ninterrupted\n.El\n"
-          ".Sh SEE ALSO\n.Xr gnuplot 1\n.Pp\n"
-          "A. Bhaskar, A. Wettig, T. Gao, Y. Dong, D. Chen,\n.Em \"Cache Me If You Can: How Many KVs Do You Need for "
-          "Effective Long-Context LMs?\" ,\narXiv 2506.17121, 2025.\n",
+          ".Sh SEE ALSO\n",
           stdout);
+    printf(".Xr gnuplot 1 ,\n.Xr %s 1\n.Pp\n"
+           "A. Bhaskar, A. Wettig, T. Gao, Y. Dong, D. Chen,\n.Em \"Cache Me If You Can: How Many KVs Do You Need for "
+           "Effective Long-Context LMs?\" ,\narXiv 2506.17121, 2025.\n",
+           p->sibling);
 }

@@ -53,8 +53,8 @@ static bool run(const struct kv_program *p, int argc, char **argv, struct kv_are
         printf("%s %s\n", p->name, p->version);
         return true;
     }
-    if (!strcmp(argv[1], "--man") && p->manual) {
-        p->manual();
+    if (!strcmp(argv[1], "--man")) {
+        kv_print_manual(p);
         return true;
     }
     const struct kv_command *command = find_command(p, argv[1], e);

@@ -14,9 +14,11 @@ only() {
 only "core includes core, and the list of policies" 'sim/core/|sim/policies/policies\.def' sim/core/*.c sim/core/*.h
 only "policies include core and policies" 'sim/(core|policies)/' sim/policies/*.c sim/policies/*.h
 only "traces include core and traces" 'sim/core/|traces/' traces/*.c traces/*.h
+only "the engine includes core, traces and the shared command line" \
+    'sim/core/|traces/trace\.h|engine/|sim/(program|cli|table|csv|output|progress|team)\.h' engine/*.[ch] engine/*/*.[ch]
 is "core and policies use neither GSL nor CUDA" "" "$(grep -lE '#include <(gsl|cuda|cublas)' sim/core/* sim/policies/* | head -n 5)"
 is "one file alone exits or prints errors" "" \
-    "$(grep -lE '\bexit\(|\bperror\(' sim/*.c sim/core/*.c sim/policies/*.c traces/*.c | grep -vE '^sim/(kvsim|core/(arena|error))\.c$')"
+    "$(grep -lE '\bexit\(|\bperror\(' sim/*.c sim/core/*.c sim/policies/*.c traces/*.c engine/*.c engine/*/*.c | grep -vE '^sim/(program|core/(arena|error))\.c$')"
 
 # page NAME ARGS...: docs/NAME is what the program prints
 page() {
@@ -28,11 +30,12 @@ page() {
 page CONFIG.md config template --markdown
 page POLICIES.md policies --markdown
 page kvsim.1 --man
+KVSIM=${KVSIM%/*}/kvengine page kvengine.1 --man
 
 is "every source names its licence" "" "$(for f in $(find sim engine traces tests plots .ci -name '*.[chu]' -o -name '*.gp' -o -name '*.sh' \
     -o -name '*.def' -o -name '*.py') $(find models configs -name '*.ini') Makefile; do
     head -n 4 "$f" | grep -q 'SPDX-License-Identifier: GPL-3.0-or-later' || echo "$f"
 done)"
-is "no source is longer than one can hold in the head" "" "$(wc -l sim/*.[ch] sim/*/*.[ch] traces/*.[ch] | awk '$1 > 600 && $2 != "total" { print $2, $1 }')"
+is "no source is longer than one can hold in the head" "" "$(wc -l sim/*.[ch] sim/*/*.[ch] traces/*.[ch] engine/*.[ch] engine/*/*.[ch] | awk '$1 > 600 && $2 != "total" { print $2, $1 }')"
 
 finish
