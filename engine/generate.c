@@ -31,6 +31,8 @@ static const struct kv_option run_options[] = {
     {.name = "top-p", .value = "X", .help = "share of probability that is sampled from (default 1)"},
     {.name = "seed", .letter = 's', .value = "N", .help = "of sampling (default 0)"},
     {.name = "no-stop", .help = "go on after the end-of-text token"},
+    {.name = "slot-positions",
+     .help = "rotate keys by their place in the cache, as StreamingLLM does; policies of sinks and recents only"},
     {.name = "timeline", .value = "FILE", .help = "write entries, pages and bytes at each pass as CSV"},
     KV_OPTIONS_TABLE,
     KV_OPTIONS_COMMON,
@@ -304,14 +306,19 @@ static void fill_row(const struct kv_host *h, const struct sequence *s, const ch
     kv_set_text(t, row, "text", text_of(h, s, a));
 }
 
-static bool run_policy(struct kv_host *h, const char *spec, bool stops, struct kv_table *t, struct kv_table *timeline,
-                       struct kv_arena *a, struct kv_err *e)
+static bool run_policy(struct kv_host *h, const char *spec, bool slots, bool stops, struct kv_table *t,
+                       struct kv_table *timeline, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_policy policy;
     if (!kv_policy_from_spec(&policy, spec, a, e))
         return false;
+    if (slots && !policy.score->positional)
+        return kv_fail(e, KV_USAGE, "%s --slot-positions goes with policies of sinks and recents only", policy.where);
     struct sequence *s = KV_NEW_N(a, struct sequence, h->n_prompts);
-    bool good = open_sequences(h, &policy, s, timeline, a, e) && run_all(h, s, stops, a, e);
+    bool good = open_sequences(h, &policy, s, timeline, a, e);
+    for (int i = 0; good && i < h->n_prompts; i++)
+        s[i].live.seq.slot_positions = slots;
+    good = good && run_all(h, s, stops, a, e);
     for (int i = 0; good && i < h->n_prompts; i++)
         fill_row(h, &s[i], h->prompt[i].name, s[i].prefill_s, t, a);
     close_sequences(s, h->n_prompts);
@@ -356,8 +363,8 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     kv_host_catch_signals();
     kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
     for (int i = 0; good && i < (n ? n : 1); i++)
-        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", !kv_arg_flag(args, "no-stop"), &t,
-                          path ? &timeline : NULL, a, e);
+        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", kv_arg_flag(args, "slot-positions"),
+                          !kv_arg_flag(args, "no-stop"), &t, path ? &timeline : NULL, a, e);
     if (good && path)
         good = write_timeline(&timeline, path, a, e);
     if (good)

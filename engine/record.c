@@ -6,7 +6,6 @@
 #include "sim/core/units.h"
 #include "sim/progress.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -60,16 +59,9 @@ static bool read_marks(const struct kv_args *args, struct kv_recorder_asked *q, 
 {
     int n = kv_arg_times(args, "mark");
     struct kv_mark *mark = KV_NEW_N(a, struct kv_mark, n + 1);
-    for (int i = 0; i < n; i++) {
-        const char *text = kv_arg_nth(args, "mark", i), *is = strchr(text, '=');
-        char *behind = NULL;
-        long long first = is ? strtoll(is + 1, &behind, 10) : -1, last = first;
-        if (behind && *behind == '-')
-            last = strtoll(behind + 1, &behind, 10);
-        if (!is || is == text || behind == is + 1 || *behind || first < 0 || last < first)
-            return kv_fail(e, KV_USAGE, "--mark '%s' is not NAME=FIRST-LAST", text);
-        mark[i] = (struct kv_mark){.name = kv_copy_part(a, text, (size_t)(is - text)), .begin = first, .end = last + 1};
-    }
+    for (int i = 0; i < n; i++)
+        if (!kv_mark_read(&mark[i], kv_arg_nth(args, "mark", i), INT64_C(1) << 30, a, e))
+            return false;
     q->mark = mark;
     q->n_marks = n;
     return true;

@@ -60,9 +60,9 @@ static bool look(struct info *f, const char *path, struct kv_arena *a, struct kv
     f->bytes = KV_NEW_N(a, int64_t, f->about.n_channels + 1);
     for (int i = 0; i < f->about.n_channels; i++)
         f->numbers[i] = count_numbers(t, &f->about, i);
+    for (int i = 0; i < f->about.n_channels; i++)
+        f->bytes[i] = kv_trace_stored_bytes(t, i);
     kv_trace_close(t);
-    if (!kv_trace_bytes(path, &f->about, f->bytes, e))
-        return false;
     return !f->about.n_ticks || kv_trace_kinds(path, &f->kind, &f->n_kinds, a, e);
 }
 

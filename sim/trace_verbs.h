@@ -21,9 +21,6 @@ bool kv_trace_threads(const struct kv_args *args, int *threads, struct kv_arena 
 bool kv_trace_storage(const struct kv_args *args, enum kv_filter *filter, int *encoding, struct kv_arena *a,
                       struct kv_err *e);
 
-/* Bytes that each channel's rows take in the file: (channels,). */
-bool kv_trace_bytes(const char *path, const struct kv_trace_about *b, int64_t *bytes, struct kv_err *e);
-
 /* A kind of policy, the SPEC with which the trace was asked to replay it, and why it cannot: NULL when it can. Of a
  * closed loop: the one policy that was on. */
 struct kv_trace_kind {

@@ -4,6 +4,7 @@
 #define KV_TRACE_CODES_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct kv_row_facts {
@@ -24,6 +25,11 @@ void kv_codes_join(const uint8_t *hi, const uint8_t *lo, int64_t n, uint16_t *co
 /* The same bits on every path (sim/core/select.h); out has KV_SLACK floats of room behind n. */
 void kv_codes_decode(const uint16_t *code, int64_t n, int steps, float max, float *out);
 
+/* Both planes to numbers, as kv_codes_join and kv_codes_decode would, without a row of codes in between. */
+void kv_codes_decode_planes(const uint8_t *hi, const uint8_t *lo, int64_t n, int steps, float max, float *out,
+                            uint64_t *hash); /* of the codes; NULL: not wanted */
+
 uint64_t kv_codes_hash(const uint16_t *code, int64_t n);
+uint64_t kv_bytes_hash(const void *bytes, size_t n); /* XXH3-64, seed 0 */
 
 #endif

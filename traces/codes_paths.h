@@ -12,6 +12,9 @@ extern const uint32_t kv_codes_table32[32], kv_codes_table64[64], kv_codes_table
 /* Of n codes these do whole vectors and return how many codes that were; the rest is left to the caller. */
 int64_t kv_codes_decode_avx2(const uint16_t *code, int64_t n, int steps, float max, float *out);
 int64_t kv_codes_decode_avx512(const uint16_t *code, int64_t n, int steps, float max, float *out);
+/* Joins and decodes; none at 32 steps, where factors can be subnormal. */
+int64_t kv_codes_planes_avx512(const uint8_t *hi, const uint8_t *lo, int64_t n, int steps, float max, uint16_t *code,
+                               float *out);
 int64_t kv_codes_split_avx2(const uint16_t *code, int64_t n, uint8_t *hi, uint8_t *lo);
 int64_t kv_codes_join_avx2(const uint8_t *hi, const uint8_t *lo, int64_t n, uint16_t *code);
 #endif

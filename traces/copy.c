@@ -23,52 +23,24 @@ static struct kv_trace_channel *choose(const struct kv_trace_about *b, int encod
     return channel;
 }
 
-struct extras {
-    hid_t to;
-    struct kv_place from;
-    struct kv_arena *a;
-    struct kv_err *e;
-};
-
-/* An attribute that we have no field for: text and whole numbers go along. */
-static herr_t copy_attribute(hid_t id, const char *name, const H5A_info_t *info, void *extras)
+/* Attributes that we have no field for: text and whole numbers go along. */
+static bool copy_attributes(struct kv_trace *t, struct kv_trace_writer *w, const char *group, struct kv_err *e)
 {
-    struct extras *x = extras;
-    (void)info;
-    if (H5Aexists(x->to, name) > 0)
-        return 0;
-    hid_t attribute = H5Aopen(id, name, H5P_DEFAULT), type = H5Aget_type(attribute);
-    H5T_class_t class = H5Tget_class(type);
-    H5Tclose(type);
-    H5Aclose(attribute);
-    const char *text;
-    int64_t value;
-    bool good = true;
-    if (class == H5T_STRING)
-        good = kv_h5_text(&x->from, name, NULL, &text, x->a, x->e) && kv_h5_put_text(x->to, name, text);
-    else if (class == H5T_INTEGER)
-        good = kv_h5_int(&x->from, name, INT64_MIN, INT64_MAX, NULL, &value, x->e) && kv_h5_put_int(x->to, name, value);
-    return good ? 0 : -1;
-}
-
-static bool copy_attributes(struct kv_trace *t, struct kv_trace_writer *w, const char *group, struct kv_arena *a,
-                            struct kv_err *e)
-{
-    struct extras x = {.from = t->root, .to = w->file, .a = a, .e = e};
-    int before = e->n;
+    const struct kv_index *x = &t->index;
+    int32_t g = 0;
+    if (*group && !kv_index_group(x, 0, group, &g, e))
+        return false;
+    const struct kv_attribute *a = x->attribute + x->node[g].attribute;
     kv_h5_lock();
-    bool good = !*group || kv_h5_group(&t->root, group, &x.from, e);
-    if (good) {
-        if (*group)
-            x.to = H5Gopen2(w->file, group, H5P_DEFAULT);
-        good = H5Aiterate2(x.from.id, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, copy_attribute, &x) >= 0;
-        if (!good && e->n == before)
-            kv_writer_failed(w, e);
-        if (*group) {
-            H5Gclose(x.to);
-            H5Oclose(x.from.id);
-        }
-    }
+    hid_t to = *group ? H5Gopen2(w->file, group, H5P_DEFAULT) : w->file;
+    bool good = to >= 0;
+    for (int32_t i = 0; good && i < x->node[g].n_attributes; i++)
+        if (a[i].values == 1 && H5Aexists(to, a[i].name) <= 0)
+            good = a[i].text ? kv_h5_put_text(to, a[i].name, a[i].text) : kv_h5_put_int(to, a[i].name, a[i].value);
+    if (!good)
+        kv_writer_failed(w, e);
+    if (*group && to >= 0)
+        H5Gclose(to);
     kv_h5_unlock();
     return good;
 }
@@ -141,8 +113,8 @@ static bool copy_all(struct kv_trace *t, const char *to, const struct kv_trace_a
     if (!kv_writer_create(&w, to, part, b->complete, b, filter, (int)sysconf(_SC_NPROCESSORS_ONLN), e))
         return false;
     struct kv_trace_work *work = kv_trace_work_open(t, e);
-    bool good = work && copy_attributes(t, w, "", a, e) && copy_attributes(t, w, "model", a, e) &&
-                copy_attributes(t, w, "prompt", a, e) && copy_ticks(t, w, work, e) && copy_prompt(t, w, e);
+    bool good = work && copy_attributes(t, w, "", e) && copy_attributes(t, w, "model", e) &&
+                copy_attributes(t, w, "prompt", e) && copy_ticks(t, w, work, e) && copy_prompt(t, w, e);
     kv_trace_work_close(work);
     if (good)
         return kv_trace_finish(w, e);

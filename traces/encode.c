@@ -9,7 +9,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { CHUNK_NUMBERS = 131072 };
 
@@ -122,7 +121,7 @@ static bool encode_floats(struct worker *t, int64_t row, const float *values, do
         }
     else
         memcpy(out, values, (size_t)n * 4);
-    j->hash[row] = XXH3_64bits(out, (size_t)n * item_size(j));
+    j->hash[row] = kv_bytes_hash(out, (size_t)n * item_size(j));
     if (j->c->what < KV_WINDOW_LOGITS)
         j->sum[row] = isnan(sum) ? kv_select_best()->sum(values, NULL, n) : sum;
     return true;

@@ -3,10 +3,10 @@
 #ifndef KV_TRACE_INSIDE_H
 #define KV_TRACE_INSIDE_H
 
-#include "traces/codes.h"
-#include "traces/h5.h"
-#include "traces/pack.h"
+#include "traces/index.h"
 #include "traces/trace.h"
+
+#include <pthread.h>
 
 enum {
     KV_TRACE_MOST_CHANNELS = 256,
@@ -19,67 +19,48 @@ enum {
 /* Lengths of what lies one behind another: `n` items, item i is [begin[i], begin[i + 1]). */
 struct kv_lengths {
     int64_t n, *begin;
+    int32_t group; /* where they were read */
 };
 
 /* Rows of a channel: what is known of each tick. */
 struct kv_rows {
     bool *at;                  /* (ticks,) */
+    int32_t *group;            /* (ticks,) node of the index */
     struct kv_lengths *ragged; /* (ticks,) or NULL */
     int64_t sum_tick;          /* of the sums held, -1: none */
     double *sum;               /* (streams,) or NULL: not stored */
 };
 
 struct kv_trace {
-    struct kv_place root;
+    const char *path;
     struct kv_arena *own;
-    int file; /* for reads that go past the HDF5 library */
+    int file;
+    struct kv_index index;
     struct kv_trace_about about;
     struct kv_rows *rows;            /* (channels,) */
     struct kv_lengths *slots, *kept; /* (ticks,), n = 0: not there; or NULL */
+    pthread_mutex_t lock;            /* of the sums */
 };
 
 /* Shape of a channel's rows at a tick. */
 int64_t kv_trace_positions(const struct kv_tick *tick, const struct kv_trace_channel *c);
 bool kv_trace_nonnegative(enum kv_channel what);
 int64_t kv_trace_lanes(const struct kv_trace_about *about);
-/* The group of a tick, "t00012", below `up`. */
+/* The group of a tick, "t00012"; whether a name looks like one. */
 const char *kv_tick_name(int64_t tick, char text[24]);
+bool kv_is_tick_name(const char *name);
+/* The kind of channel a group is for: its name up to a dot; -1: none we know. */
+int kv_trace_kind_of(const char *name);
 
-/* Opens the trace and reads what is not rows. `deep`: also looks at the datasets of all rows, chunk by chunk. */
-bool kv_trace_walk(struct kv_trace *t, const char *path, bool deep, struct kv_err *e);
+/* A process of its own reads the file with the HDF5 library, and says what is in it: the index, by malloc. */
+bool kv_trace_probe(int file, int64_t file_bytes, const char *path, void **index, size_t *size, struct kv_err *e);
+/* A trace from its file, which is closed with it or when this fails, and an index that anyone may have made. */
+bool kv_trace_take(struct kv_trace **t, const char *path, int file, int64_t file_bytes, void *index, size_t size,
+                   struct kv_trace_about *about, struct kv_arena *a, struct kv_err *e);
+/* Fills in what is not rows, and checks that rows have the shape they must have. */
+bool kv_trace_walk(struct kv_trace *t, struct kv_err *e);
 /* Which form a tick's rows have, and whether its datasets have the shape they must have. */
-bool kv_rows_check(const struct kv_trace *t, int channel, int64_t tick, enum kv_encoding *encoding, bool deep,
-                   struct kv_err *e);
-
-/* Runs kv_trace_walk, deep, in a process of its own: a file that makes the HDF5 library crash or loop is refused. */
-bool kv_trace_probe(const char *path, struct kv_err *e);
-
-/* ---- rows of one dataset ---- */
-
-struct kv_plane {
-    struct kv_dataset set;
-    hid_t type;  /* of numbers in memory; owned */
-    size_t item; /* bytes of one */
-    int64_t rows, columns;
-    enum { KV_PLANE_FLAT, KV_PLANE_CHUNKS, KV_PLANE_OTHER } how;
-    int64_t offset; /* flat: in the file */
-    int64_t band;   /* rows read at a time */
-    int n_filters;
-    enum { KV_STEP_ZSTD, KV_STEP_GZIP, KV_STEP_CHECKSUM } filter[3];
-    int64_t held, n_held; /* the rows in `buffer` */
-    uint8_t *buffer, *packed;
-    size_t room, packed_room; /* of the buffers, which outlive kv_plane_close */
-};
-
-/* Rank 2, (rows, columns); or rank 1, one row of `columns`. Under kv_h5_lock. Takes `type`. */
-bool kv_plane_open(struct kv_plane *p, const struct kv_place *up, const char *name, hid_t type, int rank, int64_t rows,
-                   int64_t columns, struct kv_err *e);
-void kv_plane_close(struct kv_plane *p); /* under kv_h5_lock */
-void kv_plane_free(struct kv_plane *p);
-/* A row, until the next call. Takes the lock where it needs it. */
-const void *kv_plane_row(struct kv_plane *p, int64_t row, int file, struct kv_packer *packer, struct kv_err *e);
-/* Items [begin, begin + n) of a rank 1 plane, into `out`, or of a flat rank 2 plane. */
-bool kv_plane_part(struct kv_plane *p, int64_t begin, int64_t n, void *out, int file, struct kv_err *e);
+bool kv_rows_check(const struct kv_trace *t, int channel, int64_t tick, enum kv_encoding *encoding, struct kv_err *e);
 
 /* ---- rows as they are stored, for copying ---- */
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -314,49 +315,80 @@ bool kv_journal_set(hid_t access)
 
 /* ---- replay ---- */
 
-/* The pages behind the end, if they are what the tail says. */
-static struct page *read_pages(int file, int64_t bytes, struct tail *tail)
+/* What the end of the file says of pages before it; false when that is no such end. */
+static bool read_tail(int file, int64_t bytes, struct tail *tail)
 {
     int64_t at = bytes - (int64_t)sizeof *tail, most = at / (int64_t)sizeof(struct page);
-    if (at < 0 || !read_all(file, tail, sizeof *tail, at) || memcmp(tail->magic, magic, sizeof magic) ||
-        tail->n_pages < 1 || tail->n_pages > most || tail->size < 0 || tail->size > at ||
-        pages_at(tail->size) != at - tail->n_pages * (int64_t)sizeof(struct page))
-        return NULL;
-    size_t size = (size_t)tail->n_pages * sizeof(struct page);
-    struct page *page = malloc(size);
-    bool good = page && read_all(file, page, size, pages_at(tail->size)) && XXH3_64bits(page, size) == tail->hash;
+    return at >= 0 && read_all(file, tail, sizeof *tail, at) && !memcmp(tail->magic, magic, sizeof magic) &&
+           tail->n_pages >= 1 && tail->n_pages <= most && tail->size >= 0 && tail->size <= at &&
+           pages_at(tail->size) == at - tail->n_pages * (int64_t)sizeof(struct page);
+}
+
+/* One after the other, for there may be more than there is memory. A file that lies can change itself only. */
+static bool read_page(int file, const struct tail *tail, int64_t i, struct page *page)
+{
+    return read_all(file, page, sizeof *page, pages_at(tail->size) + i * (int64_t)sizeof *page) && page->offset >= 0 &&
+           page->offset < tail->size;
+}
+
+/* Whether the pages are what the tail says. */
+static bool pages_are_whole(int file, const struct tail *tail)
+{
+    struct page page;
+    XXH3_state_t *hash = XXH3_createState();
+    bool good = hash && XXH3_64bits_reset(hash) == XXH_OK;
     for (int64_t i = 0; good && i < tail->n_pages; i++)
-        good = page[i].offset >= 0 && page[i].offset < tail->size;
-    if (good)
-        return page;
-    free(page);
-    return NULL;
+        good = read_page(file, tail, i, &page) && XXH3_64bits_update(hash, &page, sizeof page) == XXH_OK;
+    good = good && XXH3_64bits_digest(hash) == tail->hash;
+    XXH3_freeState(hash);
+    return good;
+}
+
+static bool put_pages(int file, const struct tail *tail)
+{
+    struct page page;
+    for (int64_t i = 0; i < tail->n_pages; i++)
+        if (!read_page(file, tail, i, &page) || !write_all(file, page.bytes, PAGE, page.offset))
+            return false;
+    return !ftruncate(file, tail->size);
+}
+
+static bool ends_in_pages(int file, struct tail *tail)
+{
+    struct stat st;
+    return !fstat(file, &st) && S_ISREG(st.st_mode) && read_tail(file, st.st_size, tail);
+}
+
+/* The file, open and locked, when it ends in pages; -1: it does not, or somebody else has it. Looked at again under the
+ * lock, for another reader may have put the pages in place meanwhile. */
+static int open_unfinished(const char *path, struct tail *tail)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool found = file >= 0 && ends_in_pages(file, tail) && (!flock(file, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) &&
+                 ends_in_pages(file, tail) && pages_are_whole(file, tail);
+    if (found)
+        return file;
+    if (file >= 0)
+        close(file); /* whoever opens it next says what is wrong */
+    return -1;
 }
 
 bool kv_journal_replay(const char *path, struct kv_err *e)
 {
-    struct stat st;
     struct tail tail;
+    char same[64];
     size_t length = strlen(path);
     if (length < 5 || strcmp(path + length - 5, ".part"))
         return true;
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int file = open_unfinished(path, &tail);
     if (file < 0)
-        return true; /* whoever opens it will say so */
-    struct page *page = fstat(file, &st) || !S_ISREG(st.st_mode) ? NULL : read_pages(file, st.st_size, &tail);
-    close(file);
-    if (!page)
         return true;
-    file = open(path, O_RDWR | O_CLOEXEC);
-    bool good = file >= 0, busy = good && flock(file, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK; /* still written */
-    for (int64_t i = 0; good && !busy && i < tail.n_pages; i++)
-        good = write_all(file, page[i].bytes, PAGE, page[i].offset);
-    if (good && !busy)
-        good = !ftruncate(file, tail.size);
-    if (!good)
-        kv_fail(e, KV_ENV, "cannot finish writing '%s', whose writer was killed: %s", path, strerror(errno));
-    if (file >= 0)
-        close(file);
-    free(page);
+    snprintf(same, sizeof same, "/proc/self/fd/%d", file);
+    int again = open(same, O_RDWR | O_CLOEXEC); /* this file, whatever the path leads to by now */
+    bool good = (again >= 0 && put_pages(again, &tail)) ||
+                kv_fail(e, KV_ENV, "cannot finish writing '%s', whose writer was killed: %s", path, strerror(errno));
+    if (again >= 0)
+        close(again);
+    close(file);
     return good;
 }

@@ -2,6 +2,7 @@
 #include "traces/pack.h"
 #include "traces/h5.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -10,6 +11,8 @@
 struct kv_packer {
     ZSTD_CCtx *compress;
     ZSTD_DCtx *decompress;
+    z_stream inflate;
+    bool inflates; /* it was set up */
 };
 
 struct kv_packer *kv_packer_open(void)
@@ -31,6 +34,8 @@ void kv_packer_close(struct kv_packer *p)
         return;
     ZSTD_freeCCtx(p->compress);
     ZSTD_freeDCtx(p->decompress);
+    if (p->inflates)
+        inflateEnd(&p->inflate);
     free(p);
 }
 
@@ -55,23 +60,41 @@ size_t kv_pack(struct kv_packer *p, enum kv_filter filter, const void *from, siz
     return bytes;
 }
 
-bool kv_unpack(struct kv_packer *p, enum kv_filter filter, const void *from, size_t packed, void *to, size_t bytes)
+static size_t inflate_all(struct kv_packer *p, const void *from, size_t packed, void *to, size_t room)
 {
-    if (filter == KV_FILTER_ZSTD)
-        return ZSTD_decompressDCtx(p->decompress, to, bytes, from, packed) == bytes;
-    if (filter == KV_FILTER_GZIP) {
-        uLongf n = bytes;
-        return uncompress(to, &n, from, packed) == Z_OK && n == bytes;
-    }
-    if (packed != bytes)
-        return false;
-    memcpy(to, from, bytes);
-    return true;
+    z_stream *z = &p->inflate;
+    if (!p->inflates && inflateInit(z) != Z_OK)
+        return 0;
+    p->inflates = true;
+    if (packed > UINT_MAX || room > UINT_MAX || inflateReset(z) != Z_OK)
+        return 0;
+    z->next_in = (void *)(uintptr_t)from; /* is not written to */
+    z->avail_in = (uInt)packed;
+    z->next_out = to;
+    z->avail_out = (uInt)room;
+    return inflate(z, Z_FINISH) == Z_STREAM_END ? room - z->avail_out : 0;
+}
+
+size_t kv_unpack(struct kv_packer *p, enum kv_filter filter, const void *from, size_t packed, void *to, size_t room)
+{
+    if (filter == KV_FILTER_GZIP)
+        return inflate_all(p, from, packed, to, room);
+    size_t n = ZSTD_decompressDCtx(p->decompress, to, room, from, packed);
+    return ZSTD_isError(n) ? 0 : n;
+}
+
+void kv_unshuffle(const uint8_t *from, size_t bytes, size_t item, uint8_t *to)
+{
+    size_t n = item > 1 ? bytes / item : 0;
+    for (size_t k = 0; k < item && n > 0; k++)
+        for (size_t i = 0; i < n; i++)
+            to[i * item + k] = from[k * n + i];
+    memcpy(to + n * item, from + n * item, bytes - n * item);
 }
 
 /* ---- the filter ---- */
 
-/* A frame may say any size; no chunk that is read has more (h5.c, check_layout). */
+/* A frame may say any size; no chunk that is read has more (index.c, check_chunks). */
 static const unsigned long long chunk_bytes = 1ULL << 30;
 
 static size_t unpack_chunk(size_t bytes, size_t *room, void **buffer)

@@ -17,7 +17,9 @@ void kv_packer_close(struct kv_packer *p);
 size_t kv_pack_bound(enum kv_filter filter, size_t bytes);
 /* Packs at the lowest level; 0 when it fails. */
 size_t kv_pack(struct kv_packer *p, enum kv_filter filter, const void *from, size_t bytes, void *to, size_t room);
-/* False unless it becomes exactly `bytes` bytes. */
-bool kv_unpack(struct kv_packer *p, enum kv_filter filter, const void *from, size_t packed, void *to, size_t bytes);
+/* The bytes that it becomes, at most `room`; 0 when it fails. zstd or gzip. */
+size_t kv_unpack(struct kv_packer *p, enum kv_filter filter, const void *from, size_t packed, void *to, size_t room);
+/* Bytes k, k + n, ... of n items back in their places; what is no whole item follows as it is. */
+void kv_unshuffle(const uint8_t *from, size_t bytes, size_t item, uint8_t *to);
 
 #endif

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Rows of a trace. What a thread reads from lies in its work: the datasets of one channel and tick, open, and the chunk
+/* Rows of a trace. What a thread reads from lies in its work: the planes of one channel and tick, and the chunk
  * unpacked last. */
 #include "traces/inside.h"
+#include "traces/codes.h"
 #include "traces/half.h"
 #include "traces/journal.h"
+#include "traces/plane.h"
 #include "sim/core/select.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 struct kv_trace_work {
     const struct kv_trace *t;
@@ -18,9 +23,10 @@ struct kv_trace_work {
     int64_t tick;
     enum kv_encoding encoding;
     struct kv_plane plane[2]; /* high and low halves of codes, or the numbers */
+    struct kv_plane lanes;    /* positions */
     float *max;               /* (streams,) of codes */
     uint64_t *hash;           /* (streams,) or NULL */
-    uint16_t *code;           /* (room,) of log codes */
+    uint16_t *code;           /* (room,) of log codes, where they are wanted */
     int64_t room;
     int32_t *position;
     int64_t n_position;
@@ -29,20 +35,36 @@ struct kv_trace_work {
 
 /* ---- the trace ---- */
 
-bool kv_trace_open(struct kv_trace **out, const char *path, struct kv_trace_about *about, struct kv_arena *a,
-                   struct kv_err *e)
+/* The file, open; -1 with the reason. Whoever writes it has locked it. */
+static int open_file(const char *path, int64_t *bytes, struct kv_err *e)
 {
-    *out = NULL;
-    if (!kv_journal_replay(path, e) || !kv_trace_probe(path, e))
-        return false;
+    struct stat st;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0 || fstat(file, &st))
+        kv_fail(e, KV_DATA, "cannot open '%s': %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        kv_fail(e, KV_DATA, "cannot open '%s': it is no file", path);
+    else if (flock(file, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK)
+        kv_fail(e, KV_DATA, "cannot open '%s': it is still being written", path);
+    else {
+        *bytes = st.st_size;
+        return file;
+    }
+    if (file >= 0)
+        close(file);
+    return -1;
+}
+
+bool kv_trace_take(struct kv_trace **out, const char *path, int file, int64_t file_bytes, void *index, size_t size,
+                   struct kv_trace_about *about, struct kv_arena *a, struct kv_err *e)
+{
     struct kv_trace *t = KV_NEW(a, struct kv_trace);
+    *out = NULL;
+    t->path = kv_copy_text(a, path);
     t->own = a;
-    t->file = -1;
-    t->root.id = H5I_INVALID_HID;
-    kv_h5_lock();
-    bool good = kv_trace_walk(t, path, false, e);
-    kv_h5_unlock();
-    if (!good) {
+    t->file = file;
+    pthread_mutex_init(&t->lock, NULL);
+    if (!kv_index_open(&t->index, t->path, file_bytes, index, size, e) || !kv_trace_walk(t, e)) {
         kv_trace_close(t);
         return false;
     }
@@ -51,18 +73,33 @@ bool kv_trace_open(struct kv_trace **out, const char *path, struct kv_trace_abou
     return true;
 }
 
+bool kv_trace_open(struct kv_trace **out, const char *path, struct kv_trace_about *about, struct kv_arena *a,
+                   struct kv_err *e)
+{
+    int64_t bytes;
+    void *index;
+    size_t size;
+    *out = NULL;
+    if (!kv_journal_replay(path, e))
+        return false;
+    int file = open_file(path, &bytes, e);
+    if (file < 0)
+        return false;
+    if (kv_trace_probe(file, bytes, path, &index, &size, e))
+        return kv_trace_take(out, path, file, bytes, index, size, about, a, e);
+    close(file);
+    return false;
+}
+
 void kv_trace_close(struct kv_trace *t)
 {
     if (!t)
         return;
-    kv_h5_lock();
-    if (t->root.id >= 0)
-        H5Fclose(t->root.id);
-    kv_h5_unlock();
-    if (t->file >= 0)
-        close(t->file);
+    close(t->file);
     for (int i = 0; i < t->about.n_channels; i++)
         free(t->rows[i].sum);
+    kv_index_close(&t->index);
+    pthread_mutex_destroy(&t->lock);
 }
 
 struct kv_trace_work *kv_trace_work_open(const struct kv_trace *t, struct kv_err *e)
@@ -74,16 +111,12 @@ struct kv_trace_work *kv_trace_work_open(const struct kv_trace *t, struct kv_err
         return w;
     }
     free(w);
-    kv_fail(e, KV_ENV, "trace '%s': no memory to read it", t->root.path);
+    kv_fail(e, KV_ENV, "trace '%s': no memory to read it", t->path);
     return NULL;
 }
 
 static void shut(struct kv_trace_work *w)
 {
-    if (w->channel >= 0) {
-        kv_plane_close(&w->plane[0]);
-        kv_plane_close(&w->plane[1]);
-    }
     free(w->max);
     free(w->hash);
     w->max = NULL;
@@ -95,11 +128,10 @@ void kv_trace_work_close(struct kv_trace_work *w)
 {
     if (!w)
         return;
-    kv_h5_lock();
     shut(w);
-    kv_h5_unlock();
     kv_plane_free(&w->plane[0]);
     kv_plane_free(&w->plane[1]);
+    kv_plane_free(&w->lanes);
     kv_packer_close(w->packer);
     free(w->code);
     free(w->position);
@@ -119,57 +151,42 @@ int64_t kv_trace_row_length(const struct kv_trace *t, int channel, int64_t tick,
 
 /* ---- the datasets of a channel at a tick ---- */
 
-static bool open_group(const struct kv_trace *t, int channel, int64_t tick, struct kv_place *g, struct kv_err *e)
-{
-    struct kv_place up, c;
-    char name[24];
-    if (!kv_h5_group(&t->root, "channels", &up, e))
-        return false;
-    bool good = kv_h5_group(&up, t->about.channel[channel].name, &c, e);
-    if (good) {
-        good = kv_h5_group(&c, kv_tick_name(tick, name), g, e);
-        H5Oclose(c.id);
-    }
-    H5Oclose(up.id);
-    return good;
-}
-
-static bool find_form(const struct kv_place *g, bool ragged, enum kv_encoding *encoding, struct kv_err *e)
+static bool find_form(const struct kv_index *x, int32_t g, bool ragged, enum kv_encoding *encoding, struct kv_err *e)
 {
     static const char *const names[] = {"hi", "code", "f32", "f16"};
     for (int i = 0; i < 4; i++)
-        if (kv_h5_has(g, names[i])) {
+        if (kv_index_find(x, g, names[i]) >= 0) {
             *encoding = (enum kv_encoding)i;
-            return !ragged || i == KV_ENC_F32 || kv_h5_bad(g, e, "ragged rows are '%s'; expected 'f32'", names[i]);
+            return !ragged || i == KV_ENC_F32 ||
+                   kv_index_bad(x, g, e, "ragged rows are '%s'; expected 'f32'", names[i]);
         }
-    return kv_h5_bad(g, e, "there are no rows: none of 'hi', 'code', 'f32', 'f16'");
+    return kv_index_bad(x, g, e, "there are no rows: none of 'hi', 'code', 'f32', 'f16'");
 }
 
-/* Opens one or two planes; both closed when it fails. */
-static bool open_planes(const struct kv_trace *t, int channel, int64_t tick, const struct kv_place *g,
-                        enum kv_encoding encoding, struct kv_plane plane[2], struct kv_err *e)
+/* Opens one or two planes. */
+static bool open_planes(const struct kv_trace *t, int channel, int64_t tick, enum kv_encoding encoding,
+                        struct kv_plane plane[2], struct kv_err *e)
 {
     const struct kv_trace_channel *c = &t->about.channel[channel];
+    const struct kv_rows *r = &t->rows[channel];
+    const struct kv_index *x = &t->index;
     int64_t n = kv_trace_positions(&t->about.tick[tick], c) * c->elements, s = c->streams;
+    int32_t g = r->group[tick];
     switch (encoding) {
     case KV_ENC_LOG12:
-        if (!kv_plane_open(&plane[0], g, "hi", H5Tcopy(H5T_STD_U8LE), 2, s, n, e))
-            return false;
-        if (kv_plane_open(&plane[1], g, "lo", H5Tcopy(H5T_STD_U8LE), 2, s, (n + 1) / 2, e))
-            return true;
-        kv_plane_close(&plane[0]);
-        return false;
+        return kv_plane_open(&plane[0], x, t->file, g, "hi", KV_U8, 2, s, n, e) &&
+               kv_plane_open(&plane[1], x, t->file, g, "lo", KV_U8, 2, s, (n + 1) / 2, e);
     case KV_ENC_CODE:
-        return kv_plane_open(plane, g, "code", H5Tcopy(H5T_STD_U16LE), 2, s, n, e);
+        return kv_plane_open(plane, x, t->file, g, "code", KV_U16, 2, s, n, e);
     case KV_ENC_F16:
-        return kv_plane_open(plane, g, "f16", kv_h5_half(), 2, s, n, e);
+        return kv_plane_open(plane, x, t->file, g, "f16", KV_F16, 2, s, n, e);
     default:
         break;
     }
     if (!c->ragged)
-        return kv_plane_open(plane, g, "f32", H5Tcopy(H5T_IEEE_F32LE), 2, s, n, e);
-    n = t->rows[channel].ragged[tick].begin[s] * c->elements;
-    return kv_plane_open(plane, g, "f32", H5Tcopy(H5T_IEEE_F32LE), 1, 1, n, e);
+        return kv_plane_open(plane, x, t->file, g, "f32", KV_F32, 2, s, n, e);
+    n = r->ragged[tick].begin[s] * c->elements;
+    return kv_plane_open(plane, x, t->file, g, "f32", KV_F32, 1, 1, n, e);
 }
 
 static bool coded(enum kv_encoding encoding)
@@ -178,46 +195,32 @@ static bool coded(enum kv_encoding encoding)
 }
 
 /* The small arrays, NULL where they are not there and need not be. */
-static bool read_small(const struct kv_trace *t, int channel, const struct kv_place *g, enum kv_encoding encoding,
-                       float **max, uint64_t **hash, struct kv_err *e)
+static bool read_small(const struct kv_trace *t, int channel, int64_t tick, enum kv_encoding encoding, float **max,
+                       uint64_t **hash, struct kv_err *e)
 {
+    const struct kv_index *x = &t->index;
     int64_t s = t->about.channel[channel].streams, n;
-    *max = NULL;
-    *hash = NULL;
-    if (coded(encoding) && !(*max = kv_h5_numbers(g, "max", H5T_NATIVE_FLOAT, s, s, &n, e)))
+    int32_t g = t->rows[channel].group[tick];
+    if (coded(encoding) && !(*max = kv_index_numbers(x, t->file, g, "max", KV_F32, s, s, &n, e)))
         return false;
     for (int64_t i = 0; *max && i < s; i++)
         if (!((*max)[i] >= 0 && isfinite((*max)[i])))
-            return kv_h5_bad(g, e, "the maximum of row %lld is %g", (long long)i, (double)(*max)[i]);
-    return !kv_h5_has(g, "xxh3") || (*hash = kv_h5_numbers(g, "xxh3", H5T_NATIVE_UINT64, s, s, &n, e)) != NULL;
+            return kv_index_bad(x, g, e, "the maximum of row %lld is %g", (long long)i, (double)(*max)[i]);
+    return kv_index_find(x, g, "xxh3") < 0 ||
+           (*hash = kv_index_numbers(x, t->file, g, "xxh3", KV_U64, s, s, &n, e)) != NULL;
 }
 
-bool kv_rows_check(const struct kv_trace *t, int channel, int64_t tick, enum kv_encoding *encoding, bool deep,
-                   struct kv_err *e)
+bool kv_rows_check(const struct kv_trace *t, int channel, int64_t tick, enum kv_encoding *encoding, struct kv_err *e)
 {
     const struct kv_trace_channel *c = &t->about.channel[channel];
-    struct kv_place g;
-    struct kv_plane plane[2] = {{.type = H5I_INVALID_HID}, {.type = H5I_INVALID_HID}};
-    float *max = NULL;
-    uint64_t *hash = NULL;
-    double *sum = NULL;
-    int64_t n;
-    if (!open_group(t, channel, tick, &g, e))
-        return false;
-    bool good = find_form(&g, c->ragged, encoding, e) && open_planes(t, channel, tick, &g, *encoding, plane, e);
-    for (int i = 0; good && deep && i < 1 + (*encoding == KV_ENC_LOG12); i++)
-        good = kv_h5_walk_chunks(&plane[i].set, c->ragged ? 1 : 2, e);
-    if (good && deep)
-        good = read_small(t, channel, &g, *encoding, &max, &hash, e) &&
-               (!kv_h5_has(&g, "sum") ||
-                (sum = kv_h5_numbers(&g, "sum", H5T_NATIVE_DOUBLE, c->streams, c->streams, &n, e)));
-    kv_plane_close(&plane[0]);
-    kv_plane_close(&plane[1]);
-    free(max);
-    free(hash);
-    free(sum);
-    H5Oclose(g.id);
-    return good;
+    const struct kv_index *x = &t->index;
+    struct kv_plane plane[2] = {{0}};
+    int32_t g = t->rows[channel].group[tick];
+    int64_t s = c->streams;
+    return find_form(x, g, c->ragged, encoding, e) && open_planes(t, channel, tick, *encoding, plane, e) &&
+           (!coded(*encoding) || kv_plane_open(plane, x, t->file, g, "max", KV_F32, 1, 1, s, e)) &&
+           (kv_index_find(x, g, "xxh3") < 0 || kv_plane_open(plane, x, t->file, g, "xxh3", KV_U64, 1, 1, s, e)) &&
+           (kv_index_find(x, g, "sum") < 0 || kv_plane_open(plane, x, t->file, g, "sum", KV_F64, 1, 1, s, e));
 }
 
 /* Opens what the rows of a channel and tick are in, unless it is open. */
@@ -225,23 +228,17 @@ static bool turn_to(struct kv_trace_work *w, int channel, int64_t tick, struct k
 {
     if (w->channel == channel && w->tick == tick)
         return true;
-    struct kv_place g;
-    kv_h5_lock();
+    const struct kv_trace *t = w->t;
     shut(w);
-    bool good = open_group(w->t, channel, tick, &g, e);
-    if (good) {
-        w->plane[1].type = H5I_INVALID_HID;
-        if (find_form(&g, w->t->about.channel[channel].ragged, &w->encoding, e) &&
-            open_planes(w->t, channel, tick, &g, w->encoding, w->plane, e))
-            w->channel = channel;
-        good = w->channel >= 0 && read_small(w->t, channel, &g, w->encoding, &w->max, &w->hash, e);
-        H5Oclose(g.id);
-    }
-    if (!good)
+    if (!find_form(&t->index, t->rows[channel].group[tick], t->about.channel[channel].ragged, &w->encoding, e) ||
+        !open_planes(t, channel, tick, w->encoding, w->plane, e) ||
+        !read_small(t, channel, tick, w->encoding, &w->max, &w->hash, e)) {
         shut(w);
+        return false;
+    }
+    w->channel = channel;
     w->tick = tick;
-    kv_h5_unlock();
-    return good;
+    return true;
 }
 
 /* ---- a row ---- */
@@ -261,39 +258,64 @@ static bool all_good(const float *row, int64_t n, bool nonnegative, bool minus_i
 
 static bool wrong_hash(const struct kv_trace_work *w, int64_t stream, struct kv_err *e)
 {
-    return kv_h5_bad(&w->plane[0].set.at, e, "row %lld does not agree with its checksum; the file is damaged",
-                     (long long)stream);
+    return kv_index_bad(&w->t->index, w->plane[0].node, e,
+                        "row %lld does not agree with its checksum; the file is damaged", (long long)stream);
 }
 
-/* The row's codes: a view. */
+static const uint8_t *read_plane(struct kv_trace_work *w, int plane, int64_t stream, struct kv_err *e)
+{
+    return kv_plane_row(&w->plane[plane], stream, w->packer, e);
+}
+
+/* The row's codes as they are: a view. */
+static const uint16_t *whole_codes(struct kv_trace_work *w, int64_t stream, int64_t n, struct kv_err *e)
+{
+    const uint16_t *code = kv_plane_row(&w->plane[0], stream, w->packer, e);
+    uint16_t all = 0;
+    for (int64_t i = 0; code && i < n; i++)
+        all |= code[i];
+    if (all <= 4095)
+        return code;
+    kv_index_bad(&w->t->index, w->plane[0].node, e, "row %lld holds a code above 4095", (long long)stream);
+    return NULL;
+}
+
+/* The row's codes out of both planes: a view. */
+static const uint16_t *joined_codes(struct kv_trace_work *w, int64_t stream, int64_t n, struct kv_err *e)
+{
+    const uint8_t *hi = read_plane(w, 0, stream, e), *lo = hi ? read_plane(w, 1, stream, e) : NULL;
+    if (!lo)
+        return NULL;
+    if (n > w->room) {
+        free(w->code);
+        w->code = malloc(((size_t)n + KV_SLACK) * sizeof *w->code);
+        w->room = w->code ? n : 0;
+    }
+    if (w->code)
+        kv_codes_join(hi, lo, n, w->code);
+    else
+        kv_fail(e, KV_ENV, "trace '%s': no memory for a row", w->t->path);
+    return w->code;
+}
+
 static const uint16_t *read_codes(struct kv_trace_work *w, int64_t stream, int64_t n, struct kv_err *e)
 {
-    const uint16_t *code;
-    if (w->encoding == KV_ENC_LOG12) {
-        const uint8_t *hi = kv_plane_row(&w->plane[0], stream, w->t->file, w->packer, e);
-        const uint8_t *lo = hi ? kv_plane_row(&w->plane[1], stream, w->t->file, w->packer, e) : NULL;
-        if (!lo)
-            return NULL;
-        if (n > w->room) {
-            free(w->code);
-            w->code = malloc(((size_t)n + KV_SLACK) * sizeof *w->code);
-            w->room = w->code ? n : 0;
-        }
-        if (!w->code)
-            return kv_fail(e, KV_ENV, "trace '%s': no memory for a row", w->t->root.path), NULL;
-        kv_codes_join(hi, lo, n, w->code);
-        code = w->code;
-    } else {
-        code = kv_plane_row(&w->plane[0], stream, w->t->file, w->packer, e);
-        uint16_t all = 0;
-        for (int64_t i = 0; code && i < n; i++)
-            all |= code[i];
-        if (all > 4095)
-            return kv_h5_bad(&w->plane[0].set.at, e, "row %lld holds a code above 4095", (long long)stream), NULL;
-    }
+    const uint16_t *code = w->encoding == KV_ENC_LOG12 ? joined_codes(w, stream, n, e) : whole_codes(w, stream, n, e);
     if (code && w->hash && kv_codes_hash(code, n) != w->hash[stream])
         return wrong_hash(w, stream, e), NULL;
     return code;
+}
+
+/* From both planes to numbers at once: the codes never leave the first cache. */
+static bool read_log12(struct kv_trace_work *w, int64_t stream, int64_t n, float *out, struct kv_err *e)
+{
+    const uint8_t *hi = read_plane(w, 0, stream, e), *lo = hi ? read_plane(w, 1, stream, e) : NULL;
+    uint64_t hash;
+    if (!lo)
+        return false;
+    kv_codes_decode_planes(hi, lo, n, w->t->about.channel[w->channel].steps_per_octave, w->max[stream], out,
+                           w->hash ? &hash : NULL);
+    return !w->hash || hash == w->hash[stream] || wrong_hash(w, stream, e);
 }
 
 static bool read_floats(struct kv_trace_work *w, int64_t stream, int64_t n, float *out, struct kv_err *e)
@@ -303,15 +325,15 @@ static bool read_floats(struct kv_trace_work *w, int64_t stream, int64_t n, floa
     const void *stored = out;
     if (c->ragged) {
         int64_t begin = w->t->rows[w->channel].ragged[w->tick].begin[stream] * c->elements;
-        if (!kv_plane_part(p, begin, n, out, w->t->file, e))
+        if (!kv_plane_part(p, 0, begin, n, out, w->packer, e))
             return false;
-    } else if (w->encoding == KV_ENC_F32 && p->how == KV_PLANE_FLAT && p->band == 1) {
-        if (!kv_plane_part(p, stream * n, n, out, w->t->file, e)) /* long: straight to where it is wanted */
+    } else if (w->encoding == KV_ENC_F32 && kv_plane_flat(p) && p->band == 1) {
+        if (!kv_plane_part(p, stream, 0, n, out, w->packer, e)) /* long: straight to where it is wanted */
             return false;
-    } else if (!(stored = kv_plane_row(p, stream, w->t->file, w->packer, e))) {
+    } else if (!(stored = kv_plane_row(p, stream, w->packer, e))) {
         return false;
     }
-    if (w->hash && XXH3_64bits(stored, (size_t)n * p->item) != w->hash[stream])
+    if (w->hash && kv_bytes_hash(stored, (size_t)n * p->item) != w->hash[stream])
         return wrong_hash(w, stream, e);
     if (w->encoding == KV_ENC_F16)
         for (int64_t i = 0; i < n; i++)
@@ -320,8 +342,8 @@ static bool read_floats(struct kv_trace_work *w, int64_t stream, int64_t n, floa
         memcpy(out, stored, (size_t)n * sizeof *out);
     if (all_good(out, n, kv_trace_nonnegative(c->what), c->what == KV_WINDOW_LOGITS))
         return true;
-    return kv_h5_bad(&p->set.at, e, "row %lld holds what is no finite number%s", (long long)stream,
-                     kv_trace_nonnegative(c->what) ? ", or a negative one" : "");
+    return kv_index_bad(p->x, p->node, e, "row %lld holds what is no finite number%s", (long long)stream,
+                        kv_trace_nonnegative(c->what) ? ", or a negative one" : "");
 }
 
 bool kv_trace_row_raw(struct kv_trace *t, int channel, int64_t tick, int64_t stream, float *out, struct kv_raw_row *r,
@@ -342,14 +364,19 @@ bool kv_trace_row_raw(struct kv_trace *t, int channel, int64_t tick, int64_t str
 bool kv_trace_row(struct kv_trace *t, int channel, int64_t tick, int64_t stream, float *out, struct kv_trace_work *w,
                   struct kv_err *e)
 {
-    struct kv_raw_row r;
-    if (!kv_trace_row_raw(t, channel, tick, stream, out, &r, w, e))
-        return false;
     const struct kv_trace_channel *c = &t->about.channel[channel];
-    if (r.code)
-        kv_codes_decode(r.code, kv_trace_row_length(t, channel, tick, stream) * c->elements, c->steps_per_octave, r.max,
-                        out);
-    return true;
+    int64_t n = kv_trace_row_length(t, channel, tick, stream) * c->elements;
+    KV_ASSERT(w->t == t);
+    if (!turn_to(w, channel, tick, e))
+        return false;
+    if (!coded(w->encoding))
+        return read_floats(w, stream, n, out, e);
+    if (w->encoding == KV_ENC_LOG12)
+        return read_log12(w, stream, n, out, e);
+    const uint16_t *code = read_codes(w, stream, n, e);
+    if (code)
+        kv_codes_decode(code, n, c->steps_per_octave, w->max[stream], out);
+    return code != NULL;
 }
 
 /* ---- beside the rows ---- */
@@ -357,14 +384,11 @@ bool kv_trace_row(struct kv_trace *t, int channel, int64_t tick, int64_t stream,
 static double *read_sums(const struct kv_trace *t, int channel, int64_t tick)
 {
     struct kv_err *ignored = calloc(1, sizeof *ignored);
-    struct kv_place g;
-    double *sum = NULL;
     int64_t s = t->about.channel[channel].streams, n;
-    if (ignored && open_group(t, channel, tick, &g, ignored)) {
-        if (kv_h5_has(&g, "sum"))
-            sum = kv_h5_numbers(&g, "sum", H5T_NATIVE_DOUBLE, s, s, &n, ignored);
-        H5Oclose(g.id);
-    }
+    int32_t g = t->rows[channel].group[tick];
+    double *sum = NULL;
+    if (ignored && kv_index_find(&t->index, g, "sum") >= 0)
+        sum = kv_index_numbers(&t->index, t->file, g, "sum", KV_F64, s, s, &n, ignored);
     free(ignored);
     return sum;
 }
@@ -373,56 +397,40 @@ double kv_trace_row_sum(const struct kv_trace *t, int channel, int64_t tick, int
 {
     KV_ASSERT(kv_trace_row_length(t, channel, tick, stream) >= 0);
     struct kv_rows *r = &t->rows[channel];
-    kv_h5_lock();
+    pthread_mutex_t *lock = &((struct kv_trace *)(uintptr_t)t)->lock;
+    pthread_mutex_lock(lock);
     if (r->sum_tick != tick) {
         free(r->sum);
         r->sum = read_sums(t, channel, tick);
         r->sum_tick = tick;
     }
     double sum = r->sum ? r->sum[stream] : (double)NAN;
-    kv_h5_unlock();
+    pthread_mutex_unlock(lock);
     return sum;
 }
 
-static bool read_positions(struct kv_trace *t, const char *group, const struct kv_lengths *all, int64_t tick,
-                           int64_t lane, const int32_t **position, int64_t *n, struct kv_trace_work *w,
-                           struct kv_err *e)
+static bool read_positions(struct kv_trace *t, const struct kv_lengths *l, int64_t tick, int64_t lane,
+                           const int32_t **position, int64_t *n, struct kv_trace_work *w, struct kv_err *e)
 {
-    struct kv_place up, g;
-    struct kv_plane p = {0};
-    char name[24];
-    const int64_t *begin = all[tick].begin + lane;
+    const int64_t *begin = l->begin + lane;
+    struct kv_plane *p = &w->lanes;
     *n = begin[1] - begin[0];
     if (*n > w->n_position) {
         free(w->position);
         w->position = malloc((size_t)*n * sizeof *w->position);
         w->n_position = w->position ? *n : 0;
         if (!w->position)
-            return kv_fail(e, KV_ENV, "trace '%s': no memory for positions", t->root.path);
+            return kv_fail(e, KV_ENV, "trace '%s': no memory for positions", t->path);
     }
-    kv_h5_lock();
-    bool good = kv_h5_group(&t->root, group, &up, e);
-    if (good) {
-        good = kv_h5_group(&up, kv_tick_name(tick, name), &g, e);
-        H5Oclose(up.id);
-    }
-    if (good) {
-        good = kv_plane_open(&p, &g, "position", H5Tcopy(H5T_STD_I32LE), 1, 1, all[tick].begin[all[tick].n], e);
-        H5Oclose(g.id);
-    }
-    kv_h5_unlock();
-    if (!good)
+    if (!kv_plane_open(p, &t->index, t->file, l->group, "position", KV_I32, 1, 1, l->begin[l->n], e) ||
+        !kv_plane_part(p, 0, begin[0], *n, w->position, w->packer, e))
         return false;
-    good = kv_plane_part(&p, begin[0], *n, w->position, t->file, e);
-    for (int64_t i = 0; good && i < *n; i++)
+    for (int64_t i = 0; i < *n; i++)
         if (w->position[i] < (i ? w->position[i - 1] + 1 : 0) || w->position[i] >= t->about.tick[tick].end)
-            good = kv_h5_bad(&p.set.at, e, "position %lld of lane %lld is %d; they ascend, below %lld", (long long)i,
-                             (long long)lane, w->position[i], (long long)t->about.tick[tick].end);
-    kv_h5_lock();
-    kv_plane_close(&p);
-    kv_h5_unlock();
+            return kv_index_bad(&t->index, p->node, e, "position %lld of lane %lld is %d; they ascend, below %lld",
+                                (long long)i, (long long)lane, w->position[i], (long long)t->about.tick[tick].end);
     *position = w->position;
-    return good;
+    return true;
 }
 
 static bool lane_positions(struct kv_trace *t, const char *group, const struct kv_lengths *all, int64_t tick,
@@ -433,8 +441,8 @@ static bool lane_positions(struct kv_trace *t, const char *group, const struct k
     int64_t heads = b->query_lanes ? b->q_heads : b->kv_heads;
     KV_ASSERT(tick >= 0 && tick < b->n_ticks && layer >= 0 && layer < b->layers && head >= 0 && head < heads);
     if (!all || !all[tick].n)
-        return kv_fail(e, KV_DATA, "trace '%s': /%s does not have tick %lld", t->root.path, group, (long long)tick);
-    return read_positions(t, group, all, tick, layer * heads + head, position, n, w, e);
+        return kv_fail(e, KV_DATA, "trace '%s': /%s does not have tick %lld", t->path, group, (long long)tick);
+    return read_positions(t, &all[tick], tick, layer * heads + head, position, n, w, e);
 }
 
 bool kv_trace_slots(struct kv_trace *t, int64_t tick, int64_t layer, int64_t head, const int32_t **position, int64_t *n,
@@ -449,30 +457,26 @@ bool kv_trace_kept(struct kv_trace *t, int64_t tick, int64_t layer, int64_t head
     return lane_positions(t, "kept", t->kept, tick, layer, head, position, n, w, e);
 }
 
-static bool read_prompt_numbers(struct kv_trace *t, const char *name, hid_t type, int64_t n, size_t size, void *out,
+static bool read_prompt_numbers(struct kv_trace *t, const char *name, enum kv_number want, int64_t n, void *out,
                                 struct kv_err *e)
 {
-    struct kv_place g;
+    int32_t g;
     int64_t found;
-    kv_h5_lock();
-    void *numbers = NULL;
-    if (kv_h5_group(&t->root, "prompt", &g, e)) {
-        numbers = kv_h5_numbers(&g, name, type, n, n, &found, e);
-        H5Oclose(g.id);
-    }
-    kv_h5_unlock();
+    if (!kv_index_group(&t->index, 0, "prompt", &g, e))
+        return false;
+    void *numbers = kv_index_numbers(&t->index, t->file, g, name, want, n, n, &found, e);
     if (numbers)
-        memcpy(out, numbers, (size_t)n * size);
+        memcpy(out, numbers, (size_t)n * kv_number_size(want));
     free(numbers);
     return numbers != NULL;
 }
 
 bool kv_trace_ids(struct kv_trace *t, int32_t *out, struct kv_err *e)
 {
-    return read_prompt_numbers(t, "ids", H5T_NATIVE_INT32, t->about.n_prompt + t->about.n_output, sizeof *out, out, e);
+    return read_prompt_numbers(t, "ids", KV_I32, t->about.n_prompt + t->about.n_output, out, e);
 }
 
 bool kv_trace_log_probability(struct kv_trace *t, float *out, struct kv_err *e)
 {
-    return read_prompt_numbers(t, "log_probability", H5T_NATIVE_FLOAT, t->about.n_output, sizeof *out, out, e);
+    return read_prompt_numbers(t, "log_probability", KV_F32, t->about.n_output, out, e);
 }

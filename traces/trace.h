@@ -52,6 +52,9 @@ struct kv_mark {
     int64_t begin, end; /* tokens [begin, end): a needle */
 };
 
+/* NAME=FIRST-LAST, both tokens included, below `tokens`. KV_USAGE. */
+bool kv_mark_read(struct kv_mark *m, const char *text, int64_t tokens, struct kv_arena *a, struct kv_err *e);
+
 struct kv_trace_about {
     const char *producer, *producer_version, *created_utc, *uuid;
     bool complete;
@@ -98,6 +101,9 @@ bool kv_trace_row(struct kv_trace *t, int channel, int64_t tick, int64_t stream,
 
 /* The row's exact sum before encoding; NaN where none was stored. */
 double kv_trace_row_sum(const struct kv_trace *t, int channel, int64_t tick, int64_t stream);
+
+/* Bytes that a channel's rows, and what stands beside them, take in the file. */
+int64_t kv_trace_stored_bytes(const struct kv_trace *t, int channel);
 
 /* Closed loop: positions of the slots of a lane's row, ascending (patch left out), and the positions kept after it.
  * (n,) views into the work, until its next call. */

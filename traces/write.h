@@ -3,7 +3,10 @@
 #ifndef KV_TRACE_WRITE_H
 #define KV_TRACE_WRITE_H
 
+#include "traces/codes.h"
+#include "traces/h5.h"
 #include "traces/inside.h"
+#include "traces/pack.h"
 
 struct kv_trace_writer {
     struct kv_arena *own;

@@ -47,7 +47,7 @@ has "info: what it can replay" "h2o" out
 works "info, as JSON" trace info a.kvt.h5 --json
 is_json "info: JSON is JSON" out
 has "info: JSON says that it is complete" '"complete": true' out
-has "info: the SPEC that fits" '"spec": "tova:every=64"' out
+has "info: the SPEC that fits" '"spec": "tova:keep=30%,every=64"' out
 kv policies --csv
 is "info: every kind of policy is told" "$(column out kind | wc -l)" \
     "$(kv trace info a.kvt.h5 --json; grep -c '"can": ' out)"

@@ -300,6 +300,36 @@ static void planes_are_split_and_joined(void **state)
         }
 }
 
+static void planes_become_numbers_at_once(void **state)
+{
+    struct fixture *f = *state;
+    static const float maxima[] = {1, 0.85f, FLT_MAX, 1e-41f, 1e-30f};
+    for (int64_t n = 0; n < 20000; n += n < 300 ? 1 : n / 3 + 1)
+        for (int s = 0; s < SCALES; s++)
+            for (int p = 0; p < KV_SIMDS; p++) {
+                uint64_t hash = 0;
+                float max = maxima[draw(f) % 5];
+                if (!use_path(p))
+                    continue;
+                for (int64_t i = 0; i < n; i++)
+                    f->code[i] = draw(f) % 8 ? draw(f) & 4095 : 0;
+                f->back[n] = -1;
+                kv_codes_split(f->code, n, f->hi, f->lo);
+                kv_codes_decode_planes(f->hi, f->lo, n, scales[s], max, f->back, &hash);
+                assert_int_equal(hash, kv_codes_hash(f->code, n));
+                assert_true(f->back[n] == -1);
+                for (int64_t i = 0; i < n; i++) {
+                    float expected = expected_number(f->code[i], scales[s], max);
+                    if (memcmp(f->back + i, &expected, sizeof expected))
+                        fail_msg("%s, %d steps, maximum %a: code %d is %a, expected %a", paths[p], scales[s],
+                                 (double)max, f->code[i], (double)f->back[i], (double)expected);
+                }
+                memset(f->pooled, 0, (size_t)n * sizeof *f->pooled);
+                kv_codes_decode_planes(f->hi, f->lo, n, scales[s], max, f->pooled, NULL);
+                assert_memory_equal(f->pooled, f->back, (size_t)n * sizeof *f->back);
+            }
+}
+
 static void hashes_are_those_of_the_format(void **state)
 {
     (void)state;
@@ -367,15 +397,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(tables_are_powers_of_two_rounded),
-        TEST(codes_are_those_of_the_formula),
-        TEST(the_first_bad_number_is_found),
-        TEST(every_code_has_its_number),
-        TEST(the_error_is_half_a_step),
-        TEST(codes_of_numbers_that_were_codes_stay),
-        TEST(planes_are_split_and_joined),
-        TEST(hashes_are_those_of_the_format),
-        TEST(choices_by_codes_are_nearly_those_by_numbers),
+        TEST(tables_are_powers_of_two_rounded), TEST(codes_are_those_of_the_formula),
+        TEST(the_first_bad_number_is_found),    TEST(every_code_has_its_number),
+        TEST(the_error_is_half_a_step),         TEST(codes_of_numbers_that_were_codes_stay),
+        TEST(planes_are_split_and_joined),      TEST(planes_become_numbers_at_once),
+        TEST(hashes_are_those_of_the_format),   TEST(choices_by_codes_are_nearly_those_by_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -283,7 +283,7 @@ static hid_t group(hid_t up, const char *name)
     return H5Gcreate2(up, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
 }
 
-enum { PLAIN, CHUNKED, SHUFFLED, CHECKED, DOUBLE };
+enum { PLAIN, DOUBLE, COMPACT, CHUNKED, SHUFFLED, CHECKED, EDGES, TWICE, LATEST, HOWS, SCALED, NBIT };
 
 static void put_numbers(hid_t up, const char *name, hid_t stored, hid_t type, hsize_t rows, hsize_t n, int how,
                         const void *data)
@@ -293,14 +293,26 @@ static void put_numbers(hid_t up, const char *name, hid_t stored, hid_t type, hs
     hid_t space = rows ? H5Screate_simple(2, extent, NULL) : H5Screate_simple(1, &n, NULL);
     if (how == CHECKED)
         chunk[1] = n;
-    if (how != PLAIN && how != DOUBLE)
-        H5Pset_chunk(plist, 2, chunk);
+    if (how == COMPACT)
+        H5Pset_layout(plist, H5D_COMPACT);
+    if (how >= CHUNKED)
+        H5Pset_chunk(plist, rows ? 2 : 1, rows ? chunk : chunk + 1);
     if (how == SHUFFLED)
         H5Pset_shuffle(plist);
-    if (how != PLAIN && how != DOUBLE)
+    if (how == TWICE)
+        H5Pset_fletcher32(plist);
+    if (how >= CHUNKED && how < SCALED)
         H5Pset_deflate(plist, 4);
+    if (how == TWICE)
+        H5Pset_deflate(plist, 1);
     if (how == CHECKED)
         H5Pset_fletcher32(plist);
+    if (how == EDGES)
+        H5Pset_chunk_opts(plist, H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS);
+    if (how == SCALED)
+        H5Pset_scaleoffset(plist, H5Z_SO_FLOAT_DSCALE, 2);
+    if (how == NBIT)
+        H5Pset_nbit(plist);
     hid_t set = H5Dcreate2(up, name, stored, space, H5P_DEFAULT, plist, H5P_DEFAULT);
     assert_true(set >= 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
     H5Dclose(set);
@@ -333,7 +345,14 @@ static const struct plain good_plain = {.format = "kvtrace",
 
 static void write_plain(struct fixture *f, const struct plain *p)
 {
-    hid_t file = H5Fcreate(f->path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t create = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
+    if (p->how == LATEST || p->how == EDGES)
+        H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+    if (p->how == LATEST)
+        H5Pset_userblock(create, 1024);
+    hid_t file = H5Fcreate(f->path, H5F_ACC_TRUNC, create, access);
+    H5Pclose(create);
+    H5Pclose(access);
     put_text(file, "format", p->format);
     put_int(file, "version_major", H5T_STD_I32LE, 0, p->major);
     put_int(file, "version_minor", H5T_STD_U8LE, 1, 0);
@@ -348,8 +367,8 @@ static void write_plain(struct fixture *f, const struct plain *p)
     put_int(id, "n_output", H5T_STD_I64LE, 0, 0);
     H5Gclose(id);
     id = group(file, "ticks");
-    put_numbers(id, "q_begin", H5T_STD_I32LE, H5T_NATIVE_INT64, 0, 2, PLAIN, p->begin);
-    put_numbers(id, "q_end", H5T_STD_U64LE, H5T_NATIVE_INT64, 0, 2, PLAIN, p->end);
+    put_numbers(id, "q_begin", H5T_STD_I32LE, H5T_NATIVE_INT64, 0, 2, p->how % SCALED, p->begin);
+    put_numbers(id, "q_end", H5T_STD_U64LE, H5T_NATIVE_INT64, 0, 2, p->how % SCALED, p->end);
     if (p->committed >= 0)
         put_numbers(id, "n_committed", H5T_STD_I64LE, H5T_NATIVE_INT, 0, 1, PLAIN, &p->committed);
     H5Gclose(id);
@@ -395,7 +414,7 @@ static bool read_plain(struct fixture *f)
 static void files_made_by_hand_are_read(void **state)
 {
     struct fixture *f = *state;
-    for (int how = PLAIN; how <= DOUBLE; how++) {
+    for (int how = PLAIN; how < HOWS; how++) {
         struct plain p = good_plain;
         p.how = how;
         write_plain(f, &p);
@@ -442,6 +461,9 @@ static void what_is_wrong_is_said(void **state)
     REFUSE(p.channel = "window_seen", "/channels/window_seen: there is no attribute 'window'; see traces/FORMAT.md");
     REFUSE(p.value = -1, "/channels/last_row/t00001/f32: row 1 holds what is no finite number, or a negative one");
     REFUSE(p.value = NAN, "/channels/last_row/t00001/f32: row 1 holds what is no finite number, or a negative one");
+    REFUSE(p.how = SCALED, "/channels/last_row/t00001/f32: its filter 'scaleoffset' is not read; repack it: "
+                           "h5repack -f GZIP=1");
+    REFUSE(p.how = NBIT, "/channels/last_row/t00001/f32: its filter 'nbit' is not read; repack it: h5repack -f GZIP=1");
     REFUSE((p.q_heads = 10000, p.layers = 10000),
            "/channels/last_row: layers, heads and window make 100000000 rows; at most 67108864 are read");
 }
