@@ -96,7 +96,10 @@ static bool read_root(struct kv_trace *t, struct kv_trace_about *b, struct kv_er
 {
     struct kv_index *x = &t->index;
     int64_t complete;
-    if (!kv_index_int(x, 0, "complete", 0, 1, &zero, &complete, e))
+    /* a file without a count of passes was not written pass by pass: it is what it is */
+    int32_t ticks = kv_index_find(x, 0, "ticks");
+    int64_t otherwise = ticks < 0 || kv_index_find(x, ticks, "n_committed") < 0;
+    if (!kv_index_int(x, 0, "complete", 0, 1, &otherwise, &complete, e))
         return false;
     b->complete = complete;
     return kv_index_text(x, 0, "producer", "", &b->producer, t->own, e) &&
