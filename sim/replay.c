@@ -68,7 +68,7 @@ static const char *tick_text(const struct kv_tick *t, struct kv_arena *a)
 
 /* A pass that ends with a tick: its channels must be there, and of the same queries. */
 static bool check_channels(const struct kv_replay *r, struct kv_replay_run *run, const struct kv_pass *pass,
-                           int64_t tick, struct kv_arena *a, struct kv_err *e)
+                           int64_t tick, int64_t *keyed, struct kv_arena *a, struct kv_err *e)
 {
     const struct kv_tick *t = &r->about.tick[tick];
     unsigned wants = kv_policy_wants(&run->policy, pass, pass->evict);
@@ -76,8 +76,12 @@ static bool check_channels(const struct kv_replay *r, struct kv_replay_run *run,
         return false;
     for (int k = 0; k < KV_SCORE_CHANNELS; k++) {
         const struct kv_source *s = &run->source[k];
-        if (!(wants & KV_BIT(k)) || s->way == KV_WAY_KEYS)
+        if (!(wants & KV_BIT(k)))
             continue;
+        if (s->way == KV_WAY_KEYS) {
+            *keyed = tick;
+            continue;
+        }
         if (!r->about.channel[s->channel].at[tick])
             return kv_fail(e, KV_USAGE, "%s channel '%s' was not recorded for the pass %s; record it there",
                            run->policy.where, kv_channels[k].name, tick_text(t, a));
@@ -93,8 +97,23 @@ static bool check_channels(const struct kv_replay *r, struct kv_replay_run *run,
                            "chunk to what was recorded, or record window_seen",
                            run->policy.where, (long long)run->policy.when.chunk, tick_text(t, a));
         if (s->way == KV_WAY_LOGITS && pass->n_patch)
-            return kv_fail(e, KV_USAGE, "%s logits of a patched pass leave out the patch's own; record window_local",
-                           run->policy.where);
+            return kv_fail(e, KV_USAGE, "%s logits of a patched pass leave out the patch's own; record %s",
+                           run->policy.where, kv_channels[k].name);
+    }
+    return true;
+}
+
+/* Keys and values of all ticks up to `last`, for those sources that are made of them. */
+static bool check_history(const struct kv_replay *r, const struct kv_replay_run *run, int64_t last, struct kv_arena *a,
+                          struct kv_err *e)
+{
+    for (int k = 0; k < KV_SCORE_CHANNELS; k++) {
+        const struct kv_source *s = &run->source[k];
+        for (int64_t i = 0; s->way == KV_WAY_KEYS && i <= last; i++)
+            if ((s->channel >= 0 && !r->about.channel[s->channel].at[i]) ||
+                (s->values >= 0 && !r->about.channel[s->values].at[i]))
+                return kv_fail(e, KV_USAGE, "%s keys or values were not recorded for the pass %s; record them there",
+                               run->policy.where, tick_text(&r->about.tick[i], a));
     }
     return true;
 }
@@ -112,16 +131,16 @@ static void clip(struct kv_pass *pass, int64_t end)
 /* Follows the passes that the policy will make. */
 static bool check_passes(const struct kv_replay *r, struct kv_replay_run *run, struct kv_arena *a, struct kv_err *e)
 {
-    int64_t seen = 0, unit = 0, index = 0, tick = 0;
+    int64_t seen = 0, unit = 0, index = 0, tick = 0, keyed = -1; /* keyed: last tick that needs keys or values */
     struct kv_pass pass;
-    bool scored = !run->policy.score->positional && run->policy.law->room;
+    bool scored = (run->policy.score->needs | run->policy.score->observes) && run->policy.law->room;
     while (scored && tick < r->about.n_ticks) {
         const struct kv_tick *t = &r->about.tick[tick];
         if (!kv_pass_next(&run->policy.when, &r->request, index, seen, unit, t->end - seen + run->policy.when.patch,
                           &pass))
             break;
         clip(&pass, t->end);
-        if (seen + pass.n_new == t->end && !check_channels(r, run, &pass, tick, a, e))
+        if (seen + pass.n_new == t->end && !check_channels(r, run, &pass, tick, &keyed, a, e))
             return false;
         if (pass.evict && seen + pass.n_new < t->end)
             return kv_fail(
@@ -134,7 +153,16 @@ static bool check_passes(const struct kv_replay *r, struct kv_replay_run *run, s
         index++;
         tick += seen == t->end;
     }
-    return true;
+    return check_history(r, run, keyed, a, e);
+}
+
+/* The lanes that were recorded must be those of the policy. */
+static bool check_lanes(const struct kv_replay *r, const struct kv_replay_run *run, struct kv_err *e)
+{
+    int64_t heads = r->about.query_lanes ? r->about.q_heads : r->about.kv_heads;
+    return !r->closed || heads == run->shape.store_heads ||
+           kv_fail(e, KV_DATA, "%s it has %lld lanes in a layer, and the trace recorded %lld", run->policy.where,
+                   (long long)run->shape.store_heads, (long long)heads);
 }
 
 static bool check_closed(const struct kv_replay *r, const struct kv_policy *p, struct kv_err *e)
@@ -152,7 +180,7 @@ bool kv_replay_add(struct kv_replay *r, const struct kv_policy *policy, struct k
     *run = (struct kv_replay_run){.policy = *policy};
     struct kv_policy *p = &run->policy;
     if (!check_closed(r, p, e) || !kv_policy_prepare(p, &r->model, &r->asked.run, &run->shape, a, e) ||
-        !check_passes(r, run, a, e))
+        !check_lanes(r, run, e) || !check_passes(r, run, a, e))
         return false;
     size_t lanes = (size_t)(run->shape.layers * run->shape.store_heads);
     run->lane = kv_alloc_many(a, lanes, sizeof *run->lane, "lanes", e);
@@ -352,11 +380,25 @@ static void sum_up(const struct kv_replay *r, struct kv_replay_run *run)
         look_at_marks(r, run, 0);
 }
 
+/* Buffers for passes within ticks. Positions need none, nor does what is refused there. */
+static bool open_alone(const struct kv_replay *r, struct kv_cache_work *w, struct kv_err *e)
+{
+    int64_t heads = 1, entries = 0;
+    for (int i = 0; i < r->n_runs; i++) {
+        const struct kv_score *score = r->run[i].policy.score;
+        if (score->positional || score->needs || score->observes)
+            continue;
+        entries = r->end + KV_SLACK;
+        heads = r->run[i].shape.store_heads > heads ? r->run[i].shape.store_heads : heads;
+    }
+    return kv_cache_work_open(w, entries, (int)heads, e);
+}
+
 static bool run_ticks(struct kv_replay *r, struct kv_team *team, struct replay_work *w, struct kv_err *e)
 {
     struct kv_cache_work alone;
     struct kv_progress progress;
-    bool good = kv_cache_work_open(&alone, 64, 1, e);
+    bool good = open_alone(r, &alone, e);
     kv_progress_start(&progress, "recorded tokens replayed", r->end, r->asked.quiet);
     for (int64_t tick = 0; good && tick < r->about.n_ticks; tick++) {
         good = run_tick(r, team, w, &alone, tick, e);

@@ -6,7 +6,6 @@
 #include "sim/replay_print.h"
 #include "sim/team.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,15 +120,6 @@ static bool add_policies(struct kv_replay *r, const struct kv_args *args, struct
     return !e->n;
 }
 
-/* Reads a token's number; NULL when there is none. */
-static const char *read_token(const char *text, long long *out)
-{
-    char *behind;
-    *out = strtoll(text, &behind, 10);
-    return isdigit((unsigned char)*text) ? behind : NULL;
-}
-
-/* NAME=FIRST-LAST, both tokens included. */
 static bool add_marks(struct kv_replay *r, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     int n = kv_arg_times(args, "mark"), old = r->about.n_marks;
@@ -138,19 +128,9 @@ static bool add_marks(struct kv_replay *r, const struct kv_args *args, struct kv
     struct kv_mark *mark = KV_NEW_N(a, struct kv_mark, old + n + 1);
     if (old)
         memcpy(mark, r->about.mark, sizeof *mark * (size_t)old);
-    for (int i = 0; i < n; i++) {
-        const char *text = kv_arg_nth(args, "mark", i), *is = strchr(text, '=');
-        long long first = 0, last;
-        const char *behind = is && is > text ? read_token(is + 1, &first) : NULL;
-        last = first;
-        if (behind && *behind == '-')
-            behind = read_token(behind + 1, &last);
-        if (!behind || *behind || last < first || last >= r->end)
-            return kv_fail(e, KV_USAGE, "--mark '%s' is not NAME=FIRST-LAST with tokens from 0 to %lld", text,
-                           (long long)r->end - 1);
-        mark[old + i] =
-            (struct kv_mark){.name = kv_copy_part(a, text, (size_t)(is - text)), .begin = first, .end = last + 1};
-    }
+    for (int i = 0; i < n; i++)
+        if (!kv_mark_read(&mark[old + i], kv_arg_nth(args, "mark", i), r->end, a, e))
+            return false;
     r->about.mark = mark;
     r->about.n_marks = old + n;
     return true;

@@ -16,13 +16,14 @@ struct kv_feed {
     struct kv_cache_work *layers; /* (runs,) of those that decide a layer at once; not open for others */
     float **row;                  /* (channels,)(rows, stride) as read; NULL where nobody wants it */
     int64_t *at_tick, *at_lane;   /* (channels,) what is in `row` */
-    float *slots;                 /* (2, most rows, stride) of survivors */
-    float *derived;               /* (3, stride) made from keys or logits */
+    float *slots;                 /* (places, most rows, stride) of survivors */
+    float *derived;               /* likewise, made from keys or logits */
     float *picked;                /* (window, stride) logits of survivors */
     float *survivors;             /* (2, stride, head_dim) */
     double *sums;                 /* (2 x stride + ...) */
     uint64_t *oracle;
     int64_t stride, most_rows;
+    int places; /* channels that a lane may want at once */
 };
 
 static int64_t group_of(const struct kv_replay *r)
@@ -56,17 +57,22 @@ static bool open_rows(struct kv_feed *f, struct kv_arena *a)
 {
     const struct kv_replay *r = f->replay;
     int64_t window = 0;
+    f->places = 1;
     bool good = true, *wanted = KV_NEW_N(a, bool, r->about.n_channels + 1);
     want_channel(f, wanted, r->mass);
     want_channel(f, wanted, r->later);
-    for (int i = 0; i < r->n_runs; i++)
+    for (int i = 0; i < r->n_runs; i++) {
+        int places = 0;
         for (int k = 0; k < KV_SCORE_CHANNELS; k++) {
             const struct kv_source *s = &r->run[i].source[k];
+            places += s->way != KV_WAY_NONE;
             if (s->way == KV_WAY_RECORDED || s->way == KV_WAY_LOGITS)
                 want_channel(f, wanted, s->channel);
             if (s->way == KV_WAY_LOGITS && r->about.channel[s->channel].rows > window)
                 window = r->about.channel[s->channel].rows;
         }
+        f->places = places > f->places ? places : f->places;
+    }
     if (window)
         f->picked = make((size_t)(window * f->stride), sizeof(float), &good);
     f->most_rows = group_of(r);
@@ -101,8 +107,8 @@ struct kv_feed *kv_feed_open(struct kv_replay *r, struct kv_history *history, st
     *f = (struct kv_feed){.replay = r, .history = history, .select = kv_select_best()};
     f->stride = (r->end + 2 * KV_SLACK) / 16 * 16;
     good &= open_rows(f, a);
-    f->slots = make((size_t)(2 * f->most_rows * f->stride), sizeof(float), &good);
-    f->derived = make((size_t)(3 * f->stride * f->most_rows), sizeof(float), &good);
+    f->slots = make((size_t)(f->places * f->most_rows * f->stride), sizeof(float), &good);
+    f->derived = make((size_t)(f->places * f->most_rows * f->stride), sizeof(float), &good);
     f->oracle = make((size_t)kv_words(f->stride), sizeof(uint64_t), &good);
     if (history->keys_channel >= 0 || history->values_channel >= 0)
         f->survivors = make((size_t)(2 * f->stride * r->about.head_dim), sizeof(float), &good);
@@ -155,7 +161,7 @@ static bool read_history(struct kv_feed *f, int channel, float *all, int64_t tic
 {
     const struct kv_replay *r = f->replay;
     int64_t lane = layer * r->about.kv_heads + kv_head, d = r->about.head_dim;
-    if (channel < 0)
+    if (channel < 0 || !r->about.channel[channel].at[tick]) /* whoever needs it was refused */
         return true;
     float *to = all + (lane * (r->end + KV_SLACK) + r->about.tick[tick].begin) * d;
     return kv_trace_row(r->trace, channel, tick, lane, to, f->work, e);
@@ -182,18 +188,24 @@ static const float *pick_survivors(struct kv_feed *f, const float *row, int64_t 
 
 /* Softmax of logits over the survivors: what the window would have seen of them. */
 static const float *from_logits(struct kv_feed *f, const struct kv_replay_run *run, enum kv_channel what,
-                                const float *row, int64_t rows, int64_t query_rows, const uint64_t *set, int64_t begin,
-                                int64_t end)
+                                const struct kv_trace_channel *c, const float *row, int64_t rows, const uint64_t *set,
+                                int64_t begin, int64_t end, int place)
 {
-    int64_t w = what == KV_LAST_ROW ? 1 : run->policy.keys.window_size, n = 0, used = query_rows < w ? query_rows : w;
+    float *out = f->derived + place * f->most_rows * f->stride;
+    int64_t w = what == KV_LAST_ROW ? 1 : run->policy.keys.window_size, n = 0, used = c->rows < w ? c->rows : w;
     float *picked = f->picked;
     int64_t held = kv_set_count(set, end);
     for (int64_t h = 0; h < rows; h++) {
         for (int64_t i = 0; i < used; i++) {
-            const float *logits = row + (h * query_rows + query_rows - used + i) * f->stride;
+            const float *logits = row + (h * c->rows + c->rows - used + i) * f->stride;
             if (what == KV_WINDOW_LOCAL) {
                 n = end - begin;
-                memcpy(picked + i * n, logits + begin, sizeof(float) * (size_t)n);
+                memcpy(picked + i * n, logits + (c->ragged ? held - n : begin), sizeof(float) * (size_t)n);
+                continue;
+            }
+            if (c->ragged) {
+                n = held;
+                memcpy(picked + i * n, logits, sizeof(float) * (size_t)n);
                 continue;
             }
             n = 0;
@@ -201,9 +213,9 @@ static const float *from_logits(struct kv_feed *f, const struct kv_replay_run *r
                 if (kv_set_has(set, t))
                     picked[i * held + n++] = logits[t];
         }
-        kv_make_attention(picked, used, n, f->sums, f->derived + h * f->stride);
+        kv_make_attention(picked, used, n, f->sums, out + h * f->stride);
     }
-    return f->derived;
+    return out;
 }
 
 static const float *gather(const struct kv_feed *f, const float *all, int64_t lane, const uint64_t *set, int64_t from,
@@ -222,7 +234,7 @@ static const float *from_keys(struct kv_feed *f, enum kv_channel what, int64_t l
                               int64_t end, int place)
 {
     int64_t d = f->replay->about.head_dim, n, from = kv_channels[what].span == KV_SPAN_NEW ? begin : 0;
-    float *out = f->derived + place * f->stride, *second = f->survivors + f->stride * d;
+    float *out = f->derived + place * f->most_rows * f->stride, *second = f->survivors + f->stride * d;
     const float *k = NULL, *v = NULL;
     if (f->history->keys_channel >= 0)
         k = gather(f, f->history->keys, lane, set, from, end, f->survivors, &n);
@@ -256,12 +268,17 @@ static bool feed_channel(struct kv_feed *f, struct kv_replay_run *run, enum kv_c
     }
     if (kv_channels[what].attention)
         in->rows = (int)rows;
+    if (!r->about.channel[s->channel].at[tick])
+        return kv_fail(e, KV_USAGE, "%s channel '%s' was not recorded for the pass [%lld, %lld); record it there",
+                       run->policy.where, kv_channels[what].name, (long long)at->begin, (long long)at->end);
     if (!read_rows(f, s->channel, tick, layer, kv_head, e))
         return false;
     const struct kv_trace_channel *c = &r->about.channel[s->channel];
     const float *row = f->row[s->channel] + first * c->rows * f->stride;
     if (s->way == KV_WAY_LOGITS)
-        in->channel[what] = from_logits(f, run, what, row, rows, c->rows, set, at->begin, at->end);
+        in->channel[what] = from_logits(f, run, what, c, row, rows, set, at->begin, at->end, place);
+    else if (c->ragged && kv_channels[what].span == KV_SPAN_NEW) /* all that the lane held: the new ones are last */
+        in->channel[what] = row + held - (at->end - at->begin);
     else if (kv_channels[what].span == KV_SPAN_NEW || c->ragged)
         in->channel[what] = row;
     else
@@ -396,7 +413,7 @@ static bool measure_kept(struct kv_feed *f, struct kv_replay_run *run, int64_t t
     double outer = sum_range(f, &rows, NULL, 0, from) + sum_range(f, &rows, NULL, to, end);
     double outer_kept = sum_range(f, &rows, set, 0, from) + sum_range(f, &rows, set, to, end);
     m->kept = all > 0 ? kept / all : 1;
-    m->inner = all - outer > 0 ? fmin(1, (kept - outer_kept) / (all - outer)) : 1;
+    m->inner = all - outer > 0 ? fmax(0, fmin(1, (kept - outer_kept) / (all - outer))) : 1;
     return true;
 }
 

@@ -178,10 +178,16 @@ static void print_loop(const struct kv_replay *r)
             puts("no kept sets were recorded to compare with");
         return;
     }
-    printf(
-        "\nopen loop: the full cache was on while recording; %lld of %lld evictions of a lane used attention that was "
-        "recorded\nwith entries in it that had left. Its error is unknown for this model.\n",
-        (long long)approximate, (long long)decisions);
+    if (!approximate)
+        printf(
+            "\nopen loop: the full cache was on while recording; none of %lld evictions of a lane used attention that "
+            "was\nrecorded with entries in it that had left\n",
+            (long long)decisions);
+    else
+        printf(
+            "\nopen loop: the full cache was on while recording; %lld of %lld evictions of a lane used attention that "
+            "was recorded\nwith entries in it that had left. How far they are off is unknown for this model.\n",
+            (long long)approximate, (long long)decisions);
 }
 
 static void print_marks(const struct kv_replay *r)
@@ -213,9 +219,13 @@ void kv_replay_print(const struct kv_replay *r, const char *path, struct kv_aren
             t->channel[r->mass].name, (long long)r->asked.mass_sinks, (long long)r->asked.mass_recents);
     else if (!r->closed)
         puts("\nno attention over all keys was recorded (column_sum, window_seen, last_row): mass is unknown");
+    if (r->later >= 0)
+        puts("later mass: share of all later queries' attention on what stayed; like the oracle: share of what stayed "
+             "that "
+             "an oracle\nwould keep that ranks by that attention; -: nothing left while queries followed");
     print_loop(r);
     for (int i = 0; i < r->n_runs; i++)
-        if (r->run[i].policy.note)
+        if (r->run[i].policy.note && !r->run[i].policy.law->share) /* that note is of lengths; here sets are known */
             printf("%s: %s\n", r->run[i].policy.name, r->run[i].policy.note);
 }
 

@@ -88,7 +88,8 @@ bool kv_source_find(struct kv_source *s, enum kv_channel what, const struct kv_p
                     const struct kv_trace_about *t, struct kv_arena *a, struct kv_err *e)
 {
     int i = find(t, what, p, shape);
-    if (from_logits(s, what, p, t) || from_keys(s, what, t)) /* exact among survivors: better than recorded rows */
+    /* exact among survivors: better than recorded rows; logits of a patched pass leave out the patch's own */
+    if (((i < 0 || !p->when.patch) && from_logits(s, what, p, t)) || from_keys(s, what, t))
         return true;
     if (i >= 0) {
         *s = (struct kv_source){
@@ -97,8 +98,8 @@ bool kv_source_find(struct kv_source *s, enum kv_channel what, const struct kv_p
     }
     bool query = shape->store_heads != shape->kv_heads;
     for (int j = 0; j < t->n_channels; j++) /* there, but not in a form that serves */
-        query |=
-            t->channel[j].what == what && !t->channel[j].query_heads && t->channel[j].window == p->keys.window_size;
+        query |= t->channel[j].what == what && !t->channel[j].query_heads &&
+                 (!kv_channels[what].window || t->channel[j].window == p->keys.window_size);
     const char *window =
         kv_channels[what].window ? kv_format(a, " with window = %lld", (long long)p->keys.window_size) : "";
     return kv_fail(e, KV_USAGE, "%s the trace lacks channel '%s'%s%s (%s): it has %s; record it%s", p->where,
