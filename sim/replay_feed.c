@@ -7,30 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct kv_feed {
-    struct kv_replay *replay;
-    struct kv_history *history;
-    struct kv_trace_work *work;
-    const struct kv_select *select;
-    struct kv_cache_work lanes;   /* of policies that decide lane by lane */
-    struct kv_cache_work *layers; /* (runs,) of those that decide a layer at once; not open for others */
-    float **row;                  /* (channels,)(rows, stride) as read; NULL where nobody wants it */
-    int64_t *at_tick, *at_lane;   /* (channels,) what is in `row` */
-    float *slots;                 /* (places, most rows, stride) of survivors */
-    float *derived;               /* likewise, made from keys or logits */
-    float *picked;                /* (window, stride) logits of survivors */
-    float *survivors;             /* (2, stride, head_dim) */
-    double *sums;                 /* (2 x stride + ...) */
-    uint64_t *oracle;
-    int64_t stride, most_rows;
-    int places; /* channels that a lane may want at once */
-};
-
-static int64_t group_of(const struct kv_replay *r)
-{
-    return r->about.q_heads / r->about.kv_heads;
-}
-
 /* ---- opening ---- */
 
 static void *make(size_t n, size_t size, bool *good)
@@ -44,7 +20,7 @@ static void *make(size_t n, size_t size, bool *good)
 static int64_t rows_of(const struct kv_replay *r, int channel)
 {
     const struct kv_trace_channel *c = &r->about.channel[channel];
-    return (c->query_heads ? group_of(r) : 1) * c->rows;
+    return (c->query_heads ? kv_feed_group(r) : 1) * c->rows;
 }
 
 static void want_channel(const struct kv_feed *f, bool *wanted, int channel)
@@ -75,12 +51,14 @@ static bool open_rows(struct kv_feed *f, struct kv_arena *a)
     }
     if (window)
         f->picked = make((size_t)(window * f->stride), sizeof(float), &good);
-    f->most_rows = group_of(r);
+    f->most_rows = kv_feed_group(r);
     f->row = KV_NEW_N(a, float *, r->about.n_channels + 1);
+    f->total = KV_NEW_N(a, double *, r->about.n_channels + 1);
     f->at_tick = KV_NEW_N(a, int64_t, r->about.n_channels + 1);
     f->at_lane = KV_NEW_N(a, int64_t, r->about.n_channels + 1);
     for (int c = 0; c < r->about.n_channels; c++) {
         f->at_tick[c] = -1;
+        f->total[c] = KV_NEW_N(a, double, rows_of(r, c));
         if (wanted[c])
             f->row[c] = make((size_t)(rows_of(r, c) * f->stride), sizeof(float), &good);
     }
@@ -141,7 +119,7 @@ void kv_feed_close(struct kv_feed *f)
 /* ---- reading ---- */
 
 /* The rows of a KV head at a tick, one for each of its query heads where the channel has those. */
-static bool read_rows(struct kv_feed *f, int channel, int64_t tick, int64_t layer, int64_t kv_head, struct kv_err *e)
+bool kv_feed_rows(struct kv_feed *f, int channel, int64_t tick, int64_t layer, int64_t kv_head, struct kv_err *e)
 {
     const struct kv_replay *r = f->replay;
     int64_t rows = rows_of(r, channel), lane = layer * r->about.kv_heads + kv_head;
@@ -150,6 +128,8 @@ static bool read_rows(struct kv_feed *f, int channel, int64_t tick, int64_t laye
     for (int64_t i = 0; i < rows; i++)
         if (!kv_trace_row(r->trace, channel, tick, lane * rows + i, f->row[channel] + i * f->stride, f->work, e))
             return false;
+    for (int64_t i = 0; i < rows; i++)
+        f->total[channel][i] = NAN;
     f->at_tick[channel] = tick;
     f->at_lane[channel] = lane;
     return true;
@@ -257,7 +237,7 @@ static bool feed_channel(struct kv_feed *f, struct kv_replay_run *run, enum kv_c
     const struct kv_replay *r = f->replay;
     const struct kv_source *s = &run->source[what];
     const struct kv_tick *at = &r->about.tick[tick];
-    int64_t g = group_of(r), per = run->shape.store_heads / r->about.kv_heads, kv_head = head / per;
+    int64_t g = kv_feed_group(r), per = run->shape.store_heads / r->about.kv_heads, kv_head = head / per;
     int64_t rows = per == 1 && s->query_heads ? g : 1, first = per > 1 && s->query_heads ? head % per : 0;
     const uint64_t *set = kv_cache_set(&run->cache, layer, head);
     int64_t held = kv_cache_held(&run->cache, layer, head), lane = layer * r->about.kv_heads + kv_head;
@@ -271,7 +251,7 @@ static bool feed_channel(struct kv_feed *f, struct kv_replay_run *run, enum kv_c
     if (!r->about.channel[s->channel].at[tick])
         return kv_fail(e, KV_USAGE, "%s channel '%s' was not recorded for the pass [%lld, %lld); record it there",
                        run->policy.where, kv_channels[what].name, (long long)at->begin, (long long)at->end);
-    if (!read_rows(f, s->channel, tick, layer, kv_head, e))
+    if (!kv_feed_rows(f, s->channel, tick, layer, kv_head, e))
         return false;
     const struct kv_trace_channel *c = &r->about.channel[s->channel];
     const float *row = f->row[s->channel] + first * c->rows * f->stride;
@@ -327,127 +307,7 @@ static bool check_kept(struct kv_feed *f, struct kv_replay_run *run, int64_t tic
     return true;
 }
 
-/* ---- measuring ---- */
-
-/* Rows of an attention channel that belong to a lane. */
-struct lane_rows {
-    const float *row;
-    int64_t n;
-};
-
-static bool lane_rows(struct kv_feed *f, int channel, const struct kv_replay_run *run, int64_t tick, int64_t layer,
-                      int64_t head, struct lane_rows *out, struct kv_err *e)
-{
-    const struct kv_replay *r = f->replay;
-    int64_t per = run->shape.store_heads / r->about.kv_heads;
-    bool query = r->about.channel[channel].query_heads;
-    if (!read_rows(f, channel, tick, layer, head / per, e))
-        return false;
-    out->n = query && per == 1 ? group_of(r) : 1;
-    out->row = f->row[channel] + (query && per > 1 ? head % per : 0) * f->stride;
-    return true;
-}
-
-static double sum_of(const struct kv_feed *f, const struct lane_rows *rows, const uint64_t *set, int64_t end)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < rows->n; i++)
-        sum += f->select->sum(rows->row + i * f->stride, set, end);
-    return sum;
-}
-
-/* Of the positions [from, to). */
-static double sum_range(const struct kv_feed *f, const struct lane_rows *rows, const uint64_t *set, int64_t from,
-                        int64_t to)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < rows->n; i++)
-        for (int64_t t = from; t < to; t++)
-            sum += !set || kv_set_has(set, t) ? (double)rows->row[i * f->stride + t] : 0;
-    return sum;
-}
-
-static bool can_measure(const struct kv_replay *r, int channel, int64_t tick)
-{
-    return channel >= 0 && !r->about.channel[channel].ragged && r->about.channel[channel].at[tick];
-}
-
-/* Before anything leaves: what the pass's queries could attend to. */
-static bool measure_held(struct kv_feed *f, struct kv_replay_run *run, int64_t tick, int64_t layer, int64_t head,
-                         struct kv_err *e)
-{
-    const struct kv_replay *r = f->replay;
-    struct kv_lane_mass *m = &run->lane[layer * run->shape.store_heads + head].last;
-    int64_t end = r->about.tick[tick].end;
-    struct lane_rows rows;
-    *m = (struct kv_lane_mass){0};
-    if (!can_measure(r, r->mass, tick))
-        return true;
-    m->known = true;
-    m->held = 1;
-    if (kv_cache_held(&run->cache, layer, head) == end)
-        return true;
-    if (!lane_rows(f, r->mass, run, tick, layer, head, &rows, e))
-        return false;
-    double all = sum_of(f, &rows, NULL, end);
-    m->held = all > 0 ? sum_of(f, &rows, kv_cache_set(&run->cache, layer, head), end) / all : 1;
-    return true;
-}
-
-static bool measure_kept(struct kv_feed *f, struct kv_replay_run *run, int64_t tick, int64_t layer, int64_t head,
-                         struct kv_err *e)
-{
-    const struct kv_replay *r = f->replay;
-    struct kv_lane_mass *m = &run->lane[layer * run->shape.store_heads + head].last;
-    int64_t end = r->about.tick[tick].end;
-    const uint64_t *set = kv_cache_set(&run->cache, layer, head);
-    struct lane_rows rows;
-    m->kept = m->inner = 1;
-    if (!m->known || kv_cache_held(&run->cache, layer, head) == end)
-        return true;
-    if (!lane_rows(f, r->mass, run, tick, layer, head, &rows, e))
-        return false;
-    int64_t from = r->asked.mass_sinks < end ? r->asked.mass_sinks : end;
-    int64_t to = end - r->asked.mass_recents > from ? end - r->asked.mass_recents : from;
-    double all = sum_of(f, &rows, NULL, end), kept = sum_of(f, &rows, set, end);
-    double outer = sum_range(f, &rows, NULL, 0, from) + sum_range(f, &rows, NULL, to, end);
-    double outer_kept = sum_range(f, &rows, set, 0, from) + sum_range(f, &rows, set, to, end);
-    m->kept = all > 0 ? kept / all : 1;
-    m->inner = all - outer > 0 ? fmax(0, fmin(1, (kept - outer_kept) / (all - outer))) : 1;
-    return true;
-}
-
-/* An oracle that knows the attention to come keeps as many entries, of all tokens so far. */
-static bool measure_later(struct kv_feed *f, struct kv_replay_run *run, int64_t tick, int64_t layer, int64_t head,
-                          struct kv_err *e)
-{
-    const struct kv_replay *r = f->replay;
-    struct kv_lane_mass *m = &run->lane[layer * run->shape.store_heads + head].last;
-    int64_t end = r->about.tick[tick].end, held = kv_cache_held(&run->cache, layer, head);
-    const uint64_t *set = kv_cache_set(&run->cache, layer, head);
-    struct lane_rows rows;
-    if (!can_measure(r, r->later, tick))
-        return true;
-    m->later_known = true;
-    m->later = m->overlap = 1;
-    if (held == end)
-        return true;
-    if (!lane_rows(f, r->later, run, tick, layer, head, &rows, e))
-        return false;
-    double all = sum_of(f, &rows, NULL, end);
-    if (!(all > 0)) { /* nothing follows */
-        m->later_known = false;
-        return true;
-    }
-    m->later = sum_of(f, &rows, set, end) / all;
-    float *sum = f->slots;
-    memcpy(sum, rows.row, sizeof *sum * (size_t)end);
-    for (int64_t i = 1; i < rows.n; i++)
-        f->select->add(sum, rows.row + i * f->stride, end);
-    f->select->top(sum, end, held, f->oracle, &f->lanes.top);
-    m->overlap = held ? (double)kv_set_common(set, f->oracle, end) / (double)held : 1;
-    return true;
-}
+/* ---- a layer ---- */
 
 /* Adds the tick to the lane's sums. */
 static void count_lane(const struct kv_replay *r, struct kv_replay_run *run, int64_t layer, int64_t head, int64_t held)
@@ -480,16 +340,17 @@ static void count_lane(const struct kv_replay *r, struct kv_replay_run *run, int
     }
 }
 
-/* ---- a layer ---- */
-
 static bool feed_lane(struct kv_feed *f, struct kv_replay_run *run, struct kv_cache_work *w, unsigned wants,
                       int64_t tick, int64_t layer, int64_t head, struct kv_err *e)
 {
     struct kv_lane_in in = {.rows = 1};
     int place = 0;
+    f->fed = NULL;
     for (int k = 0; k < KV_SCORE_CHANNELS; k++)
         if (wants & KV_BIT(k) && !feed_channel(f, run, (enum kv_channel)k, tick, layer, head, place++, &in, e))
             return false;
+    if (!kv_measure_held(f, run, tick, layer, head, &in, e))
+        return false;
     kv_cache_lane(&run->cache, layer, head, &in, w);
     return true;
 }
@@ -498,7 +359,7 @@ static bool measure(struct kv_feed *f, struct kv_replay_run *run, int64_t tick, 
                     int64_t held, struct kv_err *e)
 {
     struct kv_replay_lane *lane = &run->lane[layer * run->shape.store_heads + head];
-    if (!measure_kept(f, run, tick, layer, head, e) || !measure_later(f, run, tick, layer, head, e))
+    if (!kv_measure_kept(f, run, tick, layer, head, held, e) || !kv_measure_later(f, run, tick, layer, head, e))
         return false;
     count_lane(f->replay, run, layer, head, held);
     int64_t differs = 0;
@@ -518,8 +379,6 @@ static bool lane_at_tick(struct kv_feed *f, int i, int64_t tick, int64_t layer, 
     int64_t held = kv_cache_held(&run->cache, layer, head);
     if (f->replay->closed && !check_slots(f, run, tick, layer, head, e))
         return false;
-    if (!measure_held(f, run, tick, layer, head, e))
-        return false;
     run->lane[layer * run->shape.store_heads + head].held = held;
     if (!feed_lane(f, run, whole ? &f->layers[i] : &f->lanes, wants, tick, layer, head, e))
         return false;
@@ -530,6 +389,7 @@ static bool end_layers(struct kv_feed *f, int i, int64_t tick, int64_t layer, st
 {
     struct kv_replay_run *run = &f->replay->run[i];
     bool whole = kv_cache_decides_layers(&run->cache);
+    f->fed = NULL;
     kv_cache_layer(&run->cache, layer, whole ? &f->layers[i] : &f->lanes);
     for (int64_t head = 0; whole && head < run->shape.store_heads; head++)
         if (!measure(f, run, tick, layer, head, run->lane[layer * run->shape.store_heads + head].held, e))

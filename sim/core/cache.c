@@ -359,6 +359,7 @@ static void choose(struct kv_cache *c, int64_t i, const struct kv_room *room, co
     lane->ties += w->select->top(keep, v->n, room->keep, w->mask, &w->top);
     if (c->policy->score->kept)
         c->policy->score->kept(v, w->mask);
+    w->chosen = v->n;
     remove_others(c, lane, room, v->n, w->mask, w);
     c->gain[i] = lane->held - c->before[i];
     c->frozen[i] = room->frozen;
@@ -408,6 +409,7 @@ static void decide_by_position(struct kv_cache *c, int64_t i)
 void kv_cache_lane(struct kv_cache *c, int64_t layer, int64_t head, const struct kv_lane_in *in,
                    struct kv_cache_work *w)
 {
+    w->chosen = 0;
     int64_t i = layer * c->shape->store_heads + head;
     c->lane[i].decided = true;
     if (c->policy->score->positional)

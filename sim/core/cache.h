@@ -55,6 +55,7 @@ struct kv_cache_work {
     float *all;   /* (heads x entries + slack,) for shared budgets */
     int32_t *position;
     uint64_t *mask, *all_mask;
+    int64_t chosen; /* candidates of the lane decided last, those that stayed in `mask`; 0: all of them did */
     int heads;
 };
 

@@ -300,7 +300,7 @@ static void roll_budget(struct draw *d, struct dice *r)
     int64_t n = d->request.prompt;
     bool refused = d->rule == RULE_FIXED || d->rule == RULE_HEADS || draw_shares(d); /* less than sinks and recents */
     d->share = NAN;
-    bool must = strstr(d->kind->preset, "tokens=") || d->law->needs_budget;
+    bool must = strstr(d->kind->preset, "tokens=") || d->law->needs_budget || !d->score->positional;
     if (!d->law->budget || (!must && one_in(r, 2)))
         return;
     if (!(d->law->budget & KV_BUDGET_TOKENS) || (d->law->budget & KV_BUDGET_SHARE && one_in(r, 2))) {
