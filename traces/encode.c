@@ -312,7 +312,7 @@ static bool run(struct job *j, struct kv_err *e)
 static hid_t make_plane(struct job *j, const char *name, hid_t type, int rank, const hsize_t *extent,
                         enum kv_filter filter)
 {
-    hid_t plist = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(rank, extent, NULL);
+    hid_t plist = kv_h5_dataset(), space = H5Screate_simple(rank, extent, NULL);
     hsize_t chunk[2] = {(hsize_t)j->band, extent[1]};
     H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);
     if (filter != KV_FILTER_NONE)

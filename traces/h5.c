@@ -165,11 +165,19 @@ bool kv_h5_put_int(hid_t id, const char *name, int64_t value)
     return good;
 }
 
+hid_t kv_h5_dataset(void)
+{
+    hid_t plist = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_obj_track_times(plist, false);
+    return plist;
+}
+
 bool kv_h5_put_numbers(hid_t group, const char *name, hid_t stored, hid_t type, int rank, const hsize_t *extent,
                        const void *data)
 {
-    hid_t space = H5Screate_simple(rank, extent, NULL);
-    hid_t set = H5Dcreate2(group, name, stored, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t space = H5Screate_simple(rank, extent, NULL), plist = kv_h5_dataset();
+    hid_t set = H5Dcreate2(group, name, stored, space, H5P_DEFAULT, plist, H5P_DEFAULT);
+    H5Pclose(plist);
     bool good = set >= 0 && (H5Sget_simple_extent_npoints(space) == 0 ||
                              H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
     good &= set < 0 || H5Dclose(set) >= 0;

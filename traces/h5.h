@@ -42,6 +42,8 @@ hid_t kv_h5_half(void);
 
 /* ---- writing; false: the library failed, kv_h5_why says why ---- */
 
+/* How datasets are made: without the time, or the same numbers would not be the same bytes. The caller closes it. */
+hid_t kv_h5_dataset(void);
 bool kv_h5_put_text(hid_t id, const char *name, const char *text); /* NULL: nothing is written */
 bool kv_h5_put_int(hid_t id, const char *name, int64_t value);     /* an older value is overwritten */
 bool kv_h5_put_numbers(hid_t group, const char *name, hid_t stored, hid_t type, int rank, const hsize_t *extent,

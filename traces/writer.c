@@ -95,7 +95,7 @@ static bool make_ticks(struct kv_trace_writer *w)
     int64_t zero = 0;
     bool good = (w->ticks = make_group(w->file, "ticks")) >= 0 &&
                 kv_h5_put_numbers(w->ticks, "n_committed", H5T_STD_I64LE, H5T_NATIVE_INT64, 1, &one, &zero);
-    hid_t plist = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(1, &nothing, &endless);
+    hid_t plist = kv_h5_dataset(), space = H5Screate_simple(1, &nothing, &endless);
     H5Pset_chunk(plist, 1, &chunk);
     for (int i = 0; good && i < COLUMNS; i++) {
         hid_t type = i == KIND ? H5T_STD_U8LE : H5T_STD_I64LE;
