@@ -142,6 +142,8 @@ $(B)/%.libs:         last = -lm -pthread $(LDFLAGS)
 $(B)/kvsim.libs:     ask = --libs $(KVSIM_PKGS)
 $(B)/kvengine.libs:  ask = --libs $(KVENGINE_PKGS)
 $(B)/kvengine.libs:  text = $(ld_flags) $(if $(cuda_on),$(cuda_libs))
+# GSL brings a CBLAS of its own, a plain one: OpenBLAS stands before it.
+$(B)/test.libs:      text = $(ld_flags) $(shell $(PKG_CONFIG) --libs openblas 2>/dev/null)
 $(B)/test.libs:      ask = --libs $(KVSIM_PKGS) $(KVENGINE_PKGS) $(TEST_PKGS)
 $(flag_files): FORCE | deps-check
 	@mkdir -p $(@D)

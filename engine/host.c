@@ -99,16 +99,15 @@ static bool add_text(struct kv_host *h, const char *name, const char *text, size
 /* Ids with commas, blanks or brackets between. */
 static bool add_ids(struct kv_host *h, const char *name, const char *list, struct kv_arena *a, struct kv_err *e)
 {
+    static const char between[] = ", \t\r\n[]";
     struct kv_prompt *p = &h->prompt[h->n_prompts];
-    size_t most = 1;
-    for (const char *c = list; *c; c++)
-        most += strchr(", \t\n[]", *c) != NULL;
+    size_t most = strlen(list) / 2 + 1; /* an id and what follows it are two bytes at least */
     *p = (struct kv_prompt){.name = name};
     p->id = kv_alloc_many(a, most, sizeof *p->id, "tokens", e);
-    for (const char *c = list + strspn(list, ", \t\r\n[]"); p->id && *c; c += strspn(c, ", \t\r\n[]")) {
+    for (const char *c = list + strspn(list, between); p->id && *c; c += strspn(c, between)) {
         char *behind;
         long long id = strtoll(c, &behind, 10);
-        if (behind == c || id < 0 || id >= h->weights.config.vocab)
+        if (behind == c || (*behind && !strchr(between, *behind)) || id < 0 || id >= h->weights.config.vocab)
             return kv_fail(e, KV_USAGE, "%s: '%.12s' is no token id below %lld", name, c,
                            (long long)h->weights.config.vocab);
         p->id[p->n++] = (int32_t)id;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* kvengine: the command table. */
+#include "engine/cpu/blas.h"
 #include "sim/program.h"
 
 #include <stddef.h>
@@ -31,5 +32,6 @@ static const struct kv_program kvengine = {
 
 int main(int argc, char **argv)
 {
+    kv_blas_choose(argv);
     return kv_program_main(&kvengine, argc, argv);
 }

@@ -122,9 +122,10 @@ static bool fetch_scores(struct kv_live *l, int part, int64_t layer, struct kv_e
     l->stride = (longest + 2 * KV_SLACK) / 16 * 16;
     int64_t window = l->policy.score->window ? l->policy.keys.window_size : l->seq.window;
     l->rows = l->query_rows ? l->shape.q_heads / heads : 1;
+    int64_t unit = l->policy.law->room ? l->pass.n_unit : l->pass.n_new; /* nothing evicts: each pass is its own */
     for (int k = 0; k < KV_SCORE_CHANNELS; k++)
         if (l->wants & KV_BIT(k) && (!make_rows(l, k, heads * l->rows * l->stride + KV_SLACK, e) ||
-                                     !ops->channel(l->backend, part, layer, (enum kv_channel)k, window, l->pass.n_unit,
+                                     !ops->channel(l->backend, part, layer, (enum kv_channel)k, window, unit,
                                                    l->query_rows, l->row[k], l->rows * l->stride, l->stride, e)))
             return false;
     return true;

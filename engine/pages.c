@@ -16,7 +16,7 @@ bool kv_pages_open(struct kv_pages *p, int64_t page_bytes, int64_t most_bytes, s
                        (long long)most_bytes, (long long)p->most, (long long)page_bytes, INT32_MAX);
     int64_t bytes = p->most * page_bytes;
     p->free = malloc(sizeof *p->free * (size_t)p->most);
-    p->busy = page_bytes % p->system_bytes ? calloc((size_t)(bytes / p->system_bytes + 2), 1) : NULL;
+    p->busy = page_bytes % p->system_bytes ? calloc((size_t)(bytes / p->system_bytes + 2), sizeof *p->busy) : NULL;
     void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     p->base = base == MAP_FAILED ? NULL : base;
     pthread_mutex_init(&p->lock, NULL);
@@ -45,7 +45,7 @@ static void system_span(const struct kv_pages *p, int32_t page, int64_t *first, 
     *last = (((int64_t)page + 1) * p->page_bytes - 1) / p->system_bytes;
 }
 
-/* KV pages that share a page of the system are few: 4096 bytes hold at most 255 of 16. */
+/* KV pages that share a page of the system are few: 64 KiB hold 4096 of 16 bytes. */
 static void mark(struct kv_pages *p, int32_t page, int by)
 {
     int64_t first, last;
@@ -53,7 +53,7 @@ static void mark(struct kv_pages *p, int32_t page, int by)
         return;
     system_span(p, page, &first, &last);
     for (int64_t i = first; i <= last; i++)
-        p->busy[i] = (uint8_t)(p->busy[i] + by);
+        p->busy[i] = (uint16_t)(p->busy[i] + by);
 }
 
 int32_t kv_pages_take(struct kv_pages *p)

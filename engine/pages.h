@@ -16,7 +16,7 @@ struct kv_pages {
     int64_t live, peak;
     int32_t *free;         /* (n_free,) given back, last in first out */
     int64_t n_free, fresh; /* fresh: pages never taken begin here */
-    uint8_t *busy;         /* (system pages,) KV pages in each, where a KV page is smaller */
+    uint16_t *busy;        /* (system pages,) KV pages in each, where a KV page is smaller */
     int64_t system_bytes;
     pthread_mutex_t lock;
 };

@@ -19,8 +19,8 @@ struct kv_recorder {
     bool open;
     float **row; /* (n_channels,)(streams, numbers) of the tick */
     int64_t *row_room;
-    float **sum;     /* column sums of a decode tick's earlier passes; (n_channels,) */
-    float **earlier; /* later_sum: column sums up to each tick, (ticks,)(streams, positions) */
+    float **sum;    /* column sums of a decode tick's earlier passes; (n_channels,) */
+    float **column; /* later_sum: column sums of each tick, (ticks,)(streams, positions) */
     int64_t n_ticks, tick_room;
     int64_t *length;   /* (lanes,) */
     int32_t *position; /* of slots, and of kept sets */
@@ -59,7 +59,8 @@ static unsigned watch_wants(void *context, const struct kv_live *l, bool *query_
     *query_rows = has_query_rows(r);
     if (r->closed) {
         *query_rows = false;
-        return 0; /* what the policy is fed with is all there is */
+        /* What the policy may be fed with, in all layers alike, even where nothing leaves after all. */
+        return kv_policy_wants(&l->policy, &l->pass, l->pass.evict);
     }
     unsigned made = r->asked.channels & ~KV_BIT(KV_LATER_SUM);
     unsigned always = KV_BIT(KV_COLUMN_SUM) | KV_BIT(KV_KEY_NORM) | KV_BIT(KV_VALUE_NORM);
@@ -225,20 +226,15 @@ static bool watch_scores(void *context, struct kv_live *l, int64_t layer, struct
     return true;
 }
 
-/* Column sums up to this tick, to take from the whole when it is known. */
+/* The tick's column sums, to be added up from the end when it is known. */
 static bool keep_for_later(struct kv_recorder *r, int column, struct kv_err *e)
 {
-    int64_t end = r->tick.end, streams = r->channel[column].streams,
-            before = r->n_ticks ? r->about.tick[r->n_ticks - 1].end : 0;
-    float *sum = malloc(sizeof *sum * (size_t)(streams * end));
+    size_t bytes = sizeof(float) * (size_t)(r->channel[column].streams * r->tick.end);
+    float *sum = malloc(bytes);
     if (!sum)
-        return kv_fail(e, KV_ENV, "no memory for later sums of %lld tokens", (long long)end);
-    for (int64_t s = 0; s < streams; s++)
-        for (int64_t t = 0; t < end; t++) {
-            float old = r->n_ticks && t < before ? r->earlier[r->n_ticks - 1][s * before + t] : 0;
-            sum[s * end + t] = old + r->row[column][s * end + t];
-        }
-    r->earlier[r->n_ticks] = sum;
+        return kv_fail(e, KV_ENV, "no memory for later sums of %lld tokens", (long long)r->tick.end);
+    memcpy(sum, r->row[column], bytes);
+    r->column[r->n_ticks] = sum;
     return true;
 }
 
@@ -249,11 +245,11 @@ static bool grow_ticks(struct kv_recorder *r, struct kv_err *e)
     int64_t room = 2 * r->tick_room + 64;
     struct kv_tick *tick = realloc(r->about.tick, sizeof *tick * (size_t)room);
     r->about.tick = tick ? tick : r->about.tick;
-    float **earlier = tick ? realloc(r->earlier, sizeof *earlier * (size_t)room) : NULL;
-    if (!earlier)
+    float **column = tick ? realloc(r->column, sizeof *column * (size_t)room) : NULL;
+    if (!column)
         return kv_fail(e, KV_ENV, "no memory for %lld ticks", (long long)room);
-    r->earlier = earlier;
-    memset(earlier + r->tick_room, 0, sizeof *earlier * (size_t)(room - r->tick_room));
+    r->column = column;
+    memset(column + r->tick_room, 0, sizeof *column * (size_t)(room - r->tick_room));
     r->tick_room = room;
     return true;
 }
@@ -333,8 +329,6 @@ static void add_channel(struct kv_recorder *r, enum kv_channel what)
 static void add_channels(struct kv_recorder *r)
 {
     unsigned wanted = r->asked.channels;
-    if (r->closed) /* what its policy is fed with */
-        wanted = r->live->policy.score->needs | r->live->policy.score->observes;
     if (wanted & KV_BIT(KV_LATER_SUM))
         wanted |= KV_BIT(KV_COLUMN_SUM);
     for (int k = 0; k < KV_CHANNELS; k++)
@@ -350,6 +344,7 @@ bool kv_recorder_open(struct kv_recorder **out, const char *path, const struct k
     int64_t lanes = l->shape.layers * l->shape.store_heads;
     *r = (struct kv_recorder){.asked = *asked, .live = l, .closed = l->policy.law->room != NULL};
     if (r->closed) { /* what its policy is fed with, as it is fed */
+        r->asked.channels = l->policy.score->needs | l->policy.score->observes;
         r->asked.window = l->policy.keys.window_size;
         r->asked.query_rows = kv_live_query_rows(l);
     }
@@ -423,34 +418,33 @@ static void free_all(struct kv_recorder *r)
 {
     for (int c = 0; c < r->about.n_channels; c++)
         free(r->row[c]);
-    for (int64_t i = 0; i < r->n_ticks && r->earlier; i++)
-        free(r->earlier[i]);
-    free(r->earlier);
+    for (int64_t i = 0; i < r->n_ticks && r->column; i++)
+        free(r->column[i]);
+    free(r->column);
     free(r->about.tick);
     free(r->position);
     r->live->watch = NULL;
 }
 
+/* From the last tick back, so that nothing is ever subtracted. */
 static bool write_later(struct kv_recorder *r, int channel, struct kv_err *e)
 {
     int64_t streams = r->channel[channel].streams, whole = r->about.tick[r->n_ticks - 1].end;
-    const float *all = r->earlier[r->n_ticks - 1];
-    for (int64_t i = 0; i < r->n_ticks; i++) {
+    float *later = calloc((size_t)(streams * whole), sizeof *later),
+          *row = malloc(sizeof *row * (size_t)(streams * whole));
+    bool good = (later && row) || kv_fail(e, KV_ENV, "no memory for later sums of %lld tokens", (long long)whole);
+    for (int64_t i = r->n_ticks - 1; good && i >= 0; i--) {
         int64_t end = r->about.tick[i].end;
-        float *rest = malloc(sizeof *rest * (size_t)(streams * end));
-        if (!rest)
-            return kv_fail(e, KV_ENV, "no memory for later sums of %lld tokens", (long long)end);
         for (int64_t s = 0; s < streams; s++)
             for (int64_t t = 0; t < end; t++) {
-                float left = all[s * whole + t] - r->earlier[i][s * end + t];
-                rest[s * end + t] = left > 0 ? left : 0;
+                row[s * end + t] = later[s * whole + t];
+                later[s * whole + t] += r->column[i][s * end + t];
             }
-        bool good = kv_trace_put_later(r->writer, channel, i, rest, e);
-        free(rest);
-        if (!good)
-            return false;
+        good = kv_trace_put_later(r->writer, channel, i, row, e);
     }
-    return true;
+    free(later);
+    free(row);
+    return good;
 }
 
 bool kv_recorder_finish(struct kv_recorder *r, struct kv_err *e)

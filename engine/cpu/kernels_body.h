@@ -167,14 +167,9 @@ TARGET ALWAYS static inline NAME(f16) NAME(load_any)(const void *from, enum kv_t
         kv_tensor_read(&some, i, 16, x);
         return NAME(load)(x);
     }
-    uint16_t half[16];
-    uint32_t bits[16];
-    memcpy(half, (const char *)from + 2 * i, sizeof half);
-    for (int l = 0; l < 16; l++)
-        bits[l] = (uint32_t)half[l] << 16;
-    NAME(f16) v;
-    memcpy(&v, bits, sizeof v);
-    return v;
+    NAME(i16) bits;
+    WIDEN(bits, (const char *)from + 2 * i);
+    return (NAME(f16))(bits << 16);
 }
 
 TARGET static void NAME(widen)(const void *from, enum kv_tensor_type type, int64_t n, float *out)
