@@ -64,6 +64,7 @@ static int run_program(const char *const *argv, const char *folder, FILE *out, F
     posix_spawn_file_actions_adddup2(&files, fileno(out), STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&files, fileno(said), STDERR_FILENO);
     posix_spawn_file_actions_addchdir_np(&files, folder);
+    setenv("LC_ALL", "C.UTF-8", 1); /* in a locale without letters gnuplot complains of a degree sign at each picture */
     errno = posix_spawnp(&pid, argv[0], &files, NULL, (char *const *)argv, environ);
     posix_spawn_file_actions_destroy(&files);
     if (errno)

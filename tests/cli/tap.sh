@@ -4,6 +4,8 @@
 # script runs in that folder, so that paths in messages are short. Everything here is POSIX sh.
 
 : "${KVSIM:?the program to test, as an absolute path}" "${KV_TMP:?an empty folder}"
+LC_ALL=C.UTF-8
+export LC_ALL
 golden=$(cd "${GOLDEN:-../shared/golden}" 2>/dev/null && pwd)
 cd "$KV_TMP" || exit 4
 n=0 bad=0
