@@ -144,6 +144,7 @@ static bool step_all(const struct kv_host *h, struct sequence *s, struct kv_live
                      struct kv_progress *progress, struct kv_err *e)
 {
     int going = 0;
+    KV_ASSERT(h->n_prompts > 0);
     double before[h->n_prompts];
     int64_t seen = 0;
     for (int i = 0; i < h->n_prompts; i++) {

@@ -177,7 +177,7 @@ static bool list_sets(struct kv_recorder *r, struct kv_err *e)
         n += r->length[i] = kv_cache_held(&l->cache, i / l->shape.store_heads, i % l->shape.store_heads);
     if (n > r->n_position) {
         free(r->position);
-        r->n_position = n + n / 4;
+        r->n_position = n + n / 4 + 1;
         r->position = malloc(sizeof *r->position * (size_t)r->n_position);
         if (!r->position)
             return kv_fail(e, KV_ENV, "no memory for %lld positions", (long long)n);
@@ -244,11 +244,13 @@ static bool grow_ticks(struct kv_recorder *r, struct kv_err *e)
         return true;
     int64_t room = 2 * r->tick_room + 64;
     struct kv_tick *tick = realloc(r->about.tick, sizeof *tick * (size_t)room);
-    r->about.tick = tick ? tick : r->about.tick;
-    float **column = tick ? realloc(r->column, sizeof *column * (size_t)room) : NULL;
-    if (!column)
+    if (tick)
+        r->about.tick = tick;
+    float **column = realloc(r->column, sizeof *column * (size_t)room);
+    if (column)
+        r->column = column;
+    if (!tick || !column)
         return kv_fail(e, KV_ENV, "no memory for %lld ticks", (long long)room);
-    r->column = column;
     memset(column + r->tick_room, 0, sizeof *column * (size_t)(room - r->tick_room));
     r->tick_room = room;
     return true;

@@ -58,5 +58,6 @@ double kv_log_probability(const float *logits, int64_t vocab, int32_t token)
     double top = (double)logits[most_likely(logits, vocab)], sum = 0;
     for (int64_t i = 0; i < vocab; i++)
         sum += exp((double)logits[i] - top);
+    KV_ASSERT(sum > 0); /* the most likely token alone is 1 */
     return (double)logits[token] - top - log(sum);
 }

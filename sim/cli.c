@@ -117,8 +117,8 @@ bool kv_args_parse(struct kv_args *args, const struct kv_command *command, int a
     if (args->n_operands < command->least)
         return kv_fail(e, KV_USAGE, "too little given: %s %s %s", program(command), command->name, command->operands);
     if (args->n_operands > command->most)
-        return kv_fail(e, KV_USAGE, "'%s' is one operand too many: %s %s %s", args->operand[command->most], program(command),
-                       command->name, command->operands);
+        return kv_fail(e, KV_USAGE, "'%s' is one operand too many: %s %s %s", args->operand[command->most],
+                       program(command), command->name, command->operands);
     return true;
 }
 

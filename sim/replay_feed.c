@@ -213,7 +213,7 @@ static const float *gather(const struct kv_feed *f, const float *all, int64_t la
 static const float *from_keys(struct kv_feed *f, enum kv_channel what, int64_t lane, const uint64_t *set, int64_t begin,
                               int64_t end, int place)
 {
-    int64_t d = f->replay->about.head_dim, n, from = kv_channels[what].span == KV_SPAN_NEW ? begin : 0;
+    int64_t d = f->replay->about.head_dim, n = 0, from = kv_channels[what].span == KV_SPAN_NEW ? begin : 0;
     float *out = f->derived + place * f->most_rows * f->stride, *second = f->survivors + f->stride * d;
     const float *k = NULL, *v = NULL;
     if (f->history->keys_channel >= 0)

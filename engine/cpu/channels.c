@@ -62,7 +62,7 @@ static bool sum_weights(const struct look *l, int64_t queries, int64_t from, flo
 {
     enum { ROWS = KV_CPU_QUERY_ROWS };
     const struct kv_cpu *b = l->b;
-    int64_t d = kv_cpu_d(b), n = l->lane->length, seen[ROWS];
+    int64_t d = kv_cpu_d(b), n = l->lane->length, seen[ROWS] = {0};
     for (int64_t first_query = 0; first_query < queries; first_query += ROWS) {
         int64_t rows = queries - first_query < ROWS ? queries - first_query : ROWS;
         for (int64_t i = 0; i < rows; i++) {

@@ -73,6 +73,7 @@ static bool make(void *out, size_t n, size_t size, struct kv_err *e)
 {
     void *made = calloc(n ? n : 1, size);
     memcpy(out, &made, sizeof made);
+    /* cppcheck-suppress memleak */
     return made || kv_fail(e, KV_ENV, "no memory for %zu x %zu bytes of buffers", n, size);
 }
 
@@ -422,6 +423,7 @@ static void decide_layer(struct kv_cache *c, int64_t layer, struct kv_cache_work
 {
     int heads = (int)c->shape->store_heads;
     int64_t first = layer * heads;
+    KV_ASSERT(heads > 0);
     struct kv_room room[heads];
     int64_t n[heads];
     bool any = false;

@@ -414,7 +414,8 @@ static bool check_score(const struct kv_policy *p, struct kv_err *e)
                        (long long)recipe->kernel_size, (long long)recipe->kernel_size - 1,
                        (long long)recipe->kernel_size + 1);
     if (p->score->kept && p->law->freezes)
-        return kv_fail(e, KV_USAGE, "%s score '%s' orders a whole lane, and law '%s' freezes parts of it; change one of them",
+        return kv_fail(e, KV_USAGE,
+                       "%s score '%s' orders a whole lane, and law '%s' freezes parts of it; change one of them",
                        p->where, p->score->name, p->law->name);
     if (p->law->share && p->score->positional)
         return kv_fail(e, KV_USAGE, "%s law '%s' shares budgets by scores, and score '%s' has none; give another score",

@@ -128,7 +128,7 @@ void kv_make_lag(const float *k, const float *v, int64_t n, int64_t d, int64_t s
         for (int64_t j = 0; j < lag; j++) {
             int64_t rank = 0;
             for (int64_t i = 0; i < lag; i++)
-                rank += score[i] < score[j] || (score[i] == score[j] && i < j);
+                rank += score[i] < score[j] || (i < j && score[i] == score[j]);
             out[from + j] = (float)rank / (float)lag;
         }
     }

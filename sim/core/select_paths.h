@@ -21,12 +21,14 @@ static inline int32_t kv_key_of(float x)
     int32_t bits;
     x += 0.0f;
     memcpy(&bits, &x, sizeof bits);
+    /* cppcheck-suppress shiftTooManyBitsSigned */
     return bits ^ (bits >> 31 & INT32_MAX);
 }
 
 static inline float kv_key_value(int32_t key)
 {
     float x;
+    /* cppcheck-suppress shiftTooManyBitsSigned */
     key ^= key >> 31 & INT32_MAX;
     memcpy(&x, &key, sizeof x);
     return x;
