@@ -185,7 +185,7 @@ static bool run_all(const struct kv_host *h, struct sequence *s, bool stops, str
             going |= !s[i].ended;
     }
     kv_progress_end(&progress);
-    return good && (!kv_host_interrupted() || kv_fail(e, KV_ENV, "interrupted"));
+    return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
 }
 
 /* ---- generate ---- */

@@ -29,6 +29,11 @@ bool kv_host_interrupted(void)
     return interrupted != 0;
 }
 
+enum kv_status kv_host_signal_status(void)
+{
+    return interrupted == SIGTERM ? KV_TERMINATED : KV_INTERRUPTED;
+}
+
 bool kv_host_ends(const struct kv_host *h, int32_t token)
 {
     for (int i = 0; i < h->weights.config.n_eos; i++)

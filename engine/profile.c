@@ -217,7 +217,7 @@ static bool measure(struct profile *p, int64_t most_chunk, struct kv_arena *a, s
             good = profile_decode(p, batch, context, e);
     for (int64_t chunk = 128; good && chunk <= most_chunk && chunk <= p->longest; chunk *= 2)
         good = profile_eviction(p, chunk, a, e);
-    return good && (!kv_host_interrupted() || kv_fail(e, KV_ENV, "interrupted"));
+    return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
 }
 
 static bool write_table(const struct profile *p, const char *path, struct kv_arena *a, struct kv_err *e)

@@ -102,7 +102,7 @@ static bool record_all(const struct kv_host *h, struct kv_live *l, struct kv_rec
     }
     kv_progress_end(&progress);
     return good && (!kv_host_interrupted() ||
-                    kv_fail(e, KV_ENV,
+                    kv_fail(e, kv_host_signal_status(),
                             "interrupted; what was recorded lies in the .part file: 'kvsim trace recover' saves it"));
 }
 

@@ -200,7 +200,7 @@ static bool run_live(const struct check *c, struct kv_live *l, bool forced, stru
     o->peak_bytes = g->pages[KV_PER_HEAD][KV_COMPACT].peak[KV_SCOPE_LAYER].value * kv_ledger_page_bytes(g, KV_PER_HEAD);
     o->end_bytes = g->pages[KV_PER_HEAD][KV_COMPACT].end * kv_ledger_page_bytes(g, KV_PER_HEAD);
     o->passes = g->passes;
-    return good && (!kv_host_interrupted() || kv_fail(e, KV_ENV, "interrupted"));
+    return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
 }
 
 static bool open_live(const struct check *c, struct kv_live *l, const char *spec, int64_t window, struct kv_arena *a,

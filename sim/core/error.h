@@ -10,10 +10,12 @@
 /* The exit status, also for scripts: see kvsim(1). */
 enum kv_status {
     KV_OK = 0,
-    KV_NO = 1,    /* the answer is no: does not fit, outside tolerance */
-    KV_USAGE = 2, /* command line or config */
-    KV_DATA = 3,  /* a bad input file */
-    KV_ENV = 4    /* the environment: no space, no memory, no device, unwritable folder */
+    KV_NO = 1,            /* the answer is no: does not fit, outside tolerance */
+    KV_USAGE = 2,         /* command line or config */
+    KV_DATA = 3,          /* a bad input file */
+    KV_ENV = 4,           /* the environment: no space, no memory, no device, unwritable folder */
+    KV_INTERRUPTED = 130, /* SIGINT, after closing what was open */
+    KV_TERMINATED = 143   /* SIGTERM */
 };
 
 enum { KV_ERR_LINES = 20, KV_ERR_TEXT = 16384 };

@@ -150,7 +150,7 @@ sleep 1
 kill -INT $pid
 wait $pid
 rc=$?
-is "an interrupt is an error" 4 "$rc"
+is "an interrupt ends with 130" 130 "$rc"
 has "and says what to do" "'kvsim trace recover' saves it" err
 if [ -e c.kvt.h5 ]; then fail "no whole trace"; else pass "no whole trace"; fi
 works "what was recorded is recovered" trace recover c.kvt.h5.part d.kvt.h5
