@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "engine/live.h"
+#include "engine/sample.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -78,10 +79,7 @@ void kv_live_add(struct kv_live *l, int32_t token)
 
 int32_t kv_live_greedy(const struct kv_live *l)
 {
-    int32_t best = 0;
-    for (int64_t i = 1; i < l->weights->config.vocab; i++)
-        best = l->logits[i] > l->logits[best] ? (int32_t)i : best;
-    return best;
+    return kv_most_likely(l->logits, l->weights->config.vocab);
 }
 
 /* ---- a layer ---- */

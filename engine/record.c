@@ -55,12 +55,13 @@ static bool read_channels(const char *list, unsigned *out, struct kv_arena *a, s
     return *out || kv_fail(e, KV_USAGE, "--channels names no channel");
 }
 
-static bool read_marks(const struct kv_args *args, struct kv_recorder_asked *q, struct kv_arena *a, struct kv_err *e)
+static bool read_marks(const struct kv_args *args, int64_t tokens, struct kv_recorder_asked *q, struct kv_arena *a,
+                       struct kv_err *e)
 {
     int n = kv_arg_times(args, "mark");
     struct kv_mark *mark = KV_NEW_N(a, struct kv_mark, n + 1);
     for (int i = 0; i < n; i++)
-        if (!kv_mark_read(&mark[i], kv_arg_nth(args, "mark", i), INT64_C(1) << 30, a, e))
+        if (!kv_mark_read(&mark[i], kv_arg_nth(args, "mark", i), tokens, a, e))
             return false;
     q->mark = mark;
     q->n_marks = n;
@@ -81,7 +82,7 @@ static bool read_asked(const struct kv_args *args, struct kv_recorder_asked *q, 
     q->filter = (enum kv_filter)filter;
     return read_channels(kv_arg_text(args, "channels", "window_seen,column_sum,last_row,key_norm,value_norm"),
                          &q->channels, a, e) &&
-           read_marks(args, q, a, e) && !e->n;
+           !e->n;
 }
 
 static bool record_all(const struct kv_host *h, struct kv_live *l, struct kv_recorder *r, struct kv_err *e)
@@ -117,7 +118,7 @@ static bool say_size(const struct kv_recorder_asked *q, const struct kv_live *l,
     return true;
 }
 
-static bool record(struct kv_host *h, const struct kv_args *args, const struct kv_recorder_asked *q, struct kv_live *l,
+static bool record(struct kv_host *h, const struct kv_args *args, struct kv_recorder_asked *q, struct kv_live *l,
                    struct kv_arena *a, struct kv_err *e)
 {
     const char *path = kv_arg_text(args, "output-file", "trace.kvt.h5");
@@ -125,7 +126,8 @@ static bool record(struct kv_host *h, const struct kv_args *args, const struct k
     struct kv_recorder *r;
     if (h->n_prompts != 1)
         return kv_fail(e, KV_USAGE, "a trace is of one prompt, and %d were given", h->n_prompts);
-    if (!kv_policy_from_spec(&policy, kv_arg_text(args, "policy", "full"), a, e) ||
+    if (!read_marks(args, h->prompt[0].n + h->output, q, a, e) ||
+        !kv_policy_from_spec(&policy, kv_arg_text(args, "policy", "full"), a, e) ||
         !kv_live_open(l, h->backend, &h->weights, &policy, &h->run, h->prompt[0].id, h->prompt[0].n, h->output,
                       q->window, h->asked.page, false, a, e))
         return false;

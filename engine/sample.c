@@ -17,7 +17,7 @@ bool kv_sampler_open(struct kv_sampler *s, int64_t vocab, struct kv_arena *a, st
     return s->rank != NULL;
 }
 
-static int32_t most_likely(const float *logits, int64_t vocab)
+int32_t kv_most_likely(const float *logits, int64_t vocab)
 {
     int32_t best = 0;
     for (int64_t i = 1; i < vocab; i++)
@@ -34,7 +34,7 @@ static int by_weight(const void *a, const void *b)
 
 int32_t kv_sample(struct kv_sampler *s, const float *logits, int64_t vocab, uint64_t step)
 {
-    int32_t best = most_likely(logits, vocab);
+    int32_t best = kv_most_likely(logits, vocab);
     if (!(s->temperature > 0))
         return best;
     double total = 0, kept = 0, sum = 0;
@@ -55,7 +55,7 @@ int32_t kv_sample(struct kv_sampler *s, const float *logits, int64_t vocab, uint
 
 double kv_log_probability(const float *logits, int64_t vocab, int32_t token)
 {
-    double top = (double)logits[most_likely(logits, vocab)], sum = 0;
+    double top = (double)logits[kv_most_likely(logits, vocab)], sum = 0;
     for (int64_t i = 0; i < vocab; i++)
         sum += exp((double)logits[i] - top);
     KV_ASSERT(sum > 0); /* the most likely token alone is 1 */

@@ -21,6 +21,9 @@ bool kv_sampler_open(struct kv_sampler *s, int64_t vocab, struct kv_arena *a, st
  * Greedy: the most likely, lowest id among equals. */
 int32_t kv_sample(struct kv_sampler *s, const float *logits, int64_t vocab, uint64_t step);
 
+/* The token with the largest of (vocab,) logits, the lowest id among equals. */
+int32_t kv_most_likely(const float *logits, int64_t vocab);
+
 /* Natural logarithm of the softmax of one token. */
 double kv_log_probability(const float *logits, int64_t vocab, int32_t token);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Golden outputs of a model: NAME.json (prompt, prompt_ids, greedy_ids) and beside it NAME.logits_first8.f32,
  * NAME.logits_last8.f32, NAME.att_colsum.f32, NAME.att_win32.f32, where they are there. */
+#include "engine/sample.h"
 #include "engine/verify.h"
 
 #include <dirent.h>
@@ -112,10 +113,7 @@ static void compare(struct kv_tally *t, const struct golden *g)
     int64_t wrong = 0, first = g->n < EDGE ? g->n : EDGE, last = g->n < EDGE ? g->n : EDGE;
     for (int64_t i = 0; i < g->n_greedy; i++) {
         const float *row = g->logits + (g->n_prompt - 1 + i) * c->vocab;
-        int32_t best = 0;
-        for (int64_t v = 1; v < c->vocab; v++)
-            best = row[v] > row[best] ? (int32_t)v : best;
-        wrong += best != g->id[g->n_prompt + i];
+        wrong += kv_most_likely(row, c->vocab) != g->id[g->n_prompt + i];
     }
     say_equal(t, g, "greedy tokens", wrong, g->n_greedy);
     say(t, g, "first logits", compare_file(g, "logits_first8", g->logits, first * c->vocab), logit_gate);

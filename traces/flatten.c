@@ -352,8 +352,8 @@ static bool is_one_of(const char *name, const char *const *names)
 
 static herr_t each_rows(hid_t group, const char *name, const H5L_info_t *info, void *flat)
 {
-    static const char *const names[] = {"hi",  "lo",   "code",   "f32",      "f16", "max",
-                                        "sum", "xxh3", "length", "position", NULL};
+    static const char *const names[] = {"hi",  "lo",  "code", "f32",    "f16",      "max",
+                                        "sum", "nnz", "xxh3", "length", "position", NULL};
     return !is_one_of(name, names) || put_link(flat, group, name, info, NULL) ? 0 : -1;
 }
 

@@ -11,7 +11,6 @@ enum { FEW_ROWS = 8, BLOCK_OUTPUTS = 1024, PIECE = 16 };
 struct skinny {
     struct kv_cpu *b;
     const struct kv_tensor *w;
-    const struct kv_tensor *bias;
     const float *x;
     float *y;
     int64_t rows;
@@ -57,7 +56,7 @@ void kv_cpu_linear(struct kv_cpu *b, const struct kv_tensor *w, const struct kv_
                    int64_t rows, float *y, bool add)
 {
     if (rows <= FEW_ROWS) {
-        struct skinny s = {.b = b, .w = w, .bias = bias, .x = x, .y = y, .rows = rows, .add = add};
+        struct skinny s = {.b = b, .w = w, .x = x, .y = y, .rows = rows, .add = add};
         kv_team_run(b->team, skinny_rows, &s);
     } else {
         for (int64_t from = 0; from < w->rows; from += BLOCK_OUTPUTS) {

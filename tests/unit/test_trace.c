@@ -130,6 +130,37 @@ static void sums_are_those_before_encoding(void **state)
     }
 }
 
+static herr_t add_storage(hid_t group, const char *name, const H5L_info_t *link, void *bytes)
+{
+    (void)link;
+    hid_t what = H5Oopen(group, name, H5P_DEFAULT);
+    if (H5Iget_type(what) == H5I_DATASET)
+        *(int64_t *)bytes += (int64_t)H5Dget_storage_size(what);
+    return H5Oclose(what);
+}
+
+static void stored_bytes_are_those_of_the_hdf5_library(void **state)
+{
+    struct fixture *f = *state;
+    struct kv_trace *t;
+    struct kv_trace_about b;
+    for (int filter = KV_FILTER_NONE; filter <= KV_FILTER_GZIP; filter++) {
+        must(f, sample_write(f->path, false, 3, 5000, (enum kv_filter)filter, f->a, &f->e));
+        must(f, kv_trace_open(&t, f->path, &b, f->a, &f->e));
+        hid_t file = H5Fopen(f->path, H5F_ACC_RDONLY, H5P_DEFAULT);
+        for (int i = 0; i < b.n_channels; i++) {
+            int64_t bytes = 0;
+            hid_t group = H5Gopen2(file, kv_format(f->a, "channels/%s", b.channel[i].name), H5P_DEFAULT);
+            assert_true(H5Lvisit(group, H5_INDEX_NAME, H5_ITER_NATIVE, add_storage, &bytes) >= 0);
+            H5Gclose(group);
+            assert_true(bytes > 5000);
+            assert_int_equal(kv_trace_stored_bytes(t, i), bytes);
+        }
+        H5Fclose(file);
+        kv_trace_close(t);
+    }
+}
+
 static void slots_and_kept_are_read(void **state)
 {
     struct fixture *f = *state;
@@ -529,6 +560,7 @@ int main(void)
         TEST(long_rows_and_few_of_them),
         TEST(what_it_is_about_is_read),
         TEST(sums_are_those_before_encoding),
+        TEST(stored_bytes_are_those_of_the_hdf5_library),
         TEST(slots_and_kept_are_read),
         TEST(copies_have_the_same_bits),
         TEST(several_threads_read),
