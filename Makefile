@@ -28,6 +28,8 @@ JOBS := $(JOBS)
 ONLY ?=
 #: GOLDEN=DIR           the golden data, for `make golden` and `make test`
 GOLDEN ?= $(wildcard ../shared/golden)
+#: MEASURED=DIR         measured times of steps and kernels, for `make test`
+MEASURED ?= $(wildcard ../shared/measured)
 #: FUZZ_SECONDS=30      how long `make fuzz` spends on each target
 FUZZ_SECONDS ?= 30
 #: PREFIX=/usr/local    and DESTDIR=: where `make install` puts things
@@ -36,7 +38,7 @@ DESTDIR ?=
 PKG_CONFIG ?= pkg-config
 
 MAKEFLAGS += --no-builtin-rules $(if $(filter 0,$(MAKELEVEL)),-j$(JOBS))
-export GOLDEN ONLY
+export GOLDEN MEASURED ONLY
 
 # ---- Sources and libraries -------------------------------------------------------------------------------------------
 

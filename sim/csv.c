@@ -79,9 +79,13 @@ static void trim(char **cell)
 
 static void make_room(struct kv_csv *c)
 {
+    size_t needed = strlen(c->buffer) + 2;
+    if (c->cells && needed <= c->cells_room)
+        return;
     free(c->cells);
-    c->cells = malloc(strlen(c->buffer) + 2);
+    c->cells = malloc(2 * needed);
     KV_ASSERT(c->cells);
+    c->cells_room = 2 * needed;
 }
 
 static bool read_header(struct kv_csv *c, struct kv_err *e)
@@ -188,13 +192,33 @@ bool kv_csv_count(const struct kv_csv *c, int column, int64_t least, int64_t mos
     return true;
 }
 
-bool kv_csv_share(const struct kv_csv *c, int column, double *out, struct kv_err *e)
+static bool read_real(const struct kv_csv *c, int column, double *out, struct kv_err *e)
 {
     const char *text = c->cell[column];
     char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end || !isfinite(value))
-        return kv_csv_fail(c, column, e, "is not a number");
+    *out = strtod(text, &end);
+    return (end != text && !*end && isfinite(*out)) || kv_csv_fail(c, column, e, "is not a number");
+}
+
+bool kv_csv_real(const struct kv_csv *c, int column, double least, double most, double *out, struct kv_err *e)
+{
+    double value;
+    char what[96];
+    if (!read_real(c, column, &value, e))
+        return false;
+    if (value < least || value > most) {
+        snprintf(what, sizeof what, "is outside %.6g .. %.6g", least, most);
+        return kv_csv_fail(c, column, e, what);
+    }
+    *out = value;
+    return true;
+}
+
+bool kv_csv_share(const struct kv_csv *c, int column, double *out, struct kv_err *e)
+{
+    double value;
+    if (!read_real(c, column, &value, e))
+        return false;
     if (value < 0 || value > 1)
         return kv_csv_fail(c, column, e, "is outside 0 .. 1");
     *out = value;

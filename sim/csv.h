@@ -19,7 +19,7 @@ struct kv_csv {
     char **cell;       /* (n_columns,) the row's cells, unquoted; views */
     int *at;           /* (n_columns,) where each begins, for messages */
     char *buffer, *cells;
-    size_t room;
+    size_t room, cells_room;
     bool ended; /* a line was without end: nothing more is read */
     struct kv_arena *arena;
 };
@@ -37,6 +37,7 @@ enum kv_next kv_csv_next(struct kv_csv *c, struct kv_err *e);
 
 /* Cells as numbers; false after a message. */
 bool kv_csv_count(const struct kv_csv *c, int column, int64_t least, int64_t most, int64_t *out, struct kv_err *e);
+bool kv_csv_real(const struct kv_csv *c, int column, double least, double most, double *out, struct kv_err *e);
 bool kv_csv_share(const struct kv_csv *c, int column, double *out, struct kv_err *e);
 bool kv_csv_fail(const struct kv_csv *c, int column, struct kv_err *e, const char *what);
 

@@ -11,6 +11,9 @@ enum { TOKENS_MAX = 1 << 30, MANY = 10000000 };
 static const char *const plot_words[] = {"memory", "entries", "chunk", "bars", "pages", NULL};
 static const char *const format_words[] = {"png", "svg", "pdf", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
+static const char *const missing_words[] = {"extrapolate", "error", NULL};
+const char *const kv_timing_models[] = {"roofline", "table", "fitted", NULL};
+const char *const kv_timing_formats[] = {"auto", "step-time", "llmservingsim", "aiconfigurator", "kvengine", NULL};
 static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", NULL};
 
 #define AT(section, member)          (offsetof(struct kv_settings, section.member) - offsetof(struct kv_settings, section))
@@ -127,6 +130,25 @@ static const struct kv_field plan_fields[] = {
     {FIELD(plan, baselines, KV_T_BOOL), .def = "true",
      .help = "add rows for the full cache, in fp8 too, when no policy has them"},
 };
+static const struct kv_field timing_fields[] = {
+    {FIELD(timing, model, KV_T_CHOICE), .def = "roofline", .choices = kv_timing_models,
+     .help = "what a step takes: from hardware figures, measured tables, or a fit of them ('kvsim fit')"},
+    {FIELD(timing, profile, KV_T_TEXT), .also = "table, file, folder",
+     .help = "table: a folder of measured tables, or a file of 'kvengine profile'; fitted: a file of 'kvsim fit'"},
+    {FIELD(timing, format, KV_T_CHOICE), .def = "auto", .choices = kv_timing_formats,
+     .help = "of the tables; auto: told by the files that are there"},
+    {FIELD(timing, on_missing, KV_T_CHOICE), .def = "extrapolate", .choices = missing_words,
+     .help = "outside the tables: go on by the physical law, and say how far; or stop"},
+    {FIELD(timing, step_overhead, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 3600, .also = "cpu_overhead",
+     .help = "time of a step that is in no table (the engine's CPU work); take it from another run or device than the "
+             "one predicted"},
+    {FIELD(timing, attention_batching_overhead, KV_T_SHARE), .def = "10 %",
+     .help = "step-time tables: added to an attention term that more than one request takes part in (Vidur's)"},
+    {FIELD(timing, compute_efficiency, KV_T_SHARE), .def = "70 %",
+     .help = "roofline: share of peak_flops that is reached; an assumption"},
+    {FIELD(timing, bandwidth_efficiency, KV_T_SHARE), .def = "80 %",
+     .help = "share of memory_bandwidth that is reached, by the roofline and by evictions; an assumption"},
+};
 static const struct kv_field report_fields[] = {
     {FIELD(report, plots, KV_T_TEXTS), .def = "memory, entries, chunk, bars, pages",
      .help = "plots that 'kvsim plot' draws of the result"},
@@ -145,6 +167,7 @@ const struct kv_section kv_sections[] = {
     SECTION(engine, "the serving engine; vLLM's names and meanings where it has one"),
     SECTION(workload, "the requests"),
     SECTION(plan, "what to plan"),
+    SECTION(timing, "how long steps take"),
     SECTION(report, "pictures"),
 };
 const int kv_n_sections = sizeof kv_sections / sizeof *kv_sections;

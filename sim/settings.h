@@ -8,6 +8,12 @@
 
 enum kv_distribution { KV_FIXED, KV_UNIFORM, KV_LOGNORMAL };
 
+/* The words of [timing], in the order of their tables. */
+enum kv_timing_model { KV_TIMING_ROOFLINE, KV_TIMING_TABLE, KV_TIMING_FITTED };
+enum kv_timing_format { KV_FORMAT_AUTO, KV_FORMAT_STEP_TIME, KV_FORMAT_LAYERS, KV_FORMAT_KERNELS, KV_FORMAT_PASSES };
+enum kv_timing_missing { KV_MISSING_EXTRAPOLATE, KV_MISSING_ERROR };
+extern const char *const kv_timing_models[], *const kv_timing_formats[];
+
 struct kv_lengths {
     int64_t tokens;      /* the length itself, or the mean */
     int distribution;    /* enum kv_distribution */
@@ -44,6 +50,11 @@ struct kv_settings {
         struct kv_counts chunks, chunk_sweep;
         bool baselines;
     } plan;
+    struct {
+        int model, format, on_missing; /* enum kv_timing_model, kv_timing_format, kv_timing_missing */
+        const char *profile;
+        double step_overhead, attention_batching_overhead, compute_efficiency, bandwidth_efficiency;
+    } timing;
     struct {
         struct kv_texts plots, formats;
     } report;

@@ -31,7 +31,7 @@ struct kv_step {
 enum kv_part_of_step { KV_TIME_PREFILL, KV_TIME_DECODE, KV_TIME_EVICT, KV_TIME_OFFLOAD, KV_TIME_PARTS };
 
 struct kv_step_time {
-    double s; /* of the step: what the clock goes on by */
+    double s;                   /* of the step: what the clock goes on by */
     double part[KV_TIME_PARTS]; /* add up to it; what both prefill and decode need is shared out by tokens */
     double outside;             /* 1: inside the tables; 3: asked at three times their largest length or batch */
 };

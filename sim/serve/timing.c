@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/serve/timing_kind.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void kv_timing_reads(struct kv_timing *t, const char *path)
+{
+    KV_ASSERT(t->n_files < KV_TIMING_FILES);
+    t->file[t->n_files++] = kv_copy_text(t->arena, path);
+}
+
+const char *kv_timing_where(const struct kv_timing *t)
+{
+    return kv_format(t->arena, "%s: [timing]", t->settings->path ? t->settings->path : "config");
+}
+
+/* The formats, told apart by a file that each has. */
+static const struct {
+    enum kv_timing_format format;
+    const char *file;
+    bool (*open)(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
+} formats[] = {
+    {KV_FORMAT_STEP_TIME, "dense_ms_per_layer.csv", kv_timing_open_step_time},
+};
+
+static bool open_table(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
+{
+    const struct kv_settings *s = t->settings;
+    const char *folder = s->timing.profile, *known = "";
+    int n = sizeof formats / sizeof *formats;
+    for (int i = 0; i < n; i++) {
+        bool there = !access(kv_format(t->arena, "%s/%s", folder, formats[i].file), F_OK);
+        if (s->timing.format == (int)formats[i].format || (s->timing.format == KV_FORMAT_AUTO && there))
+            return formats[i].open(t, m, folder, e);
+        known = kv_format(t->arena, "%s%s%s", known, i ? ", " : "", formats[i].file);
+    }
+    return kv_fail(e, KV_DATA, "%s profile '%s' is no folder of tables; one of these lies in it: %s",
+                   kv_timing_where(t), folder, known);
+}
+
+bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const struct kv_model *m, struct kv_arena *a,
+                    struct kv_err *e)
+{
+    struct kv_timing *t = KV_NEW(a, struct kv_timing);
+    t->arena = a;
+    t->settings = s;
+    t->strict = s->timing.on_missing == KV_MISSING_ERROR;
+    t->overhead = s->timing.step_overhead;
+    t->move_s_per_byte = 1 / (s->hardware.memory_bandwidth * s->timing.bandwidth_efficiency);
+    t->link_s_per_byte = 1 / s->hardware.link_bandwidth;
+    if (s->timing.model != KV_TIMING_ROOFLINE && !s->timing.profile)
+        return kv_fail(e, KV_USAGE, "%s model = %s needs profile: %s", kv_timing_where(t),
+                       kv_timing_models[s->timing.model],
+                       s->timing.model == KV_TIMING_TABLE ? "a folder of measured tables" : "a file of 'kvsim fit'");
+    if (s->timing.model != KV_TIMING_TABLE)
+        return kv_fail(e, KV_USAGE, "%s model = %s is not there yet", kv_timing_where(t),
+                       kv_timing_models[s->timing.model]);
+    *out = t;
+    return open_table(t, m, e);
+}
+
+static bool missing(const struct kv_step *step, double outside, struct kv_err *e)
+{
+    return kv_fail(e, KV_NO,
+                   "a step of %lld tokens, %lld decodes over %.0f entries and %lld chunks is %.2f times outside the "
+                   "tables, and on_missing = error; measure it, or let it be extrapolated",
+                   (long long)step->tokens, (long long)step->decodes, step->decode_kv, (long long)step->n_chunks,
+                   outside);
+}
+
+/* Compaction reads and writes what it moves, scores read keys again; nothing of it runs beside the pass. */
+static bool add_memory(const struct kv_timing *t, const struct kv_step *step, double *evict, double *offload,
+                       struct kv_err *e)
+{
+    if (*evict < 0)
+        *evict = (2 * step->moved_bytes + step->scored_bytes) * t->move_s_per_byte;
+    *offload = step->offload_bytes > 0 ? step->offload_bytes * t->link_s_per_byte : 0;
+    return (isfinite(*evict) && isfinite(*offload)) ||
+           kv_fail(e, KV_USAGE, "%s: [hardware] needs %s for the time of bytes that %s", t->settings->path,
+                   isfinite(*evict) ? "link_bandwidth" : "memory_bandwidth",
+                   isfinite(*evict) ? "go to the host" : "evictions move and read");
+}
+
+bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struct kv_step_time *out, struct kv_err *e)
+{
+    struct kv_step_cost c = {.evict = -1, .outside = 1};
+    t->cost(t, step, &c);
+    double evict = 0, offload = 0;
+    if (step->moved_bytes > 0 || step->scored_bytes > 0 || step->offload_bytes > 0) {
+        evict = c.evict;
+        if (!add_memory(t, step, &evict, &offload, e))
+            return false;
+    }
+    if (c.outside > 1 && t->strict)
+        return missing(step, c.outside, e);
+    double own = c.sum + t->overhead;
+    double to_decode = step->tokens > 0 ? (double)step->decodes / (double)step->tokens : 1;
+    out->part[KV_TIME_DECODE] = c.decode + (c.shared + t->overhead) * to_decode;
+    out->part[KV_TIME_PREFILL] = own - out->part[KV_TIME_DECODE];
+    out->part[KV_TIME_EVICT] = evict;
+    out->part[KV_TIME_OFFLOAD] = offload;
+    out->s = own + evict + offload;
+    out->outside = c.outside;
+    return true;
+}
+
+bool kv_timing_linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
+{
+    if (!t->linear || !t->linear(t, decodes, base, slope))
+        return false;
+    *base += t->overhead;
+    return true;
+}
+
+const char *kv_timing_stamp(const struct kv_timing *t)
+{
+    return t->stamp;
+}
+
+const char *const *kv_timing_files(const struct kv_timing *t)
+{
+    return t->file;
+}

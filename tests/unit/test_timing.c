@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Step times: tables made by hand against sums made by hand, what holds beyond the tables, and, where the measured
+ * tables lie beside the tree, how far interpolation is off on points left out. */
+#include "sim/core/preset.h"
+#include "sim/serve/timing.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static struct kv_arena *arena;
+static char folder[] = "/tmp/kv_timing_XXXXXX";
+
+static int set_up(void **state)
+{
+    (void)state;
+    arena = kv_arena_open();
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    kv_arena_close(arena);
+    return system(command);
+}
+
+static const char *write_file(const char *name, const char *text)
+{
+    const char *path = kv_format(arena, "%s/%s", folder, name);
+    FILE *out = fopen(path, "w");
+    assert_non_null(out);
+    fputs(text, out);
+    fclose(out);
+    return path;
+}
+
+static struct kv_settings settings(enum kv_timing_model model, const char *profile)
+{
+    struct kv_settings s = {.path = "test.ini"};
+    s.timing.model = (int)model;
+    s.timing.profile = profile;
+    s.timing.attention_batching_overhead = 0.1;
+    s.timing.compute_efficiency = 0.7;
+    s.timing.bandwidth_efficiency = 0.8;
+    s.hardware.memory_bandwidth = 2e12;
+    s.hardware.peak_flops = 300e12;
+    s.hardware.link_bandwidth = 25e9;
+    return s;
+}
+
+static struct kv_model model(const char *name)
+{
+    struct kv_model m;
+    struct kv_err e = {0};
+    if (!kv_model_find(name, &m, arena, &e))
+        fail_msg("%s", e.text);
+    return m;
+}
+
+static struct kv_timing *opened(const struct kv_settings *s, const struct kv_model *m)
+{
+    struct kv_timing *t = NULL;
+    struct kv_err e = {0};
+    if (!kv_timing_open(&t, s, m, arena, &e))
+        fail_msg("%s", e.text);
+    return t;
+}
+
+static struct kv_step_time answer(const struct kv_timing *t, const struct kv_step *step)
+{
+    struct kv_step_time out;
+    struct kv_err e = {0};
+    if (!kv_timing_step(t, step, &out, &e))
+        fail_msg("%s", e.text);
+    double sum = 0;
+    for (int i = 0; i < KV_TIME_PARTS; i++) {
+        assert_true(out.part[i] >= -1e-15);
+        sum += out.part[i];
+    }
+    assert_true(fabs(sum - out.s) <= 1e-12 * out.s + 1e-15);
+    assert_true(out.outside >= 1);
+    return out;
+}
+
+static struct kv_step decodes(int64_t n, double kv)
+{
+    return (struct kv_step){.tokens = n,
+                            .sequences = n,
+                            .decodes = n,
+                            .decode_kv = (double)n * kv,
+                            .decode_kv_squares = (double)n * kv * kv};
+}
+
+static struct kv_step prompt(const struct kv_step_chunk *chunk, int64_t n)
+{
+    struct kv_step s = {.sequences = n, .chunk = chunk, .n_chunks = n};
+    for (int64_t i = 0; i < n; i++)
+        s.tokens += chunk[i].tokens;
+    return s;
+}
+
+static void check_s(double got, double wanted, const char *what)
+{
+    if (!(fabs(got - wanted) <= 1e-12 * fabs(wanted)))
+        fail_msg("%s takes %.17g s, expected %.17g", what, got, wanted);
+}
+
+/* ---- step-time tables ---- */
+
+/* dense = 1 + tokens / 8 ms; decode = requests + length / 64; prefill = chunk + prefix / 64, all per layer. */
+static const char *step_time_tables(void)
+{
+    char text[4096];
+    size_t n = (size_t)snprintf(text, sizeof text, "tokens_rounded_up_to_8,ms_per_layer\n");
+    for (int i = 1; i <= 8; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%d,%d\n", 8 * i, 1 + i);
+    write_file("dense_ms_per_layer.csv", text);
+    n = (size_t)snprintf(text, sizeof text, "decode_requests,avg_kv_rounded_up_to_64,ms_per_layer\n");
+    for (int b = 1; b <= 4; b++)
+        for (int k = 0; k <= 4; k++)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%d,%d,%d\n", b, 64 * k, b + b * k);
+    write_file("attn_decode_ms_per_layer.csv", text);
+    n = (size_t)snprintf(text, sizeof text, "sum_kv_rounded_up_to_64,rms_chunk,ms_per_layer\n");
+    for (int k = 0; k <= 4; k++)
+        for (int c = 1; c <= 16; c++)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%d,%d,%g\n", 64 * k, c, 0.25 + c * (64 * k + c / 2.));
+    write_file("attn_prefill_ms_per_layer.csv", text);
+    return folder;
+}
+
+static void step_time_by_the_rule(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_TABLE, step_time_tables());
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    struct kv_step step = decodes(1, 64);
+    check_s(answer(t, &step).s, 32 * (2 + 2.) * 1e-3, "one decode at 64");
+    step = decodes(1, 65);
+    check_s(answer(t, &step).s, 32 * (2 + 3.) * 1e-3, "one decode at 65");
+    step = (struct kv_step){.tokens = 3, .decodes = 3, .decode_kv = 64 + 64 + 66}; /* mean 64.67, of which 64 counts */
+    check_s(answer(t, &step).s, 32 * (2 + 6 * 1.1) * 1e-3, "three decodes, integer mean");
+    struct kv_step_chunk chunk[] = {{3, 65}, {4, 1}}; /* prefixes 128 + 64, sqrt(9 + 16) = 5 */
+    step = prompt(chunk, 2);
+    check_s(answer(t, &step).s, 32 * (2 + (0.25 + 5 * (192 + 2.5)) * 1.1) * 1e-3, "two chunks");
+    step = prompt(chunk, 1);
+    check_s(answer(t, &step).s, 32 * (2 + (0.25 + 3 * (128 + 1.5))) * 1e-3, "one chunk");
+    step.tokens += 2, step.decodes = 2, step.decode_kv = 20;
+    struct kv_step_time out = answer(t, &step);
+    check_s(out.s, 32 * (2 + 4 * 1.1 + (0.25 + 3 * (128 + 1.5))) * 1e-3, "a chunk and two decodes");
+    check_s(out.part[KV_TIME_DECODE], 32 * (4 * 1.1 + 2 * 2 / 5.) * 1e-3, "its decodes");
+    assert_true(out.outside == 1);
+    assert_int_equal(kv_timing_files(t)[3] == NULL, true);
+    assert_false(kv_timing_linear(t, 4, &(double){0}, &(double){0}));
+}
+
+/* What the hand-made laws say must come out beyond the tables too: they are the physical ones. */
+static void step_time_beyond(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_TABLE, step_time_tables());
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    struct kv_step step = decodes(2, 64 * 12);
+    struct kv_step_time out = answer(t, &step);
+    check_s(out.s, 32 * (2 + (2 + 2 * 12) * 1.1) * 1e-3, "decodes three times as long");
+    check_s(out.outside, 3, "how far outside");
+    step = decodes(8, 64 * 3); /* as 4 over the same bytes: 4 of 6 pages each */
+    out = answer(t, &step);
+    check_s(out.s, 32 * (2 + (4 + 4 * 6) * 1.1) * 1e-3, "twice the decodes");
+    check_s(out.outside, 2, "how far outside");
+    struct kv_step_chunk chunk = {48, 64};
+    step = prompt(&chunk, 1);
+    out = answer(t, &step);
+    check_s(out.s, 32 * (7 + 0.25 + 48 * (64 + 24.)) * 1e-3, "a chunk three times as long");
+    check_s(out.outside, 3, "how far outside");
+    chunk = (struct kv_step_chunk){16, 64 * 8};
+    step = prompt(&chunk, 1);
+    check_s(answer(t, &step).s, 32 * (3 + 0.25 + 16 * (512 + 8.)) * 1e-3, "a prefix twice as long");
+    /* chunks beyond 16 on no prefix but 0, as the table of the Azure run has them */
+    char text[4096];
+    size_t n = (size_t)snprintf(text, sizeof text, "rms_chunk,sum_kv_rounded_up_to_64,ms_per_layer\n");
+    for (int c = 1; c <= 32; c++)
+        for (int k = 0; k <= (c <= 16 ? 4 : 0); k++)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%d,%d,%g\n", c, 64 * k, 0.25 + c * (64 * k + c / 2.));
+    write_file("attn_prefill_ms_per_layer.csv", text);
+    t = opened(&s, &m);
+    for (int c = 31; c <= 64; c += 11)
+        for (int k = 0; k <= 12; k += 4) {
+            chunk = (struct kv_step_chunk){c, 64 * k};
+            step = prompt(&chunk, 1);
+            out = answer(t, &step);
+            check_s(out.s, 32 * (1 + (c + 7) / 8 + 0.25 + c * (64 * k + c / 2.)) * 1e-3, "a chunk on few prefixes");
+            assert_true((out.outside > 1) == (k > 0 || c > 32));
+        }
+    step = decodes(1, 1);
+    step.tokens = 640;
+    out = answer(t, &step);
+    check_s(out.s, 32 * (81 + 2.) * 1e-3, "ten times the tokens");
+    check_s(out.outside, 10, "how far outside");
+    s.timing.on_missing = KV_MISSING_ERROR;
+    struct kv_err e = {0};
+    assert_false(kv_timing_step(opened(&s, &m), &step, &out, &e));
+    assert_int_equal(e.status, KV_NO);
+}
+
+static void extras(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_TABLE, step_time_tables());
+    struct kv_model m = model("Llama-3.1-8B");
+    s.timing.step_overhead = 0.5;
+    struct kv_timing *t = opened(&s, &m);
+    struct kv_step step = decodes(1, 64);
+    double plain = 32 * (2 + 2.) * 1e-3 + 0.5;
+    check_s(answer(t, &step).s, plain, "a step with overhead");
+    step.moved_bytes = 1.6e12;
+    step.scored_bytes = 0.8e12;
+    step.offload_bytes = 25e9;
+    struct kv_step_time out = answer(t, &step);
+    check_s(out.part[KV_TIME_EVICT], 2.5, "moving and scoring at 1.6 TB/s");
+    check_s(out.part[KV_TIME_OFFLOAD], 1, "offloading at 25 GB/s");
+    check_s(out.s, plain + 3.5, "all of it");
+    s.hardware.memory_bandwidth = NAN;
+    struct kv_err e = {0};
+    assert_false(kv_timing_step(opened(&s, &m), &step, &out, &e));
+    assert_non_null(strstr(e.text, "memory_bandwidth"));
+}
+
+static void refused(const char *file, const char *text, const char *message)
+{
+    step_time_tables();
+    write_file(file, text);
+    struct kv_settings s = settings(KV_TIMING_TABLE, folder);
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t;
+    struct kv_err e = {0};
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_int_equal(e.status, KV_DATA);
+    if (!strstr(e.text, message))
+        fail_msg("the message is '%s', expected '%s' in it", e.text, message);
+}
+
+static void step_time_refuses(void **state)
+{
+    (void)state;
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_8,ms_per_layer\n8,1\n24,2\n", "no row for the keys 16");
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_8,ms_per_layer\n8,1\n8,2\n", "two rows for the keys 8");
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_8,ms_per_layer\n12,1\n",
+            ":2:1: tokens_rounded_up_to_8 '12'");
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_8,ms_per_layer\n8,nan\n", ":2:3: ms_per_layer 'nan'");
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_8,ms_per_layer\n8,-1\n", "is outside 0");
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_8,ms_per_layer\n", "no row with a key above 0");
+    refused("dense_ms_per_layer.csv", "tokens_rounded_up_to_0,ms_per_layer\n0,1\n", "does not end in");
+    refused("dense_ms_per_layer.csv", "batch,ms\n8,1\n", "no column that begins with 'tokens'");
+    refused("attn_decode_ms_per_layer.csv",
+            "decode_requests,avg_kv_rounded_up_to_64,ms_per_layer\n2,0,1\n1,0,1\n1,128,1\n",
+            "no row for the keys 1, 64");
+    refused("attn_decode_ms_per_layer.csv",
+            "decode_requests,avg_kv_rounded_up_to_64,ms_per_layer\n16000000,6400000,1\n",
+            "a grid of 16000001 x 100001");
+}
+
+/* ---- measured tables, where they are ---- */
+
+static const char *measured(const char *name)
+{
+    const char *root = getenv("MEASURED");
+    const char *path = root && *root ? kv_format(arena, "%s/%s", root, name) : NULL;
+    if (path && !access(path, F_OK))
+        return path;
+    print_message("skipped: no measured tables '%s'; MEASURED=DIR says where they are\n", name);
+    skip();
+    return NULL;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void step_time_measured(void **state)
+{
+    (void)state;
+    double start = now();
+    struct kv_settings s = settings(KV_TIMING_TABLE, measured("step_time_a100_llama3_8b"));
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    double loaded = now();
+    struct kv_step step = decodes(1, 64);
+    check_s(answer(t, &step).s, 32 * (0.31078999999999984 + 0.0129532796765366) * 1e-3, "one decode at 64");
+    enum { CALLS = 2000000 };
+    double sum = 0, begun = now();
+    struct kv_step_chunk chunk = {.tokens = 300, .prefix = 512};
+    for (int i = 0; i < CALLS; i++) {
+        struct kv_step_time out;
+        struct kv_err e;
+        int64_t n = 1 + i % 127;
+        step = (struct kv_step){.tokens = n + 300 * (i % 4 == 0),
+                                .sequences = n,
+                                .decodes = n,
+                                .decode_kv = (double)(n * (500 + i % 3000)),
+                                .chunk = &chunk,
+                                .n_chunks = i % 4 == 0};
+        e.n = 0;
+        if (!kv_timing_step(t, &step, &out, &e))
+            fail_msg("%s", e.text);
+        sum += out.s;
+    }
+    print_message("step-time tables: loaded in %.1f ms, %.1f ns a step (mean %.3g s)\n", 1e3 * (loaded - start),
+                  1e9 * (now() - begun) / CALLS, sum / CALLS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(step_time_by_the_rule), cmocka_unit_test(step_time_beyond),   cmocka_unit_test(extras),
+        cmocka_unit_test(step_time_refuses),     cmocka_unit_test(step_time_measured),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
