@@ -12,11 +12,15 @@
 enum { TOKENS_MAX = 1 << 30, REQUESTS_MAX = 1000000000, MANY = 10000000 };
 static const char *const plot_words[] = {"memory", "entries", "chunk", "bars", "pages", NULL};
 static const char *const format_words[] = {"png", "svg", "pdf", NULL};
+static const char *const scheduler_words[] = {"vllm", "sarathi", NULL};
+static const char *const preemption_words[] = {"recompute", "offload", NULL};
+static const char *const router_words[] = {"round-robin", "least-tokens", "prefix", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
 static const char *const missing_words[] = {"extrapolate", "error", NULL};
 const char *const kv_timing_models[] = {"roofline", "table", "fitted", NULL};
 const char *const kv_timing_formats[] = {"auto", "step-time", "llmservingsim", "aiconfigurator", "kvengine", NULL};
 static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", "histogram", NULL};
+static const char *const too_long_words[] = {"refuse", "shorten", NULL};
 static const char *const arrival_words[] = {"none", "poisson", "gamma", "onoff", "diurnal", "closed", NULL};
 static const char *const between_words[] = {"drop", "hold", "offload", NULL};
 
@@ -28,6 +32,14 @@ static const struct kv_field run_fields[] = {
     {FIELD(run, output, KV_T_TEXT), .also = "output_dir, out",
      .help = "folder for results; -o says it too; auto: none are kept"},
     {FIELD(run, seed, KV_T_COUNT), .def = "1", .min = 0, .max = 0x1p53, .help = "same seed and files, same bytes"},
+    {FIELD(run, seeds, KV_T_COUNT), .def = "1", .min = 1, .max = 10000, .also = "repeats",
+     .help = "traffic is drawn again with so many seeds from `seed` on, and means come with 95 % intervals"},
+    {FIELD(run, warmup, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10,
+     .help = "requests that arrive before this are served but not counted"},
+    {FIELD(run, drain, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10,
+     .help = "requests that arrive within this before the last one are served but not counted"},
+    {FIELD(run, horizon, KV_T_SECONDS), .min = 1e-9, .max = 1e10, .also = "time_limit",
+     .help = "the simulation stops then, finished or not; auto: when all is served"},
 };
 static const struct kv_field model_fields[] = {
     {FIELD(model, name, KV_T_TEXT), .also = "preset, model", .help = "a preset of models/, such as Llama-3.1-8B"},
@@ -44,8 +56,10 @@ static const struct kv_field hardware_fields[] = {
     {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
     {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size",
      .help = "device memory"},
+    {FIELD(hardware, price, KV_T_REAL), .min = 0, .max = 1e9, .also = "cost, price_per_hour",
+     .help = "of one device for an hour, in any currency: for cost per million tokens"},
     {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18,
-     .help = "bytes a second to device memory; for times, which no plan shows yet"},
+     .help = "bytes a second to device memory; for times"},
     {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops",
      .help = "dense bf16 operations a second; for times"},
     {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth",
@@ -81,7 +95,49 @@ static const struct kv_field engine_fields[] = {
     {FIELD(engine, evict_scope, KV_T_CHOICE), .def = "layer", .choices = kv_scope_names,
      .help = "each layer evicts as its own attention ends, or all at the end of the pass"},
     {FIELD(engine, prefill, KV_T_CHOICE), .def = "prompt", .choices = prefill_words,
-     .help = "prompt-1: the last prompt token is the first decode step"},
+     .help = "prompt-1: the last prompt token is the first decode step; traffic is always served with prompt"},
+
+    /* what only traffic asks about */
+    {FIELD(engine, scheduler, KV_T_CHOICE), .def = "vllm", .choices = scheduler_words,
+     .help = "whose rules batch requests: vLLM's V1 scheduler, or Sarathi's as Vidur has it (docs/SERVING.md)"},
+    {FIELD(engine, num_gpu_blocks_override, KV_T_COUNT), .min = 1, .max = 1 << 30, .also = "num_gpu_blocks, blocks",
+     .help = "blocks of the pool (vLLM); auto: what the pool's bytes hold"},
+    {FIELD(engine, long_prefill_token_threshold, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
+     .help = "prompt tokens of one request in a step, at most (vLLM); 0: no limit"},
+    {FIELD(engine, enable_prefix_caching, KV_T_BOOL), .def = "true", .also = "prefix_caching",
+     .help = "full blocks are found again by their tokens (vLLM); of policies that evict none are"},
+    {FIELD(engine, async_scheduling, KV_T_BOOL), .def = "true",
+     .help = "a step is scheduled while the one before it runs (vLLM)"},
+    {FIELD(engine, reserve_full_prompt, KV_T_BOOL), .def = "true", .also = "scheduler_reserve_full_isl",
+     .help = "a request is admitted only when its whole prompt fits into free blocks (vLLM's "
+             "scheduler_reserve_full_isl)"},
+    {FIELD(engine, cudagraph_capture_sizes, KV_T_COUNTS), .min = 1, .max = TOKENS_MAX, .also = "graph_sizes",
+     .help = "a step computes as many tokens as the next of these (vLLM); auto: none"},
+    {FIELD(engine, watermark, KV_T_SHARE), .def = "1 %", .help = "sarathi: blocks that an admission leaves free"},
+    {FIELD(engine, restart_bug, KV_T_BOOL), .def = "false",
+     .help = "sarathi: a request restarted within its prompt turns the rest of the prompt into output, as Vidur does; "
+             "to compare, not to plan"},
+    {FIELD(engine, preemption, KV_T_CHOICE), .def = "recompute", .choices = preemption_words, .also = "preemption_mode",
+     .help = "what happens to entries of a preempted request: computed again, or moved to the host and back over "
+             "link_bandwidth"},
+    {FIELD(engine, replicas, KV_T_COUNT), .def = "1", .min = 1, .max = 4096, .also = "data_parallel_size, num_replicas",
+     .help = "engines that share the traffic"},
+    {FIELD(engine, router, KV_T_CHOICE), .def = "round-robin", .choices = router_words,
+     .help = "which replica a request goes to: each in turn, the one with the fewest tokens left to compute, or the one "
+             "that served the longest beginning of its prompt"},
+    {FIELD(engine, tensor_parallel_size, KV_T_COUNT), .def = "1", .min = 1, .max = 1024, .also = "tp, tp_size",
+     .help = "devices that share each layer of a replica (vLLM); KV heads are dealt out in order, and each device holds "
+             "at least one"},
+};
+static const struct kv_field slo_fields[] = {
+    {FIELD(slo, ttft, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "ttft_p99",
+     .help = "time to first token that a request must keep"},
+    {FIELD(slo, tpot, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "tpot_p99, tbt",
+     .help = "time per output token behind the first that a request must keep"},
+    {FIELD(slo, e2e, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "latency",
+     .help = "time from arrival to the last token that a request must keep"},
+    {FIELD(slo, attainment, KV_T_SHARE), .def = "99 %", .also = "percentile",
+     .help = "requests that must keep all of these for the plan to meet them"},
 };
 /* The keys of a struct kv_lengths, which draws whole numbers. */
 #define DRAWN(member, key_, default_, also_, help_, unit, most_help)                                                   \
@@ -170,6 +226,8 @@ static const struct kv_field workload_fields[] = {
     {FIELD(workload, block_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
      .also = "hash_block_size, trace_block_size",
      .help = "prompt tokens that one block hash of the trace stands for; auto: what the trace says, 512 in mooncake's"},
+    {FIELD(workload, too_long, KV_T_CHOICE), .def = "refuse", .choices = too_long_words, .also = "truncate_prompt_tokens",
+     .help = "requests of more than max_model_len tokens: refused, as vLLM does, or served with a shorter prompt"},
     {FIELD(workload, skip_bad, KV_T_BOOL), .def = "false", .also = "ignore_errors",
      .help = "rows that cannot be used are counted and left out; false: they are errors"},
     DRAWN(turns, "turns", "1", "num_turns, session_turns, session_turns_mean, conversation_turn_mean",
@@ -239,6 +297,7 @@ const struct kv_section kv_sections[] = {
     SECTION(hardware, "the device"),
     SECTION(engine, "the serving engine; vLLM's names and meanings where it has one"),
     SECTION(workload, "the requests"),
+    SECTION(slo, "what is promised to a request"),
     SECTION(plan, "what to plan"),
     SECTION(timing, "how long steps take"),
     SECTION(report, "pictures"),

@@ -10,7 +10,7 @@ enum kv_distribution { KV_FIXED, KV_UNIFORM, KV_LOGNORMAL, KV_HISTOGRAM };
 
 /* The words of [timing], in the order of their tables. */
 enum kv_timing_model { KV_TIMING_ROOFLINE, KV_TIMING_TABLE, KV_TIMING_FITTED };
-enum kv_timing_format { KV_FORMAT_AUTO, KV_FORMAT_STEP_TIME, KV_FORMAT_LAYERS, KV_FORMAT_KERNELS, KV_FORMAT_PASSES };
+enum kv_timing_format { KV_TABLES_AUTO, KV_TABLES_STEP_TIME, KV_TABLES_LAYERS, KV_TABLES_KERNELS, KV_TABLES_PASSES };
 enum kv_timing_missing { KV_MISSING_EXTRAPOLATE, KV_MISSING_ERROR };
 extern const char *const kv_timing_models[], *const kv_timing_formats[];
 
@@ -29,7 +29,8 @@ enum kv_between_turns { KV_BETWEEN_DROP, KV_BETWEEN_HOLD, KV_BETWEEN_OFFLOAD };
 struct kv_settings {
     struct {
         const char *name, *output;
-        int64_t seed;
+        int64_t seed, seeds;
+        double warmup, drain, horizon;
     } run;
     struct {
         const char *name, *path;
@@ -39,13 +40,19 @@ struct kv_settings {
     struct {
         const char *device, *title;
         int64_t memory, activations, overhead;
-        double memory_bandwidth, peak_flops, link_bandwidth;
+        double memory_bandwidth, peak_flops, link_bandwidth, price;
     } hardware;
     struct {
         double gpu_memory_utilization;
         int64_t block_size, max_num_batched_tokens, max_num_seqs, max_model_len, kv_pool;
         int kv_cache_dtype, kv_layout, evict_scope, prefill;
         bool compaction;
+        /* traffic */
+        int scheduler, preemption, router;
+        int64_t num_gpu_blocks_override, long_prefill_token_threshold, replicas, tensor_parallel_size;
+        struct kv_counts cudagraph_capture_sizes;
+        double watermark;
+        bool enable_prefix_caching, async_scheduling, reserve_full_prompt, restart_bug;
     } engine;
     struct {
         int64_t requests, concurrency, shared_prefix; /* requests: KV_UNSET is 1, or all there are of traffic */
@@ -53,13 +60,16 @@ struct kv_settings {
         /* traffic; see sim/workload/workload.h */
         const char *trace;
         int64_t block_tokens;
-        int format, arrivals, between_turns;
+        int format, arrivals, between_turns, too_long;
         bool skip_bad;
         double from, duration, rate_scale, context_scale, output_scale;
         double rate, cv, on_time, off_time, off_rate, period, amplitude;
         struct kv_lengths turns, turn_prompt, tool_prompt;
         double think_time, think_cv, tool_share, tool_wait, tool_cv;
     } workload;
+    struct {
+        double ttft, tpot, e2e, attainment;
+    } slo;
     struct {
         struct kv_counts chunks, chunk_sweep;
         bool baselines;

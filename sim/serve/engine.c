@@ -94,6 +94,7 @@ void kv_engine_add(struct kv_engine *e, struct kv_job *job)
     *e->last_waiting = job;
     e->last_waiting = &job->next;
     e->n_waiting++;
+    e->tokens_left += job->target + job->left - 1;
 }
 
 double kv_engine_clock(const struct kv_engine *e)
@@ -112,6 +113,7 @@ static void preempt(struct kv_engine *e, int32_t number)
     else
         e->prefill_held -= s->held;
     int64_t done = job->generated - job->generated_before;
+    e->tokens_left += s->seen;
     job->recompute = most(job->recompute, s->seen);
     if (e->rules.restart_bug && s->seen < s->target) { /* what was not computed becomes output */
         job->left += s->target - s->seen;
@@ -255,6 +257,7 @@ static void run_pass(struct kv_engine *e, int32_t number)
     e->now.moved_bytes += p->moved_bytes;
     e->now.scored_bytes += p->scored_bytes;
     e->budget -= tokens;
+    e->tokens_left -= p->n_new;
     e->recomputed += most(0, least(s->job->recompute, s->seen + p->n_new) - s->seen);
 }
 
@@ -357,8 +360,12 @@ static enum admission admit(struct kv_engine *e, double cutoff)
 {
     struct kv_job *job = e->first_waiting;
     int32_t number;
-    if (job->arrival_s > cutoff || e->n_running == e->rules.max_num_seqs)
+    if (job->arrival_s > cutoff)
         return NOT_NOW;
+    e->limit = KV_LIMIT_SEQUENCES;
+    if (e->n_running == e->rules.max_num_seqs)
+        return NOT_NOW;
+    e->limit = KV_LIMIT_PAGES;
     struct kv_slot *s = kv_slot_take(e, job, &number);
     if (!s)
         return NO_MEMORY;
@@ -377,9 +384,11 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     if (!job->preemptions)
         e->sums.prompt_tokens += job->is.prompt;
     job->cached_tokens += s->found;
+    e->tokens_left -= s->found;
     e->sums.cached_tokens += s->found;
     tell(e, job->preemptions ? KV_RESUMED : KV_ADMITTED, job, 0, s->found);
     run_pass(e, number);
+    e->limit = KV_LIMIT_TOKENS;
     return ADMITTED;
 }
 
@@ -460,6 +469,7 @@ static void advance(struct kv_engine *e)
     d->held += d->gain;
     e->step++;
     e->sums.output_tokens += d->n;
+    e->tokens_left -= d->n;
 }
 
 static void end_runs(struct kv_engine *e)
@@ -497,6 +507,10 @@ static void count_step(struct kv_engine *e, const struct kv_step_time *time)
         sums->recompute_s += time->part[KV_TIME_PREFILL] * (double)e->recomputed / (double)chunk_tokens;
     }
     sums->held_area += (held + (double)chunk_tokens) * time->s;
+    if (e->n_waiting) {
+        sums->limit_s[e->full ? KV_LIMIT_PAGES : e->limit] += time->s;
+        sums->waited_s += (double)e->n_waiting * time->s;
+    }
     sums->steps++;
     sums->busy_s += time->s;
     for (int i = 0; i < KV_TIME_PARTS; i++)
@@ -512,6 +526,7 @@ static void count_step(struct kv_engine *e, const struct kv_step_time *time)
 static void begin_step(struct kv_engine *e)
 {
     e->budget = e->rules.max_num_batched_tokens;
+    e->limit = KV_LIMIT_TOKENS;
     e->now = (struct kv_step){.chunk = e->chunk};
     e->n_ran = 0;
     e->recomputed = 0;
@@ -578,6 +593,7 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
         count_blocks(e);
     if (e->watch && e->watch->details)
         tell_who_ran(e);
+    e->step_s = time.s;
     tell(e, KV_STEPPED, NULL, tokens, e->n_running);
     count_step(e, &time);
     e->begun = e->clock;
@@ -608,6 +624,7 @@ static void give_up(struct kv_engine *e)
         struct kv_job *job = wait_no_more(e);
         e->full = false;
         e->ended = true;
+        e->tokens_left -= job->target + job->left - 1;
         tell(e, KV_REFUSED, job, 0, 0);
     }
 }
@@ -649,4 +666,28 @@ int64_t kv_engine_running(const struct kv_engine *e)
 int64_t kv_engine_pages(const struct kv_engine *e, enum kv_layout layout)
 {
     return e->pages[layout] + e->claims[layout];
+}
+
+double kv_engine_step_s(const struct kv_engine *e)
+{
+    return e->step_s;
+}
+
+double kv_engine_now(const struct kv_engine *e)
+{
+    return e->clock;
+}
+
+int64_t kv_engine_tokens_left(const struct kv_engine *e)
+{
+    return e->tokens_left;
+}
+
+int64_t kv_engine_cached(const struct kv_engine *e, const struct kv_job *job)
+{
+    int64_t n = 0;
+    while (e->blocks && n < (job->is.prompt - 1) / e->holder->page &&
+           kv_blocks_find(e->blocks, kv_job_block_name(e, job, n)) >= 0)
+        n++;
+    return n;
 }

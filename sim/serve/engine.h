@@ -63,6 +63,9 @@ struct kv_engine_watch {
     void (*tell)(void *context, enum kv_engine_event what, struct kv_job *job, int64_t tokens, int64_t computed);
 };
 
+/* What keeps those who wait from being admitted. */
+enum kv_limit { KV_LIMIT_PAGES, KV_LIMIT_SEQUENCES, KV_LIMIT_TOKENS, KV_LIMITS };
+
 /* Sums of a replica's life. Page counts by layout; areas in pages x seconds. */
 struct kv_engine_sums {
     int64_t steps, preemptions, recomputed_tokens, cached_tokens, prompt_tokens, output_tokens;
@@ -70,7 +73,9 @@ struct kv_engine_sums {
     double page_area[KV_LAYOUTS];
     double held_area; /* entries, mean over lanes, x seconds */
     double busy_s, part_s[KV_TIME_PARTS], recompute_s;
-    double outside; /* most of any step */
+    double limit_s[KV_LIMITS]; /* time in which somebody waited, by what held the first of them back */
+    double waited_s;           /* waiting requests x seconds */
+    double outside;            /* most of any step, as timing says */
 };
 
 struct kv_engine;
@@ -93,6 +98,12 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err);
 const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e);
 int64_t kv_engine_waiting(const struct kv_engine *e);
 int64_t kv_engine_running(const struct kv_engine *e);
-int64_t kv_engine_pages(const struct kv_engine *e, enum kv_layout layout); /* held at the end of the last step */
+/* Pages held within the step that is told of, and its seconds. */
+int64_t kv_engine_pages(const struct kv_engine *e, enum kv_layout layout);
+double kv_engine_step_s(const struct kv_engine *e);
+double kv_engine_now(const struct kv_engine *e);          /* when that step begins */
+int64_t kv_engine_tokens_left(const struct kv_engine *e); /* to compute, of all its requests */
+/* Blocks of the prompt that it would find in its cache. */
+int64_t kv_engine_cached(const struct kv_engine *e, const struct kv_job *job);
 
 #endif

@@ -79,7 +79,10 @@ struct kv_engine {
     int32_t n_ran;
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */
-    bool full;                  /* the first that waits was refused for lack of pages, and none came back since */
+    enum kv_limit limit;        /* of the last admission that failed */
+    double step_s;
+    int64_t tokens_left;
+    bool full; /* the first that waits was refused for lack of pages, and none came back since */
     struct kv_engine_sums sums;
 };
 
