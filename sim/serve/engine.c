@@ -131,15 +131,30 @@ static void preempt(struct kv_engine *e, int32_t number)
     tell(e, KV_PREEMPTED, job, 0, 0);
 }
 
+/* Its last token is on its way, and only its pages go (vLLM: it finishes from among those who wait). */
+static void drop_ending(struct kv_engine *e, int32_t number)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->n_ending; i++)
+        if (e->ending[i] != number)
+            e->ending[n++] = e->ending[i];
+    e->n_ending = n;
+    e->sums.preemptions++;
+    kv_slot_give_pages(e, e->slot[number]);
+    kv_slot_leave(e, number);
+    e->full = false;
+}
+
 /* Pages for a decode or a prefill; the newest sequences give theirs up, in the end it itself. */
 static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *preempted)
 {
     while (kv_engine_free_pages(e) < need) {
         int32_t victim = e->newest;
-        while (e->slot[victim]->ending)
-            victim = e->slot[victim]->older;
         *preempted = true;
-        preempt(e, victim);
+        if (e->slot[victim]->ending)
+            drop_ending(e, victim);
+        else
+            preempt(e, victim);
         if (victim == number)
             return false;
     }
@@ -180,15 +195,26 @@ static bool walk_decodes(struct kv_engine *e)
     return preempted;
 }
 
+static void name_last_block(struct kv_engine *e, struct kv_slot *s)
+{
+    kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
+}
+
+/* A block that this step fills has its name at once, or a step later where the last of its tokens is not known yet when
+ * the step is scheduled (vllm/v1/core/sched/async_scheduler.py). */
 static void take_blocks(struct kv_engine *e)
 {
     int64_t page = e->holder->page;
-    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer)
-        kv_slot_take_block(e->slot[i], kv_blocks_take(e->blocks));
-    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer) {
+    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer) {
         struct kv_slot *s = e->slot[i];
-        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
+        if (e->rules.async_scheduling && s->seen + e->step - s->start > s->target)
+            name_last_block(e, s);
+        kv_slot_take_block(s, kv_blocks_take(e->blocks));
     }
+    if (e->rules.async_scheduling)
+        return;
+    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer)
+        name_last_block(e, e->slot[i]);
 }
 
 static int64_t decodes_need(const struct kv_engine *e)
@@ -396,9 +422,22 @@ static enum admission admit(struct kv_engine *e, double cutoff)
 
 static void leave(struct kv_engine *e, int32_t number)
 {
-    kv_slot_give_pages(e, e->slot[number]);
+    struct kv_slot *s = e->slot[number];
+    if (e->blocks && s->ending && s->seen > s->target && s->seen % e->holder->page == 0)
+        name_last_block(e, s);
+    kv_slot_give_pages(e, s);
     kv_slot_leave(e, number);
     e->full = false;
+}
+
+/* The first n of those whose last token is out. */
+static void release(struct kv_engine *e, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        leave(e, e->ending[i]);
+    for (int32_t i = n; i < e->n_ending; i++)
+        e->ending[i - n] = e->ending[i];
+    e->n_ending -= n;
 }
 
 static void finish(struct kv_engine *e, int32_t number)
@@ -566,13 +605,13 @@ static int64_t padded(const struct kv_engine *e, int64_t tokens)
 static bool schedule(struct kv_engine *e, double cutoff)
 {
     begin_step(e);
+    if (e->blocks)
+        e->full = false; /* what is cached may have changed */
     bool preempted = schedule_decodes(e);
     preempted |= schedule_prefills(e);
     enum admission last = ADMITTED;
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);
-    if (e->blocks)
-        e->full = false; /* what is cached may change */
     e->now.chunk = e->chunk;
     return last != NO_MEMORY;
 }
@@ -603,41 +642,42 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     end_runs(e);
     for (int32_t i = 0; i < e->n_ran; i++)
         end_pass(e, e->ran[i]);
-    for (int32_t i = 0; i < ending; i++) /* those that ended a step before */
-        leave(e, e->ending[i]);
-    for (int32_t i = ending; i < e->n_ending; i++)
-        e->ending[i - ending] = e->ending[i];
-    e->n_ending -= ending;
+    release(e, ending); /* those that ended a step before */
     if (e->blocks)
         count_blocks(e);
     return true;
 }
 
-/* Nothing can be scheduled: who waits first can never be, or what ended just now is in the way. */
+/* Decides on a step that runs something, if there is one. */
+static bool find_step(struct kv_engine *e, struct kv_err *err)
+{
+    double cutoff = e->rules.async_scheduling && e->n_running ? e->begun : INFINITY;
+    bool good = schedule(e, cutoff);
+    if (good && !e->now.tokens && (e->n_ending || cutoff < INFINITY)) { /* the step before ends first */
+        release(e, e->n_ending);
+        good = schedule(e, INFINITY);
+    }
+    return good || kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
+}
+
+/* Nothing runs, and who waits first does not fit into an empty pool: it never will. */
 static void give_up(struct kv_engine *e)
 {
-    if (e->n_ending) {
-        for (int32_t i = 0; i < e->n_ending; i++)
-            leave(e, e->ending[i]);
-        e->n_ending = 0;
-    } else if (!e->n_running && e->first_waiting) {
-        struct kv_job *job = wait_no_more(e);
-        e->full = false;
-        e->ended = true;
-        e->tokens_left -= job->target + job->left - 1;
-        tell(e, KV_REFUSED, job, 0, 0);
-    }
+    if (e->n_running || !e->first_waiting || !e->full)
+        return;
+    struct kv_job *job = wait_no_more(e);
+    e->full = false;
+    e->ended = true;
+    e->tokens_left -= job->target + job->left - 1;
+    tell(e, KV_REFUSED, job, 0, 0);
 }
 
 bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 {
     e->ended = false;
     while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until) {
-        double cutoff = e->rules.async_scheduling && e->n_running ? e->begun : INFINITY;
-        if (!schedule(e, cutoff))
-            return kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
-        if (!e->now.tokens && cutoff < INFINITY && !schedule(e, INFINITY))
-            return kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
+        if (!find_step(e, err))
+            return false;
         if (!e->now.tokens)
             give_up(e);
         else if (!take_step(e, err))
