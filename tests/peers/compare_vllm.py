@@ -105,14 +105,16 @@ def of_steps(rows):
 
 
 def steps_that_run(steps):
-    """vLLM's call that preempts and then schedules nothing takes no time: what it preempted counts to the next one."""
-    preempted = []
+    """A call that preempts and then schedules nothing takes no time: what it preempted counts to the next one. A request
+    that is preempted when its last token is on its way has finished; kvsim says no more of it."""
+    preempted, finished = [], []
     for number in sorted(steps):
-        steps[number].preempted[:0] = preempted
-        preempted = steps[number].preempted
-        if steps[number].total and steps[number].total[0]:
-            yield steps[number]
-            preempted = []
+        step = steps[number]
+        step.preempted = preempted + [name for name in step.preempted if name not in finished]
+        preempted = step.preempted
+        if step.total and step.total[0]:
+            yield step
+            preempted, finished = [], step.finished
 
 
 def difference(kvsim_rows, kvsim_requests, vllm_rows, vllm_lines):
