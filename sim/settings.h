@@ -10,7 +10,7 @@ enum kv_distribution { KV_FIXED, KV_UNIFORM, KV_LOGNORMAL };
 
 /* The words of [timing], in the order of their tables. */
 enum kv_timing_model { KV_TIMING_ROOFLINE, KV_TIMING_TABLE, KV_TIMING_FITTED };
-enum kv_timing_format { KV_FORMAT_AUTO, KV_FORMAT_STEP_TIME, KV_FORMAT_LAYERS, KV_FORMAT_KERNELS, KV_FORMAT_PASSES };
+enum kv_timing_format { KV_TABLES_AUTO, KV_TABLES_STEP_TIME, KV_TABLES_LAYERS, KV_TABLES_KERNELS, KV_TABLES_PASSES };
 enum kv_timing_missing { KV_MISSING_EXTRAPOLATE, KV_MISSING_ERROR };
 extern const char *const kv_timing_models[], *const kv_timing_formats[];
 

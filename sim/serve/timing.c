@@ -23,7 +23,8 @@ static const struct {
     const char *file;
     bool (*open)(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 } formats[] = {
-    {KV_FORMAT_STEP_TIME, "dense_ms_per_layer.csv", kv_timing_open_step_time},
+    {KV_TABLES_STEP_TIME, "dense_ms_per_layer.csv", kv_timing_open_step_time},
+    {KV_TABLES_LAYERS, "attention.csv", kv_timing_open_layers},
 };
 
 static bool open_table(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
@@ -33,7 +34,7 @@ static bool open_table(struct kv_timing *t, const struct kv_model *m, struct kv_
     int n = sizeof formats / sizeof *formats;
     for (int i = 0; i < n; i++) {
         bool there = !access(kv_format(t->arena, "%s/%s", folder, formats[i].file), F_OK);
-        if (s->timing.format == (int)formats[i].format || (s->timing.format == KV_FORMAT_AUTO && there))
+        if (s->timing.format == (int)formats[i].format || (s->timing.format == KV_TABLES_AUTO && there))
             return formats[i].open(t, m, folder, e);
         known = kv_format(t->arena, "%s%s%s", known, i ? ", " : "", formats[i].file);
     }
