@@ -56,10 +56,11 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
         return kv_fail(e, KV_USAGE, "%s model = %s needs profile: %s", kv_timing_where(t),
                        kv_timing_models[s->timing.model],
                        s->timing.model == KV_TIMING_TABLE ? "a folder of measured tables" : "a file of 'kvsim fit'");
-    if (s->timing.model != KV_TIMING_TABLE)
-        return kv_fail(e, KV_USAGE, "%s model = %s is not there yet", kv_timing_where(t),
-                       kv_timing_models[s->timing.model]);
     *out = t;
+    if (s->timing.model == KV_TIMING_ROOFLINE)
+        return kv_timing_open_roofline(t, m, e);
+    if (s->timing.model == KV_TIMING_FITTED)
+        return kv_fail(e, KV_USAGE, "%s model = fitted is not there yet", kv_timing_where(t));
     return open_table(t, m, e);
 }
 

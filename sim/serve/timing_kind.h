@@ -38,6 +38,7 @@ void kv_timing_reads(struct kv_timing *t, const char *path);
 const char *kv_timing_where(const struct kv_timing *t);
 
 /* Each fills cost, linear, own, stamp and file. KV_USAGE, KV_DATA. */
+bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e);
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 

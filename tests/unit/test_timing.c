@@ -355,11 +355,67 @@ static void layers_by_hand(void **state)
             "a long chunk");
 }
 
+/* ---- roofline ---- */
+
+static void roofline_by_hand(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_ROOFLINE, NULL);
+    s.hardware.memory_bandwidth = 1e12;
+    s.hardware.peak_flops = 1e14;
+    s.timing.compute_efficiency = s.timing.bandwidth_efficiency = 1;
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    /* one decode: every weight but the embedding's rows and the norms once, 131,072 bytes an entry */
+    double weights = 2. * (32 * (4096. * (6144 + 4096 + 3 * 14336)) + 4096. * 128256);
+    double rows = 2. * (32 * (6144 + 4096 + 2 * 4096 + 2 * 14336 + 4096 + 14336 + 4096.) + 4096 + 128256);
+    double element = 64. * (8 * 4096 + 2 * 6144 + 3 * 14336);
+    struct kv_step step = decodes(1, 1000);
+    check_s(answer(t, &step).s, (weights + rows + element + 131072e3) / 1e12, "one decode");
+    double base, slope;
+    assert_true(kv_timing_linear(t, 1, &base, &slope));
+    check_s(base + slope * 1000, answer(t, &step).s, "the same by the line");
+    /* a long chunk: bound by compute */
+    struct kv_step_chunk chunk = {8192, 4096};
+    step = prompt(&chunk, 1);
+    double flops = 2. * 8192 * (weights / 2 - 4096. * 128256), pairs = 8192 * (4096 + 4096.);
+    double head = (2 * 4096. * 128256 + 2 * (4096 + 128256.)) / 1e12;
+    check_s(answer(t, &step).s, (flops + pairs * 4 * 4096 * 32) / 1e14 + head + 8192 * element / 1e12, "a long chunk");
+    assert_true(answer(t, &step).part[KV_TIME_DECODE] == 0);
+    assert_non_null(strstr(kv_timing_stamp(t), "not calibrated"));
+    assert_null(kv_timing_files(t)[0]);
+    s.hardware.peak_flops = NAN;
+    struct kv_err e = {0};
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "peak_flops"));
+}
+
+/* Of experts, one token reads those it chooses, many tokens all of them. */
+static void roofline_of_experts(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_ROOFLINE, NULL);
+    struct kv_model m = model("Llama-3.1-8B"), moe = m;
+    moe.experts = 8, moe.experts_per_token = 2, moe.moe_intermediate = m.intermediate;
+    struct kv_err e = {0};
+    assert_true(kv_model_finish(&moe, arena, &e));
+    struct kv_timing *dense = opened(&s, &m), *sparse = opened(&s, &moe);
+    struct kv_step one = decodes(1, 1), many = decodes(64, 1);
+    double mlp = 32 * 3 * 4096. * 14336 * 2 / 1.6e12;
+    double more = answer(sparse, &one).s - answer(dense, &one).s;
+    if (fabs(more / mlp - 1) > 0.01)
+        fail_msg("two experts for one take %g s more, expected about %g", more, mlp);
+    more = answer(sparse, &many).s - answer(dense, &many).s;
+    if (fabs(more / (7 * mlp) - 1) > 0.1)
+        fail_msg("all experts take %g s more, expected about %g", more, 7 * mlp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(step_time_by_the_rule), cmocka_unit_test(step_time_beyond), cmocka_unit_test(extras),
-        cmocka_unit_test(step_time_refuses),     cmocka_unit_test(layers_by_hand),
+        cmocka_unit_test(step_time_refuses),     cmocka_unit_test(layers_by_hand),   cmocka_unit_test(roofline_by_hand),
+        cmocka_unit_test(roofline_of_experts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
