@@ -114,6 +114,12 @@ static double pairs(double chunk, double prefix)
     return chunk * (prefix + chunk / 2);
 }
 
+/* What an axis is linear in. `next`: what is asked of the key after it. */
+static double measure(enum kv_axis_law law, double x, double next)
+{
+    return law == KV_AXIS_PAIRS ? pairs(x, next) : law == KV_AXIS_SQUARES ? x * x : x;
+}
+
 static double value_at(const struct kv_ragged *r, int k, int64_t entry, const double *x, double *outside);
 
 /* Neighbours *i < *j that have last keys from x on, where there are such on either side. */
@@ -130,7 +136,8 @@ static void pass_over(const struct kv_ragged *r, int k, int64_t first, int64_t l
 
 static double at_level(const struct kv_ragged *r, int k, int64_t first, int64_t end, const double *x, double *outside)
 {
-    const double *at = r->at[k];
+    const double *at = r->at[k], next = k + 1 < r->keys ? x[k + 1] : 0;
+    enum kv_axis_law law = r->law[k];
     int64_t last = end - 1, i = find(at, first, last, x[k]);
     if (x[k] <= at[i])
         return value_at(r, k, i, x, outside);
@@ -138,27 +145,23 @@ static double at_level(const struct kv_ragged *r, int k, int64_t first, int64_t 
         int64_t j = i + 1;
         if (k + 1 < r->keys)
             pass_over(r, k, first, last, x[r->keys - 1], &i, &j);
-        double low = value_at(r, k, i, x, outside), high = value_at(r, k, j, x, outside), share;
-        if (r->law[k] == KV_AXIS_PAIRS) {
-            double from = pairs(at[i], x[k + 1]);
-            share = (pairs(x[k], x[k + 1]) - from) / (pairs(at[j], x[k + 1]) - from);
-        } else
-            share = (x[k] - at[i]) / (at[j] - at[i]);
-        return low + share * (high - low);
+        double low = value_at(r, k, i, x, outside), high = value_at(r, k, j, x, outside),
+               from = measure(law, at[i], next);
+        return low + (measure(law, x[k], next) - from) / (measure(law, at[j], next) - from) * (high - low);
     }
     *outside = at[last] > 0 ? fmax(*outside, x[k] / at[last]) : INFINITY;
-    if (r->law[k] == KV_AXIS_LINEAR) {
+    if (law == KV_AXIS_LINEAR || law == KV_AXIS_SQUARES) {
         int64_t half = find(at, first, last, at[last] / 2);
         double high = value_at(r, k, last, x, outside), slope = 0;
         if (half < last)
-            slope = (high - value_at(r, k, half, x, outside)) / (at[last] - at[half]);
-        return high + fmax(slope, 0) * (x[k] - at[last]);
+            slope = (high - value_at(r, k, half, x, outside)) / (measure(law, at[last], 0) - measure(law, at[half], 0));
+        return high + fmax(slope, 0) * (measure(law, x[k], 0) - measure(law, at[last], 0));
     }
     double same[KV_RAGGED_KEYS] = {0}, ignored = 1, more = at[last] > 0 ? x[k] / at[last] : 1;
     for (int j = 0; j < r->keys; j++)
         same[j] = x[j];
     same[k] = at[last];
-    same[k + 1] = r->law[k] == KV_AXIS_BYTES ? x[k + 1] * more : more * (x[k + 1] + x[k] / 2) - at[last] / 2;
+    same[k + 1] = law == KV_AXIS_BYTES ? x[k + 1] * more : more * (x[k + 1] + x[k] / 2) - at[last] / 2;
     value_at(r, k, last, x, outside); /* whether the next keys are beyond, too */
     return value_at(r, k, last, same, &ignored);
 }

@@ -13,10 +13,11 @@
 enum { KV_RAGGED_KEYS = 4 };
 
 enum kv_axis_law {
-    KV_AXIS_LINEAR, /* along the line through half of the largest key and the largest; never falling */
-    KV_AXIS_BYTES,  /* a number of requests, the next key their length: as the largest number, equally long together */
-    KV_AXIS_PAIRS,  /* a chunk's tokens, the next key their prefix: as the largest chunk, with equally many pairs of a
-                     * query and a key: chunk x (prefix + chunk / 2). Between two chunks it goes by pairs, too. */
+    KV_AXIS_LINEAR,  /* along the line through half of the largest key and the largest; never falling */
+    KV_AXIS_BYTES,   /* a number of requests, the next key their length: as the largest number, equally long together */
+    KV_AXIS_SQUARES, /* the length of prompts without prefix: linear in its square, the pairs, between and beyond */
+    KV_AXIS_PAIRS,   /* a chunk's tokens, the next key their prefix: as the largest chunk, with equally many pairs of a
+                      * query and a key: chunk x (prefix + chunk / 2). Between two chunks it goes by pairs, too. */
 };
 
 struct kv_ragged_row {

@@ -27,7 +27,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_KEY = 1 << 26, MOST_COUNTS = 64 };
+enum { MOST_COUNTS = 64 };
 
 static const double us = 1e-6;
 
@@ -79,28 +79,11 @@ double kv_layer_attention_us(const struct kv_layer_attention *t, double chunk, d
     return mean + alpha * fmax(0, attention(t, chunk, prefix, n, kv + deviation, &ignored) - mean);
 }
 
-/* The one chunk that stands for all of a step's. */
-static void one_chunk(const struct kv_step *step, double *chunk, double *prefix)
-{
-    double tokens = 0, pairs = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens;
-        tokens += c;
-        pairs += c * (step->chunk[i].prefix + c / 2);
-    }
-    *chunk = tokens;
-    *prefix = step->n_chunks == 1 ? step->chunk->prefix : tokens > 0 ? pairs / tokens - tokens / 2 : 0;
-    if (*prefix < 0) {
-        *chunk = sqrt(2 * pairs);
-        *prefix = 0;
-    }
-}
-
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct kv_layers *s = t->own;
     double n = (double)step->decodes, chunk, prefix, mean = 0, deviation = 0;
-    one_chunk(step, &chunk, &prefix);
+    kv_step_one_chunk(step, &chunk, &prefix);
     if (n > 0) {
         mean = step->decode_kv / n;
         deviation = sqrt(fmax(0, step->decode_kv_squares / n - mean * mean));
@@ -116,37 +99,6 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
 }
 
 /* ---- reading ---- */
-
-/* Rows of one table: keys as whole numbers, a time, and (names) which operator the row is of. */
-struct rows {
-    const char *path;
-    const char *const *column; /* the keys, the time, then the operator's name if there are operators */
-    int keys;
-};
-
-static bool read_key_rows(struct kv_timing *t, const struct rows *rows,
-                          bool (*take)(void *self, const struct kv_csv *c, int name, const int64_t *key, double us_,
-                                       struct kv_err *e),
-                          void *self, struct kv_err *e)
-{
-    struct kv_csv c;
-    int column[KV_RAGGED_KEYS + 2], n = rows->keys + 1 + (rows->column[rows->keys + 1] != NULL);
-    if (!kv_csv_open(&c, rows->path, t->arena, e))
-        return false;
-    kv_timing_reads(t, rows->path);
-    bool good = kv_csv_bind(&c, rows->column, n, n, column, e);
-    enum kv_next next = KV_NEXT_ROW;
-    while (good && (next = kv_csv_next(&c, e)) == KV_NEXT_ROW) {
-        int64_t key[KV_RAGGED_KEYS] = {0};
-        double value;
-        for (int k = 0; good && k < rows->keys; k++)
-            good = kv_csv_count(&c, column[k], 0, MOST_KEY, &key[k], e);
-        good = good && kv_csv_real(&c, column[rows->keys], 0, 1e12, &value, e) &&
-               take(self, &c, n > rows->keys + 1 ? column[rows->keys + 1] : -1, key, value, e);
-    }
-    kv_csv_close(&c);
-    return good && next == KV_NEXT_END;
-}
 
 struct by_name {
     const char *const *name; /* (n,) */
@@ -167,19 +119,18 @@ static bool take_named(void *self, const struct kv_csv *c, int name, const int64
 static bool read_curve(struct kv_timing *t, struct kv_curve *out, const char *folder, const char *file, const char *key,
                        const char *const *name, const double *times, int n, struct kv_err *e)
 {
-    const char *const column[] = {key, "time_us", "layer", NULL};
-    struct rows rows = {kv_format(t->arena, "%s/%s", folder, file), column, 1};
+    const char *const column[] = {key, "time_us", "layer"};
+    const char *path = kv_format(t->arena, "%s/%s", folder, file);
     struct kv_ragged *table = KV_NEW_N(t->arena, struct kv_ragged, n);
     struct by_name b = {name, n, table};
     for (int i = 0; i < n; i++)
         table[i].keys = 1;
-    bool good = read_key_rows(t, &rows, take_named, &b, e);
+    bool good = kv_timing_rows(t, path, column, 1, true, take_named, &b, e);
     for (int i = 0; i < n; i++) {
         struct kv_curve one;
         if (good && !table[i].n_rows)
-            good = kv_fail(e, KV_DATA, "%s: no rows of '%s'", rows.path, name[i]);
-        good =
-            good && kv_ragged_build(&table[i], rows.path, t->arena, e) && kv_curve_build(&one, &table[i], t->arena, e);
+            good = kv_fail(e, KV_DATA, "%s: no rows of '%s'", path, name[i]);
+        good = good && kv_ragged_build(&table[i], path, t->arena, e) && kv_curve_build(&one, &table[i], t->arena, e);
         kv_ragged_drop(&table[i]);
         if (!good)
             continue;
@@ -248,7 +199,7 @@ static bool take_skew(struct skew_fit *f, const struct kv_csv *c, const int *col
     int64_t v[LONG + 1];
     double mean_us, skew_us, outside = 1;
     for (int i = 0; i <= LONG; i++)
-        if (!kv_csv_count(c, column[i], i == N, MOST_KEY, &v[i], e))
+        if (!kv_csv_count(c, column[i], i == N, KV_TIMING_MOST_KEY, &v[i], e))
             return false;
     if (!kv_csv_real(c, column[MEAN_US], 1e-9, 1e12, &mean_us, e) ||
         !kv_csv_real(c, column[SKEW_US], 1e-9, 1e12, &skew_us, e))
@@ -327,10 +278,10 @@ static bool read_skew(struct kv_timing *t, struct kv_layers *s, const char *fold
 
 bool kv_layers_read(struct kv_timing *t, struct kv_layers *s, const char *folder, struct kv_err *e)
 {
-    static const char *const columns[] = {"prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us", NULL};
+    static const char *const columns[] = {"prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"};
     const char *name[OPERATORS];
     double times[OPERATORS];
-    struct rows rows = {kv_format(t->arena, "%s/attention.csv", folder), columns, 4};
+    const char *path = kv_format(t->arena, "%s/attention.csv", folder);
     for (int i = 0; i < OPERATORS; i++) {
         name[i] = operators[i].name;
         times[i] = operators[i].per_layer * s->layers + operators[i].per_step;
@@ -338,9 +289,9 @@ bool kv_layers_read(struct kv_timing *t, struct kv_layers *s, const char *folder
     s->attention = kv_layer_attention_empty();
     bool good = read_curve(t, &s->dense, folder, "dense.csv", "tokens", name, times, OPERATORS, e) &&
                 read_curve(t, &s->heads, folder, "per_sequence.csv", "sequences", heads, (double[]){1, 1}, HEADS, e) &&
-                read_key_rows(t, &rows, take_attention, &s->attention, e);
+                kv_timing_rows(t, path, columns, 4, false, take_attention, &s->attention, e);
     if (good)
-        return kv_layer_attention_build(&s->attention, rows.path, t->arena, e);
+        return kv_layer_attention_build(&s->attention, path, t->arena, e);
     kv_ragged_drop(&s->attention.prefill);
     kv_ragged_drop(&s->attention.decode);
     kv_ragged_drop(&s->attention.mixed);

@@ -355,6 +355,117 @@ static void layers_by_hand(void **state)
             "a long chunk");
 }
 
+/* ---- measured kernels ---- */
+
+/* A product takes n k (1 + m / 64) 1e-9 ms; decodes 0.01 + 1e-6 b kv, prompts 0.02 + 1e-8 b isl^2. */
+static const char *kernel_tables(void)
+{
+    char text[8192];
+    size_t at = (size_t)snprintf(text, sizeof text, "m,n,k,latency_ms\n");
+    for (int n = 2048; n <= 32768; n *= 4)
+        for (int k = 4096; k <= 16384; k *= 4)
+            for (int m = 1; m <= 256; m *= 16)
+                at += (size_t)snprintf(text + at, sizeof text - at, "%d,%d,%d,%.12g\n", m, n, k,
+                                       1e-9 * n * k * (1 + m / 64.));
+    write_file("gemm_bf16.csv", text);
+    at = (size_t)snprintf(text, sizeof text, "batch_size,kv_len,kv_cache_dtype,latency_ms\n");
+    for (int b = 1; b <= 16; b *= 4)
+        for (int k = 2; k <= 2048 / b; k *= 4)
+            at += (size_t)snprintf(text + at, sizeof text - at, "%d,%d,bfloat16,%.12g\n%d,%d,fp8,9\n", b, k,
+                                   0.01 + 1e-6 * b * k, b, k);
+    write_file("attn_decode_h32_kv8_d128.csv", text);
+    at = (size_t)snprintf(text, sizeof text, "batch_size,isl,kv_cache_dtype,latency_ms\n");
+    for (int b = 1; b <= 4; b *= 2)
+        for (int k = 1; k <= 1024; k *= 4)
+            at +=
+                (size_t)snprintf(text + at, sizeof text - at, "%d,%d,bfloat16,%.12g\n", b, k, 0.02 + 1e-8 * b * k * k);
+    write_file("attn_prefill_h32_kv8_d128.csv", text);
+    return folder;
+}
+
+static void kernels_by_hand(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_TABLE, kernel_tables());
+    s.timing.format = KV_TABLES_KERNELS;
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    double layer = 4096. * (6144 + 4096 + 3 * 14336), last = 4096. * 128256;
+    double element = 64. * (8 * 4096 + 2 * 6144 + 3 * 14336) / 1.6e12;
+    struct kv_step step = decodes(3, 300);
+    check_s(answer(t, &step).s,
+            1e-3 * (1e-9 * (32 * layer + last) * (1 + 3 / 64.) + 32 * (0.01 + 1e-6 * 900)) + 3 * element,
+            "three decodes");
+    step = decodes(64, 4096);
+    check_s(answer(t, &step).s, 1e-3 * (1e-9 * (32 * layer + last) * 2 + 32 * (0.01 + 1e-6 * 64 * 4096)) + 64 * element,
+            "many long ones");
+    struct kv_step_chunk chunk[] = {{100, 0}, {100, 500}, {56, 10}};
+    step = prompt(chunk, 3);
+    double pairs = 100 * 50 + 100 * 550 + 56 * 38;
+    check_s(answer(t, &step).s,
+            1e-3 * (1e-9 * (32 * layer * 5 + last * (1 + 3 / 64.)) + 32 * (0.02 + 2e-8 * pairs)) + 256 * element,
+            "three chunks");
+    chunk[0] = (struct kv_step_chunk){200, 4000};
+    step = prompt(chunk, 1);
+    check_s(answer(t, &step).s,
+            1e-3 * (1e-9 * (32 * layer * (1 + 200 / 64.) + last * (1 + 1 / 64.)) + 32 * (0.02 + 2e-8 * 200 * 4100)) +
+                200 * element,
+            "a chunk on a long prefix");
+    assert_true(answer(t, &step).outside > 1.2);
+    assert_non_null(strstr(kv_timing_stamp(t), "lm_head extrapolated 3.9x"));
+    struct kv_err e = {0};
+    m = model("Llama-3.2-1B");
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "attn_decode_h32_kv8_d64.csv"));
+    e = (struct kv_err){0};
+    m = model("Qwen3-4B");
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "qkv is a product of n = 6144, k = 2560, below the smallest measured"));
+}
+
+/* ---- whole passes ---- */
+
+static void passes_by_hand(void **state)
+{
+    (void)state;
+    char text[8192];
+    static const char tail[] = "m,cpu,2,64,1000,32,8,128";
+    size_t at =
+        (size_t)snprintf(text, sizeof text,
+                         "kind,batch,new_tokens,prefix_tokens,seconds,least_s,most_s,runs,model,backend,threads,"
+                         "block_size,parameters,layers,kv_heads,head_dim\n");
+    for (int c = 32; c <= 128; c *= 2)
+        for (int p = 0; p <= 512; p += 128)
+            at += (size_t)snprintf(text + at, sizeof text - at, "prefill,1,%d,%d,%.12g,1,1,3,%s\n", c, p,
+                                   1 + 0.01 * c + 1e-6 * c * (p + c / 2.), tail);
+    for (int b = 1; b <= 4; b *= 2)
+        for (int k = 64; k <= 1024; k *= 4)
+            at += (size_t)snprintf(text + at, sizeof text - at, "decode,%d,1,%d,%.12g,1,1,8,%s\n", b, k,
+                                   1 + 0.01 * b + 1e-5 * b * (k + 5), tail);
+    at += (size_t)snprintf(text + at, sizeof text - at, "scores,1,100,300,0.4,1,1,3,%s\nevict,1,100,300,0.6,1,1,3,%s\n",
+                           tail, tail);
+    struct kv_settings s = settings(KV_TIMING_TABLE, write_file("profile.csv", text));
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    struct kv_step step = decodes(3, 500);
+    check_s(answer(t, &step).s, 1 + 0.03 + 1e-5 * 1500, "three decodes");
+    struct kv_step_chunk chunk = {64, 200};
+    step = prompt(&chunk, 1);
+    check_s(answer(t, &step).s, 1 + 0.64 + 1e-6 * 64 * 232, "a chunk");
+    step.tokens += 3, step.decodes = 3, step.decode_kv = 1500;
+    double base = 1 + 0.01 + 1e-5 * 69;
+    check_s(answer(t, &step).s, 1 + 0.64 + 1e-6 * 64 * 232 + 1 + 0.03 + 1e-5 * 1500 - base, "both");
+    step = decodes(3, 500);
+    step.moved_bytes = 3 * 131072; /* three tokens' entries of 300 */
+    step.scored_bytes = 8 * 65536; /* eight keys of 400 */
+    check_s(answer(t, &step).part[KV_TIME_EVICT], 0.6 * 3 / 300 + 0.4 * 8 / 400, "an eviction");
+    m = model("Llama-3.2-1B");
+    struct kv_err e = {0};
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "profile.csv:2:"));
+    assert_non_null(strstr(e.text, "layers '32' is not that of the model, 16"));
+}
+
 /* ---- roofline ---- */
 
 static void roofline_by_hand(void **state)
@@ -413,8 +524,14 @@ static void roofline_of_experts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(step_time_by_the_rule), cmocka_unit_test(step_time_beyond), cmocka_unit_test(extras),
-        cmocka_unit_test(step_time_refuses),     cmocka_unit_test(layers_by_hand),   cmocka_unit_test(roofline_by_hand),
+        cmocka_unit_test(step_time_by_the_rule),
+        cmocka_unit_test(step_time_beyond),
+        cmocka_unit_test(extras),
+        cmocka_unit_test(step_time_refuses),
+        cmocka_unit_test(layers_by_hand),
+        cmocka_unit_test(kernels_by_hand),
+        cmocka_unit_test(passes_by_hand),
+        cmocka_unit_test(roofline_by_hand),
         cmocka_unit_test(roofline_of_experts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -306,8 +306,116 @@ static void layers(void **state)
         skip();
 }
 
+/* ---- kernels ---- */
+
+struct kernel_row {
+    int64_t key[3];
+    double ms;
+    int64_t line;
+};
+
+/* `text`: the column whose cells must be `wanted`, or NULL. */
+static struct kernel_row *read_kernels(const char *path, const char *const *names, int keys, const char *text,
+                                       const char *wanted, int *n)
+{
+    struct kernel_row *row = KV_NEW_N(arena, struct kernel_row, 5000);
+    const char *columns[5] = {0};
+    struct kv_csv c;
+    struct kv_err e = {0};
+    int column[5];
+    for (int k = 0; k < keys; k++)
+        columns[k] = names[k];
+    columns[keys] = "latency_ms";
+    columns[keys + 1] = text;
+    *n = 0;
+    assert_true(kv_csv_open(&c, path, arena, &e) && kv_csv_bind(&c, columns, keys + 1, keys + 2, column, &e));
+    while (kv_csv_next(&c, &e) == KV_NEXT_ROW) {
+        if (text && strcmp(c.cell[column[keys + 1]], wanted))
+            continue;
+        assert_true(*n < 5000);
+        for (int k = 0; k < keys; k++)
+            assert_true(kv_csv_count(&c, column[k], 0, 1 << 20, &row[*n].key[k], &e));
+        assert_true(kv_csv_real(&c, column[keys], 0, 1e9, &row[*n].ms, &e));
+        row[(*n)++].line = c.line;
+    }
+    kv_csv_close(&c);
+    return row;
+}
+
+/* Each value of one axis left out in turn, ends apart. */
+static void leave_kernels_out(const char *what, const struct kernel_row *row, int n, struct kv_ragged shape, int axis)
+{
+    struct errors inside = {0};
+    int64_t least = INT64_MAX, most = 0, last = -1;
+    for (int i = 0; i < n; i++) {
+        least = row[i].key[axis] < least ? row[i].key[axis] : least;
+        most = row[i].key[axis] > most ? row[i].key[axis] : most;
+    }
+    for (;;) {
+        int64_t value = INT64_MAX;
+        for (int i = 0; i < n; i++)
+            if (row[i].key[axis] > last && row[i].key[axis] < value)
+                value = row[i].key[axis];
+        if (value == INT64_MAX)
+            break;
+        last = value;
+        if (value == least || value == most)
+            continue;
+        struct kv_ragged r = shape;
+        struct kv_err e = {0};
+        for (int i = 0; i < n; i++)
+            if (row[i].key[axis] != value)
+                assert_true(kv_ragged_add(&r, row[i].key, row[i].ms, row[i].line, &e));
+        assert_true(kv_ragged_build(&r, what, arena, &e));
+        for (int i = 0; i < n; i++) {
+            double outside = 1,
+                   x[KV_RAGGED_KEYS] = {(double)row[i].key[0], (double)row[i].key[1], (double)row[i].key[2]};
+            double got = row[i].key[axis] == value ? kv_ragged_at(&r, x, &outside) : 0;
+            if (row[i].key[axis] == value && outside == 1)
+                add_error(&inside, got, row[i].ms);
+        }
+    }
+    assert_true(report(what, &inside) < 0.35);
+}
+
+static void kernels(void **state)
+{
+    (void)state;
+    static const char *const folders[] = {"a100_vllm_0.14.0", "h200_vllm_0.24.0"};
+    static const char *const gemm[] = {"n", "k", "m"}, *const decode[] = {"batch_size", "kv_len"},
+                             *const prefill[] = {"batch_size", "isl"};
+    int there = 0, n;
+    for (int i = 0; i < 2; i++) {
+        const char *folder = measured(kv_format(arena, "aiconfigurator/%s", folders[i]));
+        if (!folder)
+            continue;
+        there++;
+        double start = now();
+        struct kv_timing *t = opened(folder);
+        print_message("%s kernels: loaded in %.1f ms: %s\n", folders[i], 1e3 * (now() - start), kv_timing_stamp(t));
+        time_calls(folders[i], t, 200000);
+        struct kernel_row *row = read_kernels(kv_format(arena, "%s/gemm_bf16.csv", folder), gemm, 3, NULL, NULL, &n);
+        for (int axis = 0; axis < 3; axis++)
+            leave_kernels_out(kv_format(arena, "%s products, one %s left out", folders[i], gemm[axis]), row, n,
+                              (struct kv_ragged){.keys = 3}, axis);
+        row = read_kernels(kv_format(arena, "%s/attn_decode_h32_kv8_d128.csv", folder), decode, 2, "kv_cache_dtype",
+                           "bfloat16", &n);
+        for (int axis = 0; axis < 2; axis++)
+            leave_kernels_out(kv_format(arena, "%s decode attention, one %s left out", folders[i], decode[axis]), row,
+                              n, (struct kv_ragged){.keys = 2, .law = {KV_AXIS_BYTES, KV_AXIS_LINEAR}}, axis);
+        row = read_kernels(kv_format(arena, "%s/attn_prefill_h32_kv8_d128.csv", folder), prefill, 2, "kv_cache_dtype",
+                           "bfloat16", &n);
+        for (int axis = 0; axis < 2; axis++)
+            leave_kernels_out(kv_format(arena, "%s prompt attention, one %s left out", folders[i], prefill[axis]), row,
+                              n, (struct kv_ragged){.keys = 2, .law = {KV_AXIS_LINEAR, KV_AXIS_SQUARES}}, axis);
+    }
+    if (!there)
+        skip();
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(step_time), cmocka_unit_test(layers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(step_time), cmocka_unit_test(layers),
+                                       cmocka_unit_test(kernels)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
