@@ -232,8 +232,26 @@ static bool check_header(struct kv_rows *r, struct csv *c, struct kv_err *e)
     return true;
 }
 
-static void *open_csv(struct kv_rows *r, const struct kv_line *first, struct kv_err *e)
+static bool read_header(struct kv_rows *r, struct kv_line *first, struct kv_err *e)
 {
+    enum kv_next next = kv_input_line(r->in, first, e);
+    if (next == KV_NEXT_END)
+        return kv_fail(e, KV_DATA, "%s:1: the file is empty; expected a header line, or JSON", kv_input_path(r->in));
+    if (next == KV_NEXT_BAD)
+        return false;
+    if (first->length >= 3 && !memcmp(first->text, "\xEF\xBB\xBF", 3)) {
+        first->text += 3;
+        first->length -= 3;
+    }
+    return !memchr(first->text, 0, first->length) ||
+           kv_fail(e, KV_DATA, "%s:1: not a line of text; expected a header line, or JSON", kv_input_path(r->in));
+}
+
+static void *open_csv(struct kv_rows *r, struct kv_err *e)
+{
+    struct kv_line line, *first = &line;
+    if (!read_header(r, first, e))
+        return NULL;
     struct csv *c = calloc(1, sizeof *c);
     KV_ASSERT(c);
     int most = 1;
