@@ -107,7 +107,7 @@ static bool read_row(struct kv_rows *r, struct mooncake *m, const struct kv_line
         r->blocks = hashes != NULL;
         m->asked = true;
     }
-    return same_as_first(r, line, "a \"timestamp\"", r->times, timed, e) &&
+    return same_as_first(r, line, "\"timestamp\"", r->times, timed, e) &&
            same_as_first(r, line, "\"hash_ids\"", r->blocks, hashes != NULL, e) &&
            (!hashes || read_hashes(r, line, hashes, row, e));
 }
@@ -204,13 +204,31 @@ static enum kv_next next_mooncake(struct kv_rows *r, void *state, struct kv_row 
     return good ? KV_NEXT_ROW : KV_NEXT_BAD;
 }
 
+/* Whether there are times and hashes must be known before the first row is asked for, so the line is looked at; rows
+ * are then held to it. */
 static void *open_mooncake(struct kv_rows *r, struct kv_err *e)
 {
-    (void)e;
+    enum { LOOK = 1 << 20 };
     struct mooncake *m = calloc(1, sizeof *m);
-    KV_ASSERT(m);
-    r->times = r->blocks = true; /* until the first row tells */
-    return m;
+    char *first = malloc(LOOK + 1);
+    KV_ASSERT(m && first);
+    bool good = kv_input_peek(r->in, first, LOOK, e);
+    r->times = r->blocks = true; /* a blank line: until the first row tells */
+    if (good && strchr(first, '{')) {
+        r->blocks = strstr(first, "\"hash_ids\"");
+        r->times = false;
+        for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
+            char key[32];
+            snprintf(key, sizeof key, "\"%s\"", times[i].key);
+            r->times |= strstr(first, key) != NULL;
+        }
+        m->asked = true;
+    }
+    free(first);
+    if (good)
+        return m;
+    free(m);
+    return NULL;
 }
 
 const struct kv_row_reader kv_read_mooncake = {.open = open_mooncake, .next = next_mooncake, .close = free};

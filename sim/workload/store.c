@@ -41,7 +41,7 @@ static void print_row(const struct kv_arrival *r, bool times, bool sessions, boo
 bool kv_workload_store(struct kv_workload *w, bool times, FILE *out, int64_t *written, struct kv_err *e)
 {
     struct kv_arrival r;
-    bool sessions = false, blocks = kv_workload_has_blocks(w);
+    bool sessions = false, blocks = false;
     *written = 0;
     for (enum kv_next next; (next = kv_workload_next(w, &r, e)) != KV_NEXT_END;) {
         if (next == KV_NEXT_BAD && e->n > KV_ERR_LINES)
@@ -50,6 +50,7 @@ bool kv_workload_store(struct kv_workload *w, bool times, FILE *out, int64_t *wr
             continue;
         if (!*written) {
             sessions = r.session != KV_UNSET;
+            blocks = kv_workload_has_blocks(w);
             fprintf(out, "request%s,prompt_tokens,output_tokens%s%s\n", times ? ",arrival_s" : "",
                     sessions ? ",session" : "", blocks ? ",block_tokens,hashes" : "");
         }

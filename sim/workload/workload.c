@@ -100,7 +100,7 @@ static bool check_rows(struct kv_workload *w, struct kv_err *e)
         w->by_row = false;
     else if (w->by_row && !kv_rows_have_times(w->rows))
         return kv_fail(e, KV_DATA,
-                       "%s:1: no column of arrivals (arrival_s, timestamp, ...); name one so, or set [workload] "
+                       "%s:1: no times of arrival (a column arrival_s, timestamp, ...); give them, or set [workload] "
                        "arrivals and rate",
                        path);
     if (kv_rows_have_blocks(w->rows) && (s->workload.shared_prefix || w->sessions))
@@ -249,6 +249,9 @@ static enum kv_next next_row(struct kv_workload *w, struct kv_row *row, struct k
 /* When the row arrives; false after a message. *before: it is left out. */
 static bool row_time(struct kv_workload *w, const struct kv_row *row, double *arrival_s, bool *before, struct kv_err *e)
 {
+    if (row->arrival_ns == KV_UNSET)
+        return kv_fail(e, KV_DATA, "%s:%lld:1: no time of arrival; give one, or set [workload] arrivals and rate",
+                       kv_rows_path(w->rows), (long long)row->line);
     if (w->last_ns != KV_UNSET && row->arrival_ns < w->last_ns)
         return kv_fail(e, KV_DATA,
                        "%s:%lld:%d: arrives %.9g s before the row above it; sort the file: kvsim workload convert %s "
