@@ -68,7 +68,8 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
                 kind == KV_CLOSED ? "clients of a closed loop ask when they were answered"
                                   : "requests arrive at the trace's times; scale them by rate_scale, or set "
                                     "arrivals = poisson");
-    only_of(s, kind == KV_POISSON && !isnan(s->workload.cv) && s->workload.cv != 1, "cv", "arrivals = gamma", e);
+    only_of(s, !isnan(s->workload.cv) && (!drawn || (kind == KV_POISSON && s->workload.cv != 1)), "cv",
+            "arrivals = gamma", e);
     if (kind == KV_GAMMA && isnan(s->workload.cv))
         kv_fail(e, KV_USAGE, "%s: [workload] arrivals = gamma needs a cv; write cv = 2", s->path);
     if (kind == KV_ONOFF && (isnan(s->workload.on_time) || isnan(s->workload.off_time)))
@@ -76,6 +77,10 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
                 s->path);
     only_of(s, kind != KV_ONOFF && (!isnan(s->workload.on_time) || !isnan(s->workload.off_time)), "on_time or off_time",
             "arrivals = onoff", e);
+    only_of(s, kind != KV_ONOFF && s->workload.off_rate > 0, "off_rate", "arrivals = onoff", e);
+    only_of(s, !has_sessions(s) && kind != KV_CLOSED && s->workload.think_time > 0, "think_time",
+            "turns or arrivals = closed", e);
+    only_of(s, !has_sessions(s) && s->workload.tool_share > 0, "tool_share", "turns", e);
     if (kind == KV_DIURNAL && !(s->workload.amplitude < 1))
         kv_fail(e, KV_USAGE, "%s: [workload] amplitude is below 100 %%", s->path);
     only_of(s, s->workload.from > 0 && (!s->workload.trace || kind != KV_NO_ARRIVALS), "from", "the times of a trace",

@@ -15,7 +15,7 @@ struct kv_arrival {
     int64_t request;  /* number in the stream, from 0; of later turns the number of the first one */
     double arrival_s; /* from the start of the workload; in the stream it never falls. Of later turns: after the answer
                        * before it (think time) */
-    int64_t prompt;   /* tokens, context of earlier turns included; at least 1 */
+    int64_t prompt;   /* tokens, context of earlier turns included; at least 1. A file's may pass max_model_len */
     int64_t context;  /* of them those that are earlier turns, with their answers: known to be equal */
     int64_t output;   /* at least 1 */
     int64_t turn;     /* from 0 */
@@ -23,7 +23,8 @@ struct kv_arrival {
     bool follows;     /* there may be a turn after this one: ask kv_workload_follow */
 
     /* Which prompts begin alike: block[i] names the tokens [0, (i + 1) x block_tokens) of the prompt, and equal names
-     * mean equal tokens. n_blocks = 0: nothing is known to be shared. View: until the next call on the stream. */
+     * mean equal tokens. The last one may stand for less than a whole block, up to the prompt's end. n_blocks = 0:
+     * nothing is known to be shared. View: until the next call on the stream. */
     const uint64_t *block;
     int64_t n_blocks, block_tokens;
 };
@@ -46,8 +47,9 @@ void kv_workload_close(struct kv_workload *w);
 enum kv_next kv_workload_next(struct kv_workload *w, struct kv_arrival *out, struct kv_err *e);
 int64_t kv_workload_skipped(const struct kv_workload *w);
 
-/* The turn after `last`, whose `arrival_s` is the time after the answer. False: the session has ended. `last` may be
- * `next`. Draws depend on (seed, request, turn) alone; closed-loop clients of a file take its next row. */
+/* The turn after `last`, whose `arrival_s` is the time after the answer. `last` may be `next`, and its `output` what
+ * was really answered: the next prompt brings it along. False: the session has ended, or `e` says what failed. Draws
+ * depend on (seed, request, turn) alone; closed-loop clients of a file take its next row. */
 bool kv_workload_follow(struct kv_workload *w, const struct kv_arrival *last, struct kv_arrival *next,
                         struct kv_err *e);
 

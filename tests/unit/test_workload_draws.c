@@ -207,6 +207,12 @@ static void wrong_keys_are_refused(void **state)
         {"arrivals = poisson\nrate = 2 /s", "plan.ini: [workload] arrivals never end; set requests, or duration = 1 h"},
         {"arrivals = poisson\nrate = 2 /s\nrequests = 3\ncv = 2",
          "plan.ini: [workload] cv says nothing without arrivals = gamma; remove it, or set that"},
+        {"arrivals = closed\nrequests = 3\ncv = 2",
+         "plan.ini: [workload] cv says nothing without arrivals = gamma; remove it, or set that"},
+        {"arrivals = poisson\nrate = 2 /s\nrequests = 3\nthink_time = 2 s\ntool_share = 5 %\noff_rate = 1 /s",
+         "plan.ini: [workload] off_rate says nothing without arrivals = onoff; remove it, or set that\n"
+         "plan.ini: [workload] think_time says nothing without turns or arrivals = closed; remove it, or set that\n"
+         "plan.ini: [workload] tool_share says nothing without turns; remove it, or set that"},
         {"arrivals = gamma\nrate = 2 /s\nrequests = 3",
          "plan.ini: [workload] arrivals = gamma needs a cv; write cv = 2"},
         {"arrivals = onoff\nrate = 2 /s\nrequests = 3",
