@@ -295,11 +295,10 @@ static const char *read_time(struct csv *c, const struct cell *cell, int64_t *ns
     if (cell->length < 19 || cell->text[4] != '-')
         return kv_decimal_ns(cell->text, cell->length, c->time_unit_ns, ns);
     /* the day, and what goes by within it */
-    char text[64];
+    char text[20];
     int64_t within;
     if (memcmp(cell->text, c->day, sizeof c->day) != 0 || !c->day_ns) {
-        memcpy(text, cell->text, sizeof c->day);
-        memcpy(text + sizeof c->day, " 00:00:00", 9);
+        snprintf(text, sizeof text, "%.10s 00:00:00", cell->text);
         if (!kv_stamp_read(text, 19, &c->day_ns)) {
             c->day_ns = 0;
             return "is no date and time; write 2023-11-16 18:15:46.6805900, or seconds";

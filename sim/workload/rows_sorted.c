@@ -57,7 +57,7 @@ static bool hold(struct sorted *s, const struct kv_row *row, struct kv_err *e)
     if (!good)
         return false;
     s->row[s->n] = (struct held){.row = *row, .number = s->n, .block = s->n_blocks};
-    if (row->n_blocks)
+    if (row->n_blocks && s->blocks)
         memcpy(s->blocks + s->n_blocks, row->block, (size_t)row->n_blocks * sizeof *s->blocks);
     s->n_blocks += row->n_blocks;
     s->n++;
