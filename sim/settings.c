@@ -496,6 +496,20 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
     return !e->n && check(s, a, e);
 }
 
+bool kv_settings_of_workload(const struct kv_setting *setting, int n, struct kv_settings *s, struct kv_arena *a,
+                             struct kv_err *e)
+{
+    *s = (struct kv_settings){.path = "command line", .bind = KV_NEW_N(a, struct kv_bind, kv_n_sections)};
+    for (int i = 0; i < kv_n_sections; i++) {
+        const struct kv_section *section = &kv_sections[i];
+        bool mine = !strcmp(section->name, "workload");
+        s->bind[i] = (struct kv_bind){.field = section->field, .n = section->n, .base = (char *)s + section->offset};
+        kv_bind(&s->bind[i], 1, NULL, 0, mine ? setting : NULL, mine ? n : 0, a, e);
+    }
+    check_drawn(s, a, e);
+    return !e->n;
+}
+
 bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e)
 {
     if (!kv_model_find(s->model.path ? s->model.path : s->model.name, m, a, e))

@@ -111,6 +111,11 @@ extern const int kv_n_sections;
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e);
 
+/* Without a config: defaults, and the settings of [workload] given on a command line. [model] and [hardware] are empty.
+ */
+bool kv_settings_of_workload(const struct kv_setting *setting, int n, struct kv_settings *s, struct kv_arena *a,
+                             struct kv_err *e);
+
 /* The model of the settings, read and with its overrides. */
 bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e);
 
