@@ -45,7 +45,7 @@ export GOLDEN MEASURED ONLY
 CORE_C   := $(wildcard sim/core/*.c sim/policies/*.c)
 TRACE_C  := $(wildcard traces/*.c)
 # What the command lines of both programs share.
-SHELL_C  := $(addprefix sim/,program.c cli.c table.c csv.c output.c progress.c team.c manual.c)
+SHELL_C  := $(addprefix sim/,program.c cli.c table.c csv.c output.c progress.c team.c manual.c interrupt.c)
 SIM_C    := $(filter-out sim/kvsim.c $(SHELL_C),$(wildcard sim/*.c sim/workload/*.c sim/serve/*.c))
 ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)

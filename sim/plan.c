@@ -36,13 +36,9 @@ static bool check_lengths(const struct kv_settings *s, int64_t longest, struct k
                     "%s: [workload] %s_min = %lld exceeds max_model_len = %lld; lower it, or set [engine] "
                     "max_model_len",
                     s->path, name, (long long)lengths[i]->least, (long long)longest);
-        if (lengths[i]->distribution == KV_UNIFORM && (lengths[i]->least == KV_UNSET || lengths[i]->most == KV_UNSET))
-            kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name,
-                    name, name);
     }
-    int64_t prompt =
-        s->workload.prompt.distribution == KV_UNIFORM ? 1 : s->workload.prompt.tokens; /* fixed, or the mean */
-    int64_t output = s->workload.output.distribution == KV_UNIFORM ? 0 : s->workload.output.tokens;
+    int64_t prompt = kv_lengths_mean(&s->workload.prompt) ? s->workload.prompt.tokens : 1;
+    int64_t output = kv_lengths_mean(&s->workload.output) ? s->workload.output.tokens : 0;
     if (s->workload.prompt.distribution == KV_FIXED && prompt < 1)
         kv_fail(e, KV_USAGE, "%s: [workload] prompt_tokens is 0; a request has at least 1", s->path);
     if (prompt + output > longest)
@@ -58,17 +54,14 @@ static bool draw_requests(struct kv_plan *p, int64_t longest, struct kv_arena *a
     const struct kv_settings *s = p->settings;
     if (!check_lengths(s, longest, e))
         return false;
-    p->n_requests = s->workload.requests;
+    p->n_requests = s->workload.requests == KV_UNSET ? 1 : s->workload.requests;
     p->request = kv_alloc_many(a, (size_t)p->n_requests, sizeof *p->request, "the requests", e);
     if (!p->request)
         return false;
     gsl_rng *rng = kv_draw_open();
     for (int64_t i = 0; i < p->n_requests; i++) {
         struct kv_request *r = &p->request[i];
-        kv_draw_seek(rng, (uint64_t)s->run.seed, "output length", (uint64_t)i);
-        r->output = least(kv_draw_length(rng, &s->workload.output, longest - 1), longest - 1);
-        kv_draw_seek(rng, (uint64_t)s->run.seed, "prompt length", (uint64_t)i);
-        r->prompt = most(1, least(kv_draw_length(rng, &s->workload.prompt, longest - r->output), longest - r->output));
+        kv_draw_request(rng, s, (uint64_t)s->run.seed, (uint64_t)i, longest, &r->prompt, &r->output);
         r->prefill = r->prompt - s->engine.prefill;
         kv_quantiles_add(&p->prompts, (double)r->prompt);
         kv_quantiles_add(&p->outputs, (double)r->output);

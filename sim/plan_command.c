@@ -2,10 +2,13 @@
 /* `kvsim plan`: a config in; a table, a reading and a result folder out. */
 #include "sim/cli.h"
 #include "sim/core/units.h"
+#include "sim/interrupt.h"
 #include "sim/output.h"
 #include "sim/plan.h"
+#include "sim/serve/traffic.h"
 #include "sim/table.h"
 
+#include <math.h>
 #include <unistd.h>
 
 static const struct kv_option options[] = {
@@ -19,6 +22,7 @@ static const struct kv_option options[] = {
      .letter = 'j',
      .value = "N",
      .help = "rows of the table counted at a time (default: all cores); results do not depend on it"},
+    {.name = "step-log", .value = "FILE", .help = "with traffic: a row for each thing a scheduler does, as CSV; large"},
     KV_OPTIONS_TABLE,
     KV_OPTIONS_COMMON,
 };
@@ -41,6 +45,74 @@ static bool answer(const struct kv_plan *p, struct kv_err *e)
     return true;
 }
 
+/* What the run was asked for beside its config. */
+struct asked {
+    const struct kv_args *args;
+    const char *folder;
+    int jobs;
+};
+
+static void print_json(json_t *root)
+{
+    kv_json_print(root, stdout);
+    json_decref(root);
+}
+
+static bool plan_traffic(const struct asked *asked, const struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_traffic *t = KV_NEW(a, struct kv_traffic);
+    struct kv_table table;
+    const char *folder = asked->folder;
+    bool good = (!folder || kv_result_folder(folder, a, e)) &&
+                kv_traffic_compute(t, s, asked->jobs, folder, kv_arg_text(asked->args, "step-log", NULL),
+                                   kv_arg_flag(asked->args, "quiet"), a, e) &&
+                (!folder || kv_traffic_write(t, folder, a, e));
+    if (good && kv_arg_flag(asked->args, "csv")) {
+        kv_traffic_table(t, &table, a);
+        kv_table_csv(&table, stdout);
+    } else if (good && kv_arg_flag(asked->args, "json")) {
+        print_json(kv_traffic_json(t, a));
+    } else if (good) {
+        kv_traffic_print(t, a);
+        if (folder)
+            printf("\nResults in %s\n", folder);
+    }
+    if (good && kv_interrupted())
+        good = kv_fail(e, kv_interrupt_status(), "interrupted; what was served until then is shown, marked incomplete");
+    else if (good && !kv_traffic_answer(t))
+        good = kv_fail(e, KV_NO, "no policy serves this traffic%s",
+                       isnan(s->slo.ttft) && isnan(s->slo.tpot) && isnan(s->slo.e2e) ? "" : " within [slo]");
+    kv_traffic_close(t);
+    return good;
+}
+
+static bool plan_capacity(const struct asked *asked, const struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_plan *plan = KV_NEW(a, struct kv_plan);
+    const char *folder = asked->folder;
+    if (kv_arg_text(asked->args, "step-log", NULL))
+        return kv_fail(e, KV_USAGE, "--step-log is of traffic, and %s has none; see docs/WORKLOADS.md", s->path);
+    if (!kv_plan_compute(plan, s, asked->jobs, kv_arg_flag(asked->args, "quiet"), a, e))
+        return false;
+    if (kv_arg_flag(asked->args, "verbose"))
+        fprintf(stderr, "model from %s; %d rows of %lld requests counted on %d threads\n", plan->model.origin,
+                plan->n_rows, (long long)plan->n_requests, asked->jobs);
+    if (folder && !(kv_result_folder(folder, a, e) && kv_plan_write(plan, folder, a, e)))
+        return false;
+    if (kv_arg_flag(asked->args, "csv")) {
+        struct kv_table t;
+        kv_plan_table(plan, &t, a);
+        kv_table_csv(&t, stdout);
+    } else if (kv_arg_flag(asked->args, "json")) {
+        print_json(kv_plan_json(plan, a));
+    } else {
+        kv_plan_print(plan, a);
+        if (folder)
+            printf("\nResults in %s; draw them with: kvsim plot %s\n", folder, folder);
+    }
+    return answer(plan, e);
+}
+
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     int n = kv_arg_times(args, "set");
@@ -54,34 +126,14 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         set[n++] = kv_format(a, "run.seed=%lld", (long long)seed);
     int64_t jobs = sysconf(_SC_NPROCESSORS_ONLN);
     struct kv_settings settings;
-    struct kv_plan *plan = KV_NEW(a, struct kv_plan);
     if (!kv_arg_count(args, "jobs", 1, 1024, &jobs, a, e) ||
         !kv_settings_read(args->operand[0], set, n, &settings, a, e))
         return false;
-    const char *folder = kv_arg_text(args, "output", settings.run.output);
-    if (folder && !kv_result_folder_check(folder, a, e)) /* known before the work is done */
+    struct asked asked = {.args = args, .folder = kv_arg_text(args, "output", settings.run.output), .jobs = (int)jobs};
+    if (asked.folder && !kv_result_folder_check(asked.folder, a, e)) /* known before the work is done */
         return false;
-    if (!kv_plan_compute(plan, &settings, (int)jobs, kv_arg_flag(args, "quiet"), a, e))
-        return false;
-    if (kv_arg_flag(args, "verbose"))
-        fprintf(stderr, "model from %s; %d rows of %lld requests counted on %lld threads\n", plan->model.origin,
-                plan->n_rows, (long long)plan->n_requests, (long long)jobs);
-    if (folder && !(kv_result_folder(folder, a, e) && kv_plan_write(plan, folder, a, e)))
-        return false;
-    if (kv_arg_flag(args, "csv")) {
-        struct kv_table t;
-        kv_plan_table(plan, &t, a);
-        kv_table_csv(&t, stdout);
-    } else if (kv_arg_flag(args, "json")) {
-        json_t *root = kv_plan_json(plan, a);
-        kv_json_print(root, stdout);
-        json_decref(root);
-    } else {
-        kv_plan_print(plan, a);
-        if (folder)
-            printf("\nResults in %s; draw them with: kvsim plot %s\n", folder, folder);
-    }
-    return answer(plan, e);
+    return kv_workload_has_traffic(&settings) ? plan_traffic(&asked, &settings, a, e)
+                                              : plan_capacity(&asked, &settings, a, e);
 }
 
 const struct kv_command kv_command_plan = {

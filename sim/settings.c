@@ -3,18 +3,26 @@
 
 #include "sim/core/ledger.h"
 #include "sim/core/preset.h"
+#include "sim/draw.h"
+#include "sim/workload/rows.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { TOKENS_MAX = 1 << 30, MANY = 10000000 };
+enum { TOKENS_MAX = 1 << 30, REQUESTS_MAX = 1000000000, MANY = 10000000 };
 static const char *const plot_words[] = {"memory", "entries", "chunk", "bars", "pages", NULL};
 static const char *const format_words[] = {"png", "svg", "pdf", NULL};
+static const char *const scheduler_words[] = {"vllm", "sarathi", NULL};
+static const char *const preemption_words[] = {"recompute", "offload", NULL};
+static const char *const router_words[] = {"round-robin", "least-tokens", "prefix", NULL};
 static const char *const prefill_words[] = {"prompt", "prompt-1", NULL};
 static const char *const missing_words[] = {"extrapolate", "error", NULL};
 const char *const kv_timing_models[] = {"roofline", "table", "fitted", NULL};
 const char *const kv_timing_formats[] = {"auto", "step-time", "llmservingsim", "aiconfigurator", "kvengine", NULL};
-static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", NULL};
+static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", "histogram", NULL};
+static const char *const too_long_words[] = {"refuse", "shorten", NULL};
+static const char *const arrival_words[] = {"none", "poisson", "gamma", "onoff", "diurnal", "closed", NULL};
+static const char *const between_words[] = {"drop", "hold", "offload", NULL};
 
 #define AT(section, member)          (offsetof(struct kv_settings, section.member) - offsetof(struct kv_settings, section))
 #define FIELD(section, member, kind) .key = #member, .type = kind, .offset = AT(section, member)
@@ -24,6 +32,14 @@ static const struct kv_field run_fields[] = {
     {FIELD(run, output, KV_T_TEXT), .also = "output_dir, out",
      .help = "folder for results; -o says it too; auto: none are kept"},
     {FIELD(run, seed, KV_T_COUNT), .def = "1", .min = 0, .max = 0x1p53, .help = "same seed and files, same bytes"},
+    {FIELD(run, seeds, KV_T_COUNT), .def = "1", .min = 1, .max = 10000, .also = "repeats",
+     .help = "traffic is drawn again with so many seeds from `seed` on, and means come with 95 % intervals"},
+    {FIELD(run, warmup, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10,
+     .help = "requests that arrive before this are served but not counted"},
+    {FIELD(run, drain, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10,
+     .help = "requests that arrive within this before the last one are served but not counted"},
+    {FIELD(run, horizon, KV_T_SECONDS), .min = 1e-9, .max = 1e10, .also = "time_limit",
+     .help = "the simulation stops then, finished or not; auto: when all is served"},
 };
 static const struct kv_field model_fields[] = {
     {FIELD(model, name, KV_T_TEXT), .also = "preset, model", .help = "a preset of models/, such as Llama-3.1-8B"},
@@ -40,8 +56,10 @@ static const struct kv_field hardware_fields[] = {
     {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
     {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size",
      .help = "device memory"},
+    {FIELD(hardware, price, KV_T_REAL), .min = 0, .max = 1e9, .also = "cost, price_per_hour",
+     .help = "of one device for an hour, in any currency: for cost per million tokens"},
     {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18,
-     .help = "bytes a second to device memory; for times, which no plan shows yet"},
+     .help = "bytes a second to device memory; for times"},
     {FIELD(hardware, peak_flops, KV_T_FLOPS), .min = 1, .max = 1e21, .also = "flops",
      .help = "dense bf16 operations a second; for times"},
     {FIELD(hardware, link_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "pcie_bandwidth",
@@ -77,23 +95,69 @@ static const struct kv_field engine_fields[] = {
     {FIELD(engine, evict_scope, KV_T_CHOICE), .def = "layer", .choices = kv_scope_names,
      .help = "each layer evicts as its own attention ends, or all at the end of the pass"},
     {FIELD(engine, prefill, KV_T_CHOICE), .def = "prompt", .choices = prefill_words,
-     .help = "prompt-1: the last prompt token is the first decode step"},
+     .help = "prompt-1: the last prompt token is the first decode step; traffic is always served with prompt"},
+
+    /* what only traffic asks about */
+    {FIELD(engine, scheduler, KV_T_CHOICE), .def = "vllm", .choices = scheduler_words,
+     .help = "whose rules batch requests: vLLM's V1 scheduler, or Sarathi's as Vidur has it (docs/SERVING.md)"},
+    {FIELD(engine, num_gpu_blocks_override, KV_T_COUNT), .min = 1, .max = 1 << 30, .also = "num_gpu_blocks, blocks",
+     .help = "blocks of the pool (vLLM); auto: what the pool's bytes hold"},
+    {FIELD(engine, long_prefill_token_threshold, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
+     .help = "prompt tokens of one request in a step, at most (vLLM); 0: no limit"},
+    {FIELD(engine, enable_prefix_caching, KV_T_BOOL), .def = "true", .also = "prefix_caching",
+     .help = "full blocks are found again by their tokens (vLLM); of policies that evict none are"},
+    {FIELD(engine, async_scheduling, KV_T_BOOL), .def = "true",
+     .help = "a step is scheduled while the one before it runs (vLLM)"},
+    {FIELD(engine, reserve_full_prompt, KV_T_BOOL), .def = "true", .also = "scheduler_reserve_full_isl",
+     .help = "a request is admitted only when its whole prompt fits into free blocks (vLLM's "
+             "scheduler_reserve_full_isl)"},
+    {FIELD(engine, cudagraph_capture_sizes, KV_T_COUNTS), .min = 1, .max = TOKENS_MAX, .also = "graph_sizes",
+     .help = "a step computes as many tokens as the next of these (vLLM); auto: what vLLM captures for max_num_seqs and "
+             "max_num_batched_tokens"},
+    {FIELD(engine, enforce_eager, KV_T_BOOL), .def = "false",
+     .help = "no graphs: a step computes the tokens it has (vLLM); so under sarathi, always"},
+    {FIELD(engine, watermark, KV_T_SHARE), .def = "1 %", .help = "sarathi: blocks that an admission leaves free"},
+    {FIELD(engine, restart_bug, KV_T_BOOL), .def = "false",
+     .help = "sarathi: a request restarted within its prompt turns the rest of the prompt into output, as Vidur does; "
+             "to compare, not to plan"},
+    {FIELD(engine, preemption, KV_T_CHOICE), .def = "recompute", .choices = preemption_words, .also = "preemption_mode",
+     .help = "what happens to entries of a preempted request: computed again, or moved to the host and back over "
+             "link_bandwidth"},
+    {FIELD(engine, replicas, KV_T_COUNT), .def = "1", .min = 1, .max = 4096, .also = "data_parallel_size, num_replicas",
+     .help = "engines that share the traffic"},
+    {FIELD(engine, router, KV_T_CHOICE), .def = "round-robin", .choices = router_words,
+     .help = "which replica a request goes to: each in turn, the one with the fewest tokens left to compute, or the one "
+             "that served the longest beginning of its prompt"},
+    {FIELD(engine, tensor_parallel_size, KV_T_COUNT), .def = "1", .min = 1, .max = 1024, .also = "tp, tp_size",
+     .help = "devices that share each layer of a replica (vLLM); KV heads are dealt out in order, and each device holds "
+             "at least one"},
 };
-#define LENGTHS(member, default_)                                                                                      \
-    {.key = #member "_tokens",                                                                                         \
+static const struct kv_field slo_fields[] = {
+    {FIELD(slo, ttft, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "ttft_p99",
+     .help = "time to first token that a request must keep"},
+    {FIELD(slo, tpot, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "tpot_p99, tbt",
+     .help = "time per output token behind the first that a request must keep"},
+    {FIELD(slo, e2e, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "latency",
+     .help = "time from arrival to the last token that a request must keep"},
+    {FIELD(slo, attainment, KV_T_SHARE), .def = "99 %", .also = "percentile",
+     .help = "requests that must keep all of these for the plan to meet them"},
+};
+/* The keys of a struct kv_lengths, which draws whole numbers. */
+#define DRAWN(member, key_, default_, also_, help_, unit, most_help)                                                   \
+    {.key = key_,                                                                                                      \
      .type = KV_T_COUNT,                                                                                               \
      .offset = AT(workload, member.tokens),                                                                            \
      .def = default_,                                                                                                  \
      .min = 0,                                                                                                         \
      .max = TOKENS_MAX,                                                                                                \
-     .also = #member ", " #member "_len, " #member "_length",                                                          \
-     .help = #member " tokens of a request, or their mean"},                                                           \
+     .also = also_,                                                                                                    \
+     .help = help_},                                                                                                   \
         {.key = #member "_distribution",                                                                               \
          .type = KV_T_CHOICE,                                                                                          \
          .offset = AT(workload, member.distribution),                                                                  \
          .def = "fixed",                                                                                               \
          .choices = distribution_words,                                                                                \
-         .help = "how " #member " lengths are drawn"},                                                                 \
+         .help = "how " unit " are drawn"},                                                                            \
         {.key = #member "_cv",                                                                                         \
          .type = KV_T_REAL,                                                                                            \
          .offset = AT(workload, member.cv),                                                                            \
@@ -106,20 +170,90 @@ static const struct kv_field engine_fields[] = {
          .offset = AT(workload, member.least),                                                                         \
          .min = 0,                                                                                                     \
          .max = TOKENS_MAX,                                                                                            \
-         .help = "shortest draw; auto: 1; the lower end of uniform"},                                                  \
+         .help = "least draw; auto: 1; the lower end of uniform"},                                                     \
+        {.key = #member "_max",                                                                                        \
+         .type = KV_T_COUNT,                                                                                           \
+         .offset = AT(workload, member.most),                                                                          \
+         .min = 0,                                                                                                     \
+         .max = TOKENS_MAX,                                                                                            \
+         .help = "largest draw; auto: " most_help "; the upper end of uniform"},                                       \
     {                                                                                                                  \
-        .key = #member "_max", .type = KV_T_COUNT, .offset = AT(workload, member.most), .min = 0, .max = TOKENS_MAX,   \
-        .help = "longest draw; auto: what max_model_len leaves; the upper end of uniform"                              \
+        .key = #member "_histogram", .type = KV_T_TEXTS, .offset = AT(workload, member.bins),                          \
+        .help = "histogram: LEAST-MOST:WEIGHT, ...; 'kvsim workload info FILE --histogram' prints one"                 \
     }
+#define LENGTHS(member, default_)                                                                                      \
+    DRAWN(member, #member "_tokens", default_, #member ", " #member "_len, " #member "_length",                        \
+          #member " tokens of a request, or their mean", #member " lengths", "what max_model_len leaves")
 static const struct kv_field workload_fields[] = {
-    {FIELD(workload, requests, KV_T_COUNT), .def = "1", .min = 1, .max = MANY, .also = "num_requests",
-     .help = "requests to count"},
+    {FIELD(workload, requests, KV_T_COUNT), .min = 1, .max = REQUESTS_MAX, .also = "num_requests, num_prompts",
+     .help = "requests; auto: 1 without traffic, all rows of a trace, as many as arrive within duration"},
     {FIELD(workload, concurrency, KV_T_COUNT), .def = "1", .min = 1, .max = MANY,
-     .also = "concurrent, batch, batch_size", .help = "requests that must fit at the same time"},
+     .also = "concurrent, batch, batch_size, max_concurrency, clients, users",
+     .help = "requests that must fit at the same time; of arrivals = closed the clients"},
     {FIELD(workload, shared_prefix, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
+     .also = "prefix_len, common_prefix_num_tokens",
      .help = "first prompt tokens all requests share; a row 'full + prefix caching' then counts them once"},
     LENGTHS(prompt, "32768"),
     LENGTHS(output, "256"),
+    {FIELD(workload, trace, KV_T_TEXT), .also = "file, trace_file, dataset_path, input_file",
+     .help = "traffic: a file of requests (docs/WORKLOADS.md); '-': standard input; gzip and zstd are read through"},
+    {FIELD(workload, format, KV_T_CHOICE), .def = "auto", .choices = kv_format_names, .also = "dataset_name",
+     .help = "what the trace is; auto: by its first line"},
+    {FIELD(workload, arrivals, KV_T_CHOICE), .def = "none", .choices = arrival_words, .also = "arrival, process",
+     .help = "when requests arrive; none: at the trace's times; without a trace none: no traffic, a count of capacity; "
+             "closed: concurrency clients, each of which asks again after its answer"},
+    {FIELD(workload, rate, KV_T_RATE), .min = 1e-9, .max = 1e9, .also = "qps, request_rate, arrival_rate",
+     .help = "requests (first turns) that arrive; onoff: while on; diurnal: the mean of a period"},
+    {FIELD(workload, cv, KV_T_REAL), .min = 0.01, .max = 100, .also = "burstiness",
+     .help = "gamma: standard deviation / mean of the gaps (1 is poisson; vLLM's burstiness is 1 / cv^2)"},
+    {FIELD(workload, on_time, KV_T_SECONDS), .min = 1e-6, .max = 1e9, .also = "on_s, on",
+     .help = "onoff: mean length of a burst; lengths are exponential"},
+    {FIELD(workload, off_time, KV_T_SECONDS), .min = 1e-6, .max = 1e9, .also = "off_s, off",
+     .help = "onoff: mean length of what is between bursts"},
+    {FIELD(workload, off_rate, KV_T_RATE), .def = "0 /s", .min = 0, .max = 1e9,
+     .help = "onoff: requests that arrive between bursts"},
+    {FIELD(workload, period, KV_T_SECONDS), .def = "24 h", .min = 1e-3, .max = 1e9,
+     .help = "diurnal: one wave; it starts at the lowest rate"},
+    {FIELD(workload, amplitude, KV_T_SHARE), .def = "50 %",
+     .help = "diurnal: how far the rate swings around its mean: 50 % is from half to one and a half"},
+    {FIELD(workload, from, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10, .also = "start, offset",
+     .help = "rows of the trace before this time are left out, and what follows arrives that much earlier"},
+    {FIELD(workload, duration, KV_T_SECONDS), .min = 1e-9, .max = 1e10, .also = "horizon, length",
+     .help = "requests that arrive later are left out"},
+    {FIELD(workload, rate_scale, KV_T_REAL), .def = "1", .min = 1e-9, .max = 1e9, .also = "speedup",
+     .help = "arrivals come this many times as fast (vidur: 1 / time_scale_factor)"},
+    {FIELD(workload, context_scale, KV_T_REAL), .def = "1", .min = 1e-9, .max = 1e6,
+     .also = "prompt_scale, prefill_scale_factor", .help = "prompts are this many times as long, rounded, at least 1"},
+    {FIELD(workload, output_scale, KV_T_REAL), .def = "1", .min = 1e-9, .max = 1e6, .also = "decode_scale_factor",
+     .help = "outputs are this many times as long, rounded, at least 1"},
+    {FIELD(workload, block_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
+     .also = "hash_block_size, trace_block_size",
+     .help = "prompt tokens that one block hash of the trace stands for; auto: what the trace says, 512 in mooncake's"},
+    {FIELD(workload, too_long, KV_T_CHOICE), .def = "refuse", .choices = too_long_words, .also = "truncate_prompt_tokens",
+     .help = "requests of more than max_model_len tokens: refused, as vLLM does, or served with a shorter prompt"},
+    {FIELD(workload, skip_bad, KV_T_BOOL), .def = "false", .also = "ignore_errors",
+     .help = "rows that cannot be used are counted and left out; false: they are errors"},
+    DRAWN(turns, "turns", "1", "num_turns, session_turns, session_turns_mean, conversation_turn_mean",
+          "requests of a session, or their mean; each but the first holds what was said before it", "numbers of turns",
+          "any"),
+    DRAWN(turn_prompt, "turn_prompt_tokens", "512", "turn_prompt, turn_tokens",
+          "new prompt tokens of a later turn, or their mean", "what later turns add", "what max_model_len leaves"),
+    {FIELD(workload, think_time, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e9,
+     .also = "session_turn_delay_mean, conversation_turn_delay_mean, turn_delay",
+     .help = "mean time from an answer to the next turn, or to the next request of a closed loop's client"},
+    {FIELD(workload, think_cv, KV_T_REAL), .def = "1", .min = 0, .max = 100,
+     .help = "standard deviation / mean of think times (gamma; 1: exponential, 0: all alike)"},
+    {FIELD(workload, tool_share, KV_T_SHARE), .def = "0 %", .also = "tool_rate",
+     .help = "agents: later turns that bring what a tool found, not what a user said"},
+    {FIELD(workload, tool_wait, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e9, .also = "tool_time",
+     .help = "agents: mean time a tool takes"},
+    {FIELD(workload, tool_cv, KV_T_REAL), .def = "1", .min = 0, .max = 100,
+     .help = "standard deviation / mean of tool waits (gamma; 1: exponential, 0: all alike)"},
+    DRAWN(tool_prompt, "tool_prompt_tokens", "2048", "tool_tokens, tool_result_tokens",
+          "new prompt tokens of a turn that brings what a tool found, or their mean", "what tools add",
+          "what max_model_len leaves"),
+    {FIELD(workload, between_turns, KV_T_CHOICE), .def = "drop", .choices = between_words,
+     .help = "the cache of a session that waits for its next turn: given back, kept, or moved to the host"},
 };
 static const struct kv_field plan_fields[] = {
     {FIELD(plan, chunks, KV_T_COUNTS), .def = "8192", .min = 1, .max = TOKENS_MAX,
@@ -166,6 +300,7 @@ const struct kv_section kv_sections[] = {
     SECTION(hardware, "the device"),
     SECTION(engine, "the serving engine; vLLM's names and meanings where it has one"),
     SECTION(workload, "the requests"),
+    SECTION(slo, "what is promised to a request"),
     SECTION(plan, "what to plan"),
     SECTION(timing, "how long steps take"),
     SECTION(report, "pictures"),
@@ -267,7 +402,36 @@ static void check_words(const struct kv_settings *s, const char *key, const stru
     }
 }
 
-static bool check(const struct kv_settings *s, struct kv_err *e)
+static void check_drawn(struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    const struct {
+        const char *name;
+        struct kv_lengths *lengths;
+    } drawn[] = {{"prompt", &s->workload.prompt},
+                 {"output", &s->workload.output},
+                 {"turns", &s->workload.turns},
+                 {"turn_prompt", &s->workload.turn_prompt},
+                 {"tool_prompt", &s->workload.tool_prompt}};
+    for (size_t i = 0; i < sizeof drawn / sizeof *drawn; i++) {
+        struct kv_lengths *l = drawn[i].lengths;
+        const char *name = drawn[i].name;
+        bool both = l->least != KV_UNSET && l->most != KV_UNSET;
+        if (both && l->least > l->most)
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_min is more than %s_max", s->path, name, name);
+        if (l->distribution == KV_UNIFORM && !both)
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_distribution = uniform needs %s_min and %s_max", s->path, name,
+                    name, name);
+        const char *why = NULL;
+        if (l->distribution == KV_HISTOGRAM && !l->bins.n)
+            why = "is missing, and the distribution is one; write LEAST-MOST:WEIGHT, ...";
+        else if (l->bins.n)
+            why = kv_histogram_read(&l->shape, &l->bins, a);
+        if (why)
+            kv_fail(e, KV_USAGE, "%s: [workload] %s_histogram %s", s->path, name, why);
+    }
+}
+
+static bool check(struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
 {
     if ((s->model.name != NULL) == (s->model.path != NULL))
         kv_fail(e, KV_USAGE, "%s: [model] %s", s->path,
@@ -279,11 +443,7 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
         kv_fail(e, KV_USAGE, "%s: [plan] chunks is empty; give at least one", s->path);
     check_words(s, "plots", &s->report.plots, plot_words, e);
     check_words(s, "formats", &s->report.formats, format_words, e);
-    const struct kv_lengths *lengths[] = {&s->workload.prompt, &s->workload.output};
-    for (int i = 0; i < 2; i++)
-        if (lengths[i]->least != KV_UNSET && lengths[i]->most != KV_UNSET && lengths[i]->least > lengths[i]->most)
-            kv_fail(e, KV_USAGE, "%s: [workload] %s_min is more than %s_max", s->path, i ? "output" : "prompt",
-                    i ? "output" : "prompt");
+    check_drawn(s, a, e);
     return !e->n;
 }
 
@@ -315,7 +475,7 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
         kv_bind(&s->bind[i], 1, preset, n_preset, given ? given->setting : NULL, given ? given->n : 0, a, e);
     }
     read_policies(&ini, s, a, e);
-    return !e->n && check(s, e);
+    return !e->n && check(s, a, e);
 }
 
 bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e)

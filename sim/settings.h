@@ -6,7 +6,7 @@
 
 #include "sim/core/policy.h"
 
-enum kv_distribution { KV_FIXED, KV_UNIFORM, KV_LOGNORMAL };
+enum kv_distribution { KV_FIXED, KV_UNIFORM, KV_LOGNORMAL, KV_HISTOGRAM };
 
 /* The words of [timing], in the order of their tables. */
 enum kv_timing_model { KV_TIMING_ROOFLINE, KV_TIMING_TABLE, KV_TIMING_FITTED };
@@ -15,16 +15,22 @@ enum kv_timing_missing { KV_MISSING_EXTRAPOLATE, KV_MISSING_ERROR };
 extern const char *const kv_timing_models[], *const kv_timing_formats[];
 
 struct kv_lengths {
-    int64_t tokens;      /* the length itself, or the mean */
-    int distribution;    /* enum kv_distribution */
-    double cv;           /* lognormal: standard deviation / mean */
-    int64_t least, most; /* draws are held between them; KV_UNSET: 1, and what the model allows */
+    int64_t tokens;             /* the length itself, or the mean */
+    int distribution;           /* enum kv_distribution */
+    double cv;                  /* lognormal: standard deviation / mean */
+    int64_t least, most;        /* draws are held between them; KV_UNSET: 1, and what the model allows */
+    struct kv_texts bins;       /* histogram, as written: LEAST-MOST:WEIGHT each */
+    struct kv_histogram *shape; /* what they say (sim/draw.h); NULL when there are none */
 };
+
+enum kv_arrivals { KV_NO_ARRIVALS, KV_POISSON, KV_GAMMA, KV_ONOFF, KV_DIURNAL, KV_CLOSED };
+enum kv_between_turns { KV_BETWEEN_DROP, KV_BETWEEN_HOLD, KV_BETWEEN_OFFLOAD };
 
 struct kv_settings {
     struct {
         const char *name, *output;
-        int64_t seed;
+        int64_t seed, seeds;
+        double warmup, drain, horizon;
     } run;
     struct {
         const char *name, *path;
@@ -34,18 +40,36 @@ struct kv_settings {
     struct {
         const char *device, *title;
         int64_t memory, activations, overhead;
-        double memory_bandwidth, peak_flops, link_bandwidth;
+        double memory_bandwidth, peak_flops, link_bandwidth, price;
     } hardware;
     struct {
         double gpu_memory_utilization;
         int64_t block_size, max_num_batched_tokens, max_num_seqs, max_model_len, kv_pool;
         int kv_cache_dtype, kv_layout, evict_scope, prefill;
         bool compaction;
+        /* traffic */
+        int scheduler, preemption, router;
+        int64_t num_gpu_blocks_override, long_prefill_token_threshold, replicas, tensor_parallel_size;
+        struct kv_counts cudagraph_capture_sizes;
+        double watermark;
+        bool enforce_eager, enable_prefix_caching, async_scheduling, reserve_full_prompt, restart_bug;
     } engine;
     struct {
-        int64_t requests, concurrency, shared_prefix;
+        int64_t requests, concurrency, shared_prefix; /* requests: KV_UNSET is 1, or all there are of traffic */
         struct kv_lengths prompt, output;
+        /* traffic; see sim/workload/workload.h */
+        const char *trace;
+        int64_t block_tokens;
+        int format, arrivals, between_turns, too_long;
+        bool skip_bad;
+        double from, duration, rate_scale, context_scale, output_scale;
+        double rate, cv, on_time, off_time, off_rate, period, amplitude;
+        struct kv_lengths turns, turn_prompt, tool_prompt;
+        double think_time, think_cv, tool_share, tool_wait, tool_cv;
     } workload;
+    struct {
+        double ttft, tpot, e2e, attainment;
+    } slo;
     struct {
         struct kv_counts chunks, chunk_sweep;
         bool baselines;

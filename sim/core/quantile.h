@@ -17,6 +17,8 @@ struct kv_quantiles {
 
 /* Start from zeroed memory. value >= 0 and finite. */
 void kv_quantiles_add(struct kv_quantiles *q, double value);
+/* The same value `times` > 0 times. */
+void kv_quantiles_add_many(struct kv_quantiles *q, double value, int64_t times);
 void kv_quantiles_merge(struct kv_quantiles *q, const struct kv_quantiles *other);
 
 /* The value at rank ceil(share x n), 0 <= share <= 1: the middle of its bucket, held between the least and the most

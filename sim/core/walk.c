@@ -198,3 +198,17 @@ bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
     run->places = NULL;
     return true;
 }
+
+void kv_walk_shorten(struct kv_walk *w, struct kv_run *run, int64_t passes)
+{
+    int64_t back = run->passes - passes;
+    for (int64_t i = 0; i < w->classes->n; i++) {
+        w->now[i] -= w->gain[i] * back;
+        if (run->pass.evict)
+            w->held[i] = w->now[i];
+    }
+    w->index -= back;
+    w->seen -= run->pass.n_new * back;
+    w->unit = run->pass.evict ? 0 : w->unit - run->pass.n_new * back;
+    run->passes = passes;
+}

@@ -80,4 +80,7 @@ void kv_walk_restart(struct kv_walk *w, const struct kv_request *r);
 /* The next run, of at most `most` passes (1: pass by pass). False at the end of the request. */
 bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run);
 
+/* Takes back all but the first `passes` >= 1 of the run handed out last: the walk goes on behind them. */
+void kv_walk_shorten(struct kv_walk *w, struct kv_run *run, int64_t passes);
+
 #endif

@@ -29,6 +29,9 @@ struct kv_arrival {
 
 struct kv_workload;
 
+/* Whether [workload] says when requests arrive, and not only how many there are to count. */
+bool kv_workload_has_traffic(const struct kv_settings *s);
+
 /* Opens the workload of [workload]; every mistake is said. KV_USAGE, KV_DATA, KV_ENV. Close it even then. */
 bool kv_workload_open(struct kv_workload **w, const struct kv_settings *s, uint64_t seed, struct kv_arena *a,
                       struct kv_err *e);

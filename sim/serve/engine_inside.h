@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What the files of an engine share. */
+#ifndef KV_ENGINE_INSIDE_H
+#define KV_ENGINE_INSIDE_H
+
+#include "sim/serve/engine.h"
+
+#define KV_NOBODY (-1)
+
+/* A sequence that runs. Decodes count by the step their run began with; pages and lengths follow from it. */
+struct kv_slot {
+    struct kv_job *job;
+    struct kv_hold hold;
+    const struct kv_hold_pass *pass; /* prefill: of this step; decode: the run */
+    int64_t order;                   /* of admission */
+    int32_t older, newer;            /* who was admitted before and after it */
+    bool decoding, ending;           /* ending: its last token is out, and its pages go after the next step */
+    int64_t target, seen;            /* prefill: tokens to compute, and those that are computed */
+    double held;                     /* prefill: entries, mean over lanes */
+    int64_t start;                   /* decode: step of the run's beginning; `seen` is of then */
+    int64_t pages[KV_LAYOUTS];       /* held between steps; of decodes the sums tell */
+    bool single;                     /* the run is one pass that may give pages back */
+    bool reserved;                   /* pages of the whole prefill were taken at its beginning */
+    int32_t *block;                  /* with prefix caching: in order of position */
+    int64_t n_blocks, room;
+    int64_t found; /* of them those from the cache */
+    int32_t phase_older, phase_newer;
+};
+
+/* What decodes add up to. Lengths are means over lanes. */
+struct kv_decodes {
+    int64_t n;
+    double held, gain, gain_held, gain_gain, held_held;
+    double moved_bytes, scored_bytes;
+    int64_t rise[KV_LAYOUTS];   /* pages that are needed within a step and given back at its end */
+    int64_t *phase[KV_LAYOUTS]; /* (page,) taken for good by the steps of that number modulo page */
+};
+
+struct kv_event {
+    int64_t step;
+    int64_t order;
+    int32_t slot;
+};
+
+struct kv_engine {
+    struct kv_engine_rules rules;
+    const struct kv_holder *holder;
+    const struct kv_timing *timing;
+    const struct kv_engine_watch *watch;
+    struct kv_arena *arena;
+    struct kv_blocks *blocks; /* NULL: pages are only counted */
+
+    double clock, begun; /* begun: the start of the step before */
+    int64_t step, orders;
+    bool ended; /* a request left since the run was asked for */
+
+    struct kv_job *first_waiting, **last_waiting;
+    int64_t n_waiting;
+
+    struct kv_slot **slot;
+    int32_t *idle, *ending; /* (room,) slots without a job; slots whose pages go after the next step */
+    int32_t n_slots, room, n_idle, n_ending;
+    int32_t oldest, newest;
+    int64_t n_running; /* ending ones included */
+    int32_t *prefill;  /* (room,) slots in prefill, in order of admission */
+    int32_t n_prefill;
+    struct kv_event *event; /* (room,) heap: when a decode's run ends */
+    int32_t n_events;
+    int32_t *in_phase; /* (page,) with prefix caching: the first of the decodes that take a block at those steps */
+
+    struct kv_decodes decodes;
+    int64_t pages[KV_LAYOUTS];  /* held between steps */
+    int64_t claims[KV_LAYOUTS]; /* beside them within the step */
+
+    /* Of this step. */
+    struct kv_step now;
+    struct kv_step_chunk *chunk; /* (room,) */
+    int32_t *ran;                /* (room,) slots with a prefill pass in it */
+    int32_t n_ran;
+    int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
+    double prefill_held;        /* entries of slots in prefill, mean over lanes */
+    enum kv_limit limit;        /* of the last admission that failed */
+    double step_s;
+    int64_t tokens_left;
+    bool full; /* the first that waits was refused for lack of pages, and none came back since */
+    struct kv_engine_sums sums;
+};
+
+/* ---- sequences (engine_slots.c) ---- */
+
+/* An idle slot for the job. NULL when memory is out. */
+struct kv_slot *kv_slot_take(struct kv_engine *e, struct kv_job *job, int32_t *number);
+void kv_slot_run(struct kv_engine *e, int32_t number);   /* into the running list, as its newest */
+void kv_slot_leave(struct kv_engine *e, int32_t number); /* out of it, and idle; its pages were given back */
+
+void kv_slot_end_prefill(struct kv_engine *e, int32_t number);
+
+/* The decode run that begins with this step joins the sums; false: the sequence has no step left. */
+bool kv_slot_next_run(struct kv_engine *e, int32_t number);
+void kv_slot_stop(struct kv_engine *e, int32_t number); /* its run leaves the sums, before this step */
+int64_t kv_slot_generated(const struct kv_engine *e, const struct kv_slot *s);
+
+/* Pages this decode takes in the step that begins, those it gives back at its end included. */
+int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s);
+void kv_slot_give_pages(struct kv_engine *e, struct kv_slot *s);
+int64_t kv_engine_free_pages(const struct kv_engine *e);
+
+/* With prefix caching: the name of a block of the job; blocks up to `tokens`, the full ones behind `from` named. */
+uint64_t kv_job_block_name(const struct kv_engine *e, const struct kv_job *job, int64_t block);
+void kv_slot_take_block(struct kv_slot *s, int32_t block);
+void kv_slot_take_blocks(struct kv_engine *e, struct kv_slot *s, int64_t from, int64_t tokens);
+
+#endif

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/serve/hold.h"
+
+#include <string.h>
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t pages_of(int64_t length, int64_t page)
+{
+    return (length + page - 1) / page;
+}
+
+/* ---- a policy ---- */
+
+static void make_tables(struct kv_holder *h, struct kv_arena *a)
+{
+    const struct kv_classes *c = h->classes;
+    struct kv_member *all = KV_NEW_N(a, struct kv_member, c->n);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        h->n_tables[layout] = layout == KV_PER_HEAD ? c->n : layout == KV_PER_LAYER ? c->n_kinds : 1;
+        h->table[layout] = KV_NEW_N(a, struct kv_hold_table, h->n_tables[layout]);
+    }
+    for (int64_t i = 0; i < c->n; i++) {
+        all[i] = (struct kv_member){.class_index = i, .lanes = c->at[i].lanes};
+        h->table[KV_PER_HEAD][i] = (struct kv_hold_table){.tables = c->at[i].lanes, .member = &all[i], .n_members = 1};
+    }
+    for (int64_t k = 0; k < c->n_kinds; k++) {
+        int64_t layer = c->kind_layer[k];
+        h->table[KV_PER_LAYER][k] = (struct kv_hold_table){.tables = c->kind_layers[k],
+                                                           .member = c->member + c->first[layer],
+                                                           .n_members = c->first[layer + 1] - c->first[layer]};
+    }
+    h->table[KV_SHARED][0] = (struct kv_hold_table){.tables = 1, .member = all, .n_members = c->n};
+}
+
+void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct kv_shape *s,
+                    const struct kv_classes *c, int64_t page, enum kv_scope scope, struct kv_arena *a)
+{
+    *h = (struct kv_holder){.policy = p,
+                            .shape = s,
+                            .classes = c,
+                            .page = page,
+                            .lanes = s->layers * s->store_heads,
+                            .scope = scope,
+                            .plain = !p->law->room && c->n == 1 && !c->at[0].window,
+                            .entry_bytes = (double)kv_store_entry_bytes(&p->store),
+                            .arena = a};
+    make_tables(h, a);
+}
+
+/* ---- a sequence ---- */
+
+void kv_hold_open(struct kv_hold *h, const struct kv_holder *holder)
+{
+    struct kv_request none = {.prompt = 1, .prefill = 1};
+    *h = (struct kv_hold){.holder = holder};
+    kv_walk_start(&h->walk, holder->policy, holder->shape, holder->classes, &none, holder->arena);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        h->line[layout] = KV_NEW_N(holder->arena, struct kv_hold_line, holder->n_tables[layout]);
+        h->pass.line[layout] = h->line[layout];
+    }
+}
+
+void kv_hold_start(struct kv_hold *h, const struct kv_request *r)
+{
+    kv_walk_restart(&h->walk, r);
+}
+
+void kv_hold_skip(struct kv_hold *h, int64_t tokens)
+{
+    KV_ASSERT(h->holder->plain && tokens < h->walk.request.prefill);
+    h->walk.seen = tokens;
+}
+
+/* The longest of a table's lanes in the first pass, and for how many passes it stays the longest. */
+static struct kv_hold_line longest(const struct kv_hold_table *t, const struct kv_run *run, int64_t *passes)
+{
+    struct kv_hold_line top = {.value = -1};
+    for (int64_t m = 0; m < t->n_members; m++) {
+        int64_t c = t->member[m].class_index, value = run->before[c], gain = run->gain[c];
+        if (value > top.value || (value == top.value && gain > top.gain))
+            top = (struct kv_hold_line){.value = value, .gain = gain};
+    }
+    for (int64_t m = 0; m < t->n_members; m++) {
+        int64_t c = t->member[m].class_index, gain = run->gain[c] - top.gain;
+        if (gain > 0) /* it is overtaken */
+            *passes = least(*passes, most(1, (top.value - run->before[c]) / gain));
+    }
+    return top;
+}
+
+/* After the pass: the longest then may be another lane than before. */
+static int64_t longest_after(const struct kv_hold_table *t, const struct kv_run *run)
+{
+    int64_t longest = 0;
+    for (int64_t m = 0; m < t->n_members; m++)
+        longest = most(longest, run->before[t->member[m].class_index] + run->gain[t->member[m].class_index]);
+    return longest;
+}
+
+/* Lower layers have evicted, one holds what it attends to, upper ones wait: the largest moment of the pass, in pages.
+ */
+static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, const struct kv_run *run)
+{
+    const struct kv_classes *c = h->classes;
+    int64_t grows = run->pass.n_new + run->pass.n_patch, peak = 0, now = 0;
+    int64_t before[c->n_kinds], during[c->n_kinds], after[c->n_kinds];
+    for (int64_t k = 0; k < c->n_kinds; k++) {
+        int64_t first = c->first[c->kind_layer[k]], last = c->first[c->kind_layer[k] + 1];
+        int64_t top_before = 0, top_after = 0;
+        before[k] = during[k] = after[k] = 0;
+        for (int64_t m = first; m < last; m++) {
+            int64_t i = c->member[m].class_index, lanes = c->member[m].lanes, length = run->before[i];
+            before[k] += lanes * pages_of(length, h->page);
+            during[k] += lanes * pages_of(length + grows, h->page);
+            after[k] += lanes * pages_of(length + run->gain[i], h->page);
+            top_before = most(top_before, length);
+            top_after = most(top_after, length + run->gain[i]);
+        }
+        if (layout == KV_PER_LAYER) {
+            before[k] = pages_of(top_before, h->page);
+            during[k] = pages_of(top_before + grows, h->page);
+            after[k] = pages_of(top_after, h->page);
+        }
+        now += c->kind_layers[k] * (h->scope == KV_SCOPE_PASS ? during[k] : before[k]);
+    }
+    if (h->scope == KV_SCOPE_PASS)
+        return now;
+    if (c->n_kinds == 1) /* a straight line from the first layer to the last */
+        return during[0] + (c->layers - 1) * most(before[0], after[0]);
+    for (int64_t layer = 0; layer < c->layers; layer++) {
+        int64_t k = c->kind[layer];
+        now += during[k] - before[k];
+        peak = most(peak, now);
+        now += after[k] - during[k];
+    }
+    return peak;
+}
+
+static void count_pages(struct kv_hold *h, const struct kv_run *run, struct kv_hold_pass *p)
+{
+    const struct kv_holder *holder = h->holder;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        int64_t before = 0, during = 0, after = 0;
+        for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
+            const struct kv_hold_table *t = &holder->table[layout][i];
+            struct kv_hold_line line = longest(t, run, &p->passes);
+            int64_t end = longest_after(t, run);
+            if (p->passes == 1)
+                line.gain = end - line.value;
+            h->line[layout][i] = line;
+            before += t->tables * pages_of(line.value, holder->page);
+            during += t->tables * pages_of(line.value + p->n_new + p->n_patch, holder->page);
+            after += t->tables * pages_of(end, holder->page);
+        }
+        p->before[layout] = before;
+        p->after[layout] = after;
+        p->during[layout] =
+            layout == KV_SHARED ? during : most(after, largest_moment(holder, (enum kv_layout)layout, run));
+    }
+}
+
+static void count_entries(const struct kv_holder *h, const struct kv_run *run, struct kv_hold_pass *p)
+{
+    int64_t held = 0, gain = 0, moved = 0, scored = 0;
+    for (int64_t i = 0; i < h->classes->n; i++) {
+        int64_t lanes = h->classes->at[i].lanes, left = p->n_new - run->gain[i];
+        held += lanes * run->before[i];
+        gain += lanes * run->gain[i];
+        if (left <= 0)
+            continue;
+        int64_t after = run->before[i] + run->gain[i] - run->frozen[i];
+        moved += lanes * least(left, most(0, after)); /* the last ones fill the holes */
+        scored += lanes * (after + left);
+    }
+    p->held = (double)held / (double)h->lanes;
+    p->gain = (double)gain / (double)h->lanes;
+    p->moved_bytes = (double)moved * h->entry_bytes;
+    p->scored_bytes = h->policy->score->positional ? 0 : (double)scored * h->entry_bytes / 2;
+}
+
+/* Nothing ever leaves: no table of lanes is needed. */
+static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
+{
+    const struct kv_holder *holder = h->holder;
+    struct kv_hold_pass *p = &h->pass;
+    struct kv_walk *w = &h->walk;
+    bool decode = w->seen >= w->request.prefill;
+    int64_t left = decode ? kv_request_steps(&w->request) - w->seen : least(limit, w->request.prefill - w->seen);
+    if (left <= 0)
+        return NULL;
+    p->n_new = decode ? 1 : left;
+    p->n_patch = 0;
+    p->passes = decode ? left : 1;
+    p->decode = decode;
+    p->last = !decode && w->seen + left == w->request.prefill;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        int64_t tables = holder->table[layout]->tables;
+        *h->line[layout] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
+        p->before[layout] = tables * pages_of(w->seen, holder->page);
+        p->during[layout] = p->after[layout] = tables * pages_of(w->seen + p->n_new, holder->page);
+    }
+    p->held = (double)w->seen;
+    p->gain = (double)p->n_new;
+    w->seen += left;
+    return p;
+}
+
+const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
+{
+    struct kv_hold_pass *p = &h->pass;
+    struct kv_walk *w = &h->walk;
+    struct kv_run run;
+    if (h->holder->plain)
+        return next_plain(h, limit);
+    bool decode = w->seen >= w->request.prefill;
+    w->limit = decode ? INT64_MAX : limit;
+    if (!kv_walk_next(w, decode ? INT64_MAX : 1, &run))
+        return NULL;
+    p->n_new = run.pass.n_new;
+    p->n_patch = run.pass.n_patch;
+    p->passes = run.passes;
+    p->decode = decode;
+    p->last = run.pass.last;
+    for (int64_t i = 0; i < h->holder->classes->n; i++)
+        if (run.gain[i] < 0 || run.gain[i] > 1)
+            p->passes = 1;
+    count_pages(h, &run, p);
+    count_entries(h->holder, &run, p);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        p->returned[layout] = most(0, p->during[layout] - p->after[layout]);
+    if (p->passes < run.passes)
+        kv_walk_shorten(w, &run, p->passes);
+    return p;
+}
+
+int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
+{
+    const struct kv_holder *holder = h->holder;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
+        const struct kv_hold_line *line = &h->line[layout][i];
+        sum += holder->table[layout][i].tables * pages_of(line->value + line->gain * j, holder->page);
+    }
+    return sum;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What a sequence under a policy occupies, pass by pass, in pages of each layout. A run of decode steps that go on
+ * alike comes at once: each page table then grows by no or by one entry a step, so that whoever batches many sequences
+ * can count steps instead of sequences. */
+#ifndef KV_HOLD_H
+#define KV_HOLD_H
+
+#include "sim/core/ledger.h"
+#include "sim/core/walk.h"
+
+/* Tables of a layout that always hold as much as each other: lanes of a class, layers of a kind, or the shared one. */
+struct kv_hold_table {
+    int64_t tables;
+    const struct kv_member *member; /* classes that lie in it, the longest of which decides */
+    int64_t n_members;
+};
+
+/* A policy on a model, for any number of sequences. */
+struct kv_holder {
+    const struct kv_policy *policy;
+    const struct kv_shape *shape;
+    const struct kv_classes *classes;
+    int64_t page, lanes;
+    enum kv_scope scope;
+    bool plain; /* nothing ever leaves, and all lanes are alike */
+    struct kv_hold_table *table[KV_LAYOUTS];
+    int64_t n_tables[KV_LAYOUTS];
+    int64_t page_bytes[KV_LAYOUTS]; /* of one table */
+    double entry_bytes;             /* of one lane */
+    struct kv_arena *arena;
+};
+
+void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct kv_shape *s,
+                    const struct kv_classes *c, int64_t page, enum kv_scope scope, struct kv_arena *a);
+
+/* A page table's length: value + gain x j in the j-th pass of the run before it, one gain more after it. */
+struct kv_hold_line {
+    int64_t value, gain;
+};
+
+/* `passes` passes that go on alike. */
+struct kv_hold_pass {
+    int64_t n_new, n_patch, passes;
+    bool decode, last;                                                 /* last: of the prefill */
+    int64_t before[KV_LAYOUTS], during[KV_LAYOUTS], after[KV_LAYOUTS]; /* pages of the first pass; during: at most,
+                                                                          new and patch tokens included */
+    const struct kv_hold_line *line[KV_LAYOUTS];                       /* (n_tables,) views: until the next pass */
+    double held, gain;                /* entries, mean over lanes: before, and a pass */
+    double moved_bytes, scored_bytes; /* by the eviction of each pass */
+    int64_t returned[KV_LAYOUTS];     /* pages an eviction gives back, in the first pass */
+};
+
+struct kv_hold {
+    const struct kv_holder *holder;
+    struct kv_walk walk;
+    struct kv_hold_line *line[KV_LAYOUTS];
+    int64_t *longest; /* (tables,) work space */
+    struct kv_hold_pass pass;
+};
+
+void kv_hold_open(struct kv_hold *h, const struct kv_holder *holder);
+void kv_hold_start(struct kv_hold *h, const struct kv_request *r);
+
+/* The first tokens of the prompt are there already. Of a plain holder only. */
+void kv_hold_skip(struct kv_hold *h, int64_t tokens);
+
+/* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
+const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);
+
+/* Pages of the line's tables in the layout after j passes. */
+int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j);
+
+#endif

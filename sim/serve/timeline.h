@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What a replica held over time, in bounded memory: equal spans of time, each with its peaks and means. When they do
+ * not reach any more, spans are joined two by two, so no peak is ever lost. */
+#ifndef KV_TIMELINE_H
+#define KV_TIMELINE_H
+
+#include "sim/core/ledger.h"
+
+enum { KV_TIMELINE_SPANS = 2048 };
+
+struct kv_stretch {
+    bool any;                 /* a step began in it */
+    double s;                 /* of the steps that began in it */
+    int64_t peak[KV_LAYOUTS]; /* pages */
+    double area[KV_LAYOUTS];  /* pages x s */
+    int64_t running, waiting; /* most */
+    int64_t tokens, steps, preemptions, output_tokens;
+};
+
+struct kv_timeline {
+    double width; /* seconds of a span */
+    int64_t n;    /* spans up to the last step */
+    struct kv_stretch span[KV_TIMELINE_SPANS];
+};
+
+void kv_timeline_start(struct kv_timeline *t);
+/* The span that `at` lies in; to be filled by the caller. */
+struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at);
+
+#endif

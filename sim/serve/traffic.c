@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/serve/traffic.h"
+
+#include "sim/interrupt.h"
+#include "sim/output.h"
+#include "sim/team.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- rows ---- */
+
+static bool has_kind(const struct kv_settings *s, const char *kind, enum kv_dtype run, enum kv_dtype dtype)
+{
+    bool has = false;
+    for (int i = 0; i < s->n_policies; i++)
+        has |= !strcmp(s->policy[i].kind->name, kind) &&
+               kv_dtype_of_choice(s->policy[i].keys.kv_cache_dtype, run) == dtype;
+    return has;
+}
+
+static struct kv_serve_asked *add_row(struct kv_traffic *t, const char *name, const struct kv_policy *policy,
+                                      enum kv_dtype run)
+{
+    struct kv_serve_asked *row = &t->asked[t->n_rows++];
+    *row = (struct kv_serve_asked){.settings = t->settings,
+                                   .model = &t->model,
+                                   .policy = policy,
+                                   .name = name,
+                                   .dtype = run,
+                                   .prefix_caching = t->settings->engine.enable_prefix_caching,
+                                   .seed = (uint64_t)t->settings->run.seed,
+                                   .rate = 1};
+    return row;
+}
+
+static bool add_baseline(struct kv_traffic *t, const char *name, const char *spec, bool prefix_caching,
+                         enum kv_dtype run, struct kv_arena *a, struct kv_err *e)
+{
+    struct kv_policy *policy = KV_NEW(a, struct kv_policy);
+    if (!kv_policy_from_spec(policy, spec, a, e))
+        return false;
+    t->baseline[t->n_rows] = true;
+    policy->name = name;
+    add_row(t, name, policy, run)->prefix_caching |= prefix_caching;
+    return true;
+}
+
+/* Beside every policy stand the full cache with prefix caching, and in fp8: what an engine can do without evicting. */
+static bool make_rows(struct kv_traffic *t, enum kv_dtype dtype, struct kv_arena *a, struct kv_err *e)
+{
+    const struct kv_settings *s = t->settings;
+    if (s->n_policies > KV_TRAFFIC_ROWS - 3)
+        return kv_fail(e, KV_USAGE, "%s: %d policies; a plan with traffic serves up to %d", s->path, s->n_policies,
+                       KV_TRAFFIC_ROWS - 3);
+    t->asked = KV_NEW_N(a, struct kv_serve_asked, KV_TRAFFIC_ROWS);
+    bool caching = s->engine.enable_prefix_caching && s->engine.scheduler == KV_SCHEDULER_VLLM;
+    bool full = has_kind(s, "full", dtype, dtype), can_cache = s->engine.scheduler == KV_SCHEDULER_VLLM;
+    if (s->plan.baselines && !full &&
+        !add_baseline(t, caching ? "full + prefix caching" : "full", "full", false, dtype, a, e))
+        return false;
+    if (s->plan.baselines && !caching && can_cache &&
+        !add_baseline(t, "full + prefix caching", "full", true, dtype, a, e))
+        return false;
+    if (s->plan.baselines && !has_kind(s, "full", dtype, KV_FP8) && dtype != KV_FP8 &&
+        !add_baseline(t, "full + fp8", "full:kv_cache_dtype=fp8", false, dtype, a, e))
+        return false;
+    for (int i = 0; i < s->n_policies; i++)
+        add_row(t, s->policy[i].name, &s->policy[i], dtype);
+    if (!t->n_rows)
+        return kv_fail(e, KV_USAGE, "%s: nothing to serve: no [policy NAME], and [plan] baselines = false", s->path);
+    return true;
+}
+
+/* fp8 entries are read in half the time, where the timing goes by bytes. */
+static bool open_timing(struct kv_traffic *t, enum kv_dtype dtype, struct kv_arena *a, struct kv_err *e)
+{
+    if (!kv_timing_open(&t->timing[0], t->settings, &t->model, a, e))
+        return false;
+    for (int i = 0; i < t->n_rows; i++) {
+        enum kv_dtype own = kv_dtype_of_choice(t->asked[i].policy->keys.kv_cache_dtype, dtype);
+        t->asked[i].timing = t->timing[own == KV_FP8 && dtype != KV_FP8];
+        if (t->asked[i].timing)
+            continue;
+        struct kv_settings *fp8 = KV_NEW(a, struct kv_settings);
+        *fp8 = *t->settings;
+        fp8->engine.kv_cache_dtype = KV_FP8 + 1; /* choices begin with "auto" */
+        if (!kv_timing_open(&t->timing[1], fp8, &t->model, a, e))
+            return false;
+        t->asked[i].timing = t->timing[1];
+    }
+    return true;
+}
+
+/* ---- serving ---- */
+
+struct work {
+    struct kv_traffic *t;
+    struct kv_arena **arena; /* (rows,) */
+    struct kv_err *err;      /* (rows,) */
+    bool *good;
+    _Atomic int next;
+};
+
+static void serve_rows(void *context, int member)
+{
+    struct work *w = context;
+    (void)member;
+    for (int i; (i = atomic_fetch_add(&w->next, 1)) < w->t->n_rows;)
+        w->good[i] = kv_serve(&w->t->row[i], &w->t->asked[i], w->arena[i], &w->err[i]);
+}
+
+/* Rows of each policy lie in a file without name until all have ended. */
+static bool gather(const struct kv_traffic *t, const char *path, bool requests, const char *header, struct kv_arena *a,
+                   struct kv_err *e)
+{
+    static char buffer[1 << 16];
+    struct kv_out out;
+    if (!kv_out_open(&out, path, a, e))
+        return false;
+    fputs(header, out.file);
+    for (int i = 0; i < t->n_rows; i++) {
+        FILE *from = requests ? t->asked[i].requests : t->asked[i].steps;
+        rewind(from);
+        for (size_t n; (n = fread(buffer, 1, sizeof buffer, from)) > 0;)
+            fwrite(buffer, 1, n, out.file);
+        if (ferror(from))
+            kv_fail(e, KV_ENV, "cannot read back the rows of '%s'", path);
+    }
+    return kv_out_close(&out, e) && !e->n;
+}
+
+static bool open_file(FILE **out, struct kv_err *e)
+{
+    *out = tmpfile();
+    return *out || kv_fail(e, KV_ENV, "cannot make a temporary file for rows; is there space in the temporary folder?");
+}
+
+static bool open_files(struct kv_traffic *t, const char *folder, const char *steps, struct kv_err *e)
+{
+    for (int i = 0; i < t->n_rows; i++)
+        if ((folder && !open_file(&t->asked[i].requests, e)) || (steps && !open_file(&t->asked[i].steps, e)))
+            return false;
+    return true;
+}
+
+static void close_files(struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++) {
+        if (t->asked[i].requests)
+            fclose(t->asked[i].requests);
+        if (t->asked[i].steps)
+            fclose(t->asked[i].steps);
+    }
+}
+
+static bool serve_all(struct kv_traffic *t, int jobs, struct kv_arena *a, struct kv_err *e)
+{
+    struct work work = {.t = t,
+                        .arena = KV_NEW_N(a, struct kv_arena *, t->n_rows),
+                        .err = KV_NEW_N(a, struct kv_err, t->n_rows),
+                        .good = KV_NEW_N(a, bool, t->n_rows)};
+    for (int i = 0; i < t->n_rows; i++)
+        work.arena[i] = t->arena[i] = kv_arena_open();
+    struct kv_team *team = kv_team_open(jobs < t->n_rows ? jobs : t->n_rows, a);
+    kv_team_run(team, serve_rows, &work);
+    kv_team_close(team);
+    t->complete = true;
+    for (int i = 0; i < t->n_rows; i++) {
+        if (!work.good[i])
+            return kv_fail(e, work.err[i].status, "%s", work.err[i].text);
+        t->complete &= t->row[i].complete;
+    }
+    return true;
+}
+
+bool kv_traffic_compute(struct kv_traffic *t, const struct kv_settings *s, int jobs, const char *folder,
+                        const char *steps, bool quiet, struct kv_arena *a, struct kv_err *e)
+{
+    *t = (struct kv_traffic){.settings = s};
+    if (!kv_settings_model(s, &t->model, a, e))
+        return false;
+    enum kv_dtype dtype = kv_dtype_of_choice(s->engine.kv_cache_dtype, kv_cache_dtype_of(&t->model));
+    if (!make_rows(t, dtype, a, e) || !open_timing(t, dtype, a, e))
+        return false;
+    t->row = KV_NEW_N(a, struct kv_served, t->n_rows);
+    for (int i = 0; i < t->n_rows; i++)
+        t->asked[i].quiet = quiet || i;
+    kv_catch_signals();
+    bool good = open_files(t, folder, steps, e) && serve_all(t, jobs, a, e);
+    if (good && folder)
+        good = gather(t, kv_format(a, "%s/requests.csv", folder), true, kv_serve_request_header, a, e);
+    if (good && steps)
+        good = gather(t, steps, false, kv_serve_step_header, a, e);
+    close_files(t);
+    return good;
+}
+
+void kv_traffic_close(struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++)
+        if (t->arena[i])
+            kv_arena_close(t->arena[i]);
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* A plan with traffic as a folder of plain files. */
+#include "sim/output.h"
+#include "sim/provenance.h"
+#include "sim/serve/traffic.h"
+#include "sim/table.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef void write_file(const struct kv_traffic *t, FILE *out, struct kv_arena *a);
+
+static void write_policies(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+{
+    struct kv_table table;
+    kv_traffic_table(t, &table, a);
+    kv_table_csv(&table, out);
+}
+
+static const struct kv_column timeline_columns[] = {
+    {"policy", NULL, KV_CELL_TEXT},
+    {"replica", NULL, KV_CELL_COUNT},
+    {"start_s", NULL, KV_CELL_REAL},
+    {"end_s", NULL, KV_CELL_REAL},
+    {"peak_bytes", NULL, KV_CELL_BYTES},
+    {"mean_bytes", NULL, KV_CELL_REAL},
+    {"per_head_peak_bytes", NULL, KV_CELL_BYTES},
+    {"per_layer_peak_bytes", NULL, KV_CELL_BYTES},
+    {"shared_peak_bytes", NULL, KV_CELL_BYTES},
+    {"running", NULL, KV_CELL_COUNT},
+    {"waiting", NULL, KV_CELL_COUNT},
+    {"steps", NULL, KV_CELL_COUNT},
+    {"tokens", NULL, KV_CELL_COUNT},
+    {"preemptions", NULL, KV_CELL_COUNT},
+};
+
+static void timeline_rows(const struct kv_traffic *t, const struct kv_served *r, int64_t replica,
+                          struct kv_table *table)
+{
+    enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
+    const struct kv_timeline *line = &r->timeline[replica];
+    for (int64_t i = 0; i < line->n; i++) {
+        const struct kv_stretch *s = &line->span[i];
+        struct kv_cell *row = kv_table_row(table);
+        double start = (double)i * line->width;
+        kv_set_text(table, row, "policy", r->name);
+        kv_set_whole(table, row, "replica", replica);
+        kv_set_real(table, row, "start_s", start);
+        kv_set_real(table, row, "end_s", start + line->width);
+        kv_set_whole(table, row, "peak_bytes", s->peak[own] * r->page_bytes[own]);
+        kv_set_real(table, row, "mean_bytes", s->area[own] * (double)r->page_bytes[own] / line->width);
+        kv_set_whole(table, row, "per_head_peak_bytes", s->peak[KV_PER_HEAD] * r->page_bytes[KV_PER_HEAD]);
+        kv_set_whole(table, row, "per_layer_peak_bytes", s->peak[KV_PER_LAYER] * r->page_bytes[KV_PER_LAYER]);
+        kv_set_whole(table, row, "shared_peak_bytes", s->peak[KV_SHARED] * r->page_bytes[KV_SHARED]);
+        kv_set_whole(table, row, "running", s->running);
+        kv_set_whole(table, row, "waiting", s->waiting);
+        kv_set_whole(table, row, "steps", s->steps);
+        kv_set_whole(table, row, "tokens", s->tokens);
+        kv_set_whole(table, row, "preemptions", s->preemptions);
+    }
+}
+
+static void write_timeline(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+{
+    struct kv_table table;
+    kv_table_open(&table, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
+    for (int i = 0; i < t->n_rows; i++)
+        for (int64_t replica = 0; replica < t->row[i].replicas; replica++)
+            timeline_rows(t, &t->row[i], replica, &table);
+    kv_table_csv(&table, out);
+}
+
+json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a)
+{
+    struct kv_table table;
+    const struct kv_settings *s = t->settings;
+    const struct kv_served *r = &t->row[0];
+    kv_traffic_table(t, &table, a);
+    json_t *root = json_object();
+    json_object_set_new(root, "name", kv_json_text(s->run.name));
+    json_object_set_new(root, "model", kv_json_text(t->model.name));
+    json_object_set_new(root, "device", kv_json_text(s->hardware.device));
+    json_object_set_new(root, "kv_cache_dtype", json_string(kv_dtype_names[t->asked[0].dtype]));
+    json_object_set_new(root, "layout", json_string(kv_layout_names[s->engine.kv_layout]));
+    json_object_set_new(root, "block_size", json_integer(s->engine.block_size));
+    json_object_set_new(root, "blocks", json_integer(r->blocks));
+    json_object_set_new(root, "kv_pool_origin", json_string(r->pool.measured ? "as given" : "estimated, not measured"));
+    json_object_set_new(root, "replicas", json_integer(r->replicas));
+    json_object_set_new(root, "requests", json_integer(r->arrived));
+    json_object_set_new(root, "time", kv_json_text(kv_timing_stamp(t->timing[0])));
+    json_object_set_new(root, "complete", json_boolean(t->complete));
+    json_object_set_new(root, "fits", json_boolean(kv_traffic_answer(t)));
+    json_object_set_new(root, "policies", kv_table_json(&table));
+    return root;
+}
+
+static void write_summary(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+{
+    json_t *root = kv_traffic_json(t, a);
+    kv_json_print(root, out);
+    json_decref(root);
+}
+
+static void write_config(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+{
+    kv_write_config(t->settings, out, a);
+}
+
+static void write_provenance(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+{
+    const char *const *timing = kv_timing_files(t->timing[0]);
+    int n = 0, n_timing = 0;
+    while (timing[n_timing])
+        n_timing++;
+    const char **input = KV_NEW_N(a, const char *, t->n_rows + n_timing + 2);
+    if (t->settings->workload.trace)
+        input[n++] = t->settings->workload.trace;
+    for (int i = 0; i < n_timing; i++)
+        input[n++] = timing[i];
+    for (int i = 0; i < t->n_rows; i++)
+        if (t->row[i].policy.input)
+            input[n++] = t->row[i].policy.input;
+    kv_write_provenance(t->settings, &t->model, input, out, a);
+}
+
+bool kv_traffic_write(const struct kv_traffic *t, const char *folder, struct kv_arena *a, struct kv_err *e)
+{
+    static const struct {
+        const char *name;
+        write_file *write;
+    } files[] = {
+        {"provenance.json", write_provenance}, {"config.resolved.ini", write_config}, {"timeline.csv", write_timeline},
+        {"policies.csv", write_policies},      {"summary.json", write_summary},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct kv_out out;
+        if (!kv_out_open(&out, kv_format(a, "%s/%s", folder, files[i].name), a, e))
+            return false;
+        files[i].write(t, out.file, a);
+        if (!kv_out_close(&out, e))
+            return false;
+    }
+    return true;
+}

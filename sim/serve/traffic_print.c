@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* A plan with traffic as text: what was assumed, the table, and what it means. */
+#include "sim/core/units.h"
+#include "sim/serve/traffic.h"
+#include "sim/table.h"
+
+#include <math.h>
+#include <string.h>
+
+static const struct kv_column columns[] = {
+    {"policy", "policy", KV_CELL_TEXT},
+    {"chunk_tokens", NULL, KV_CELL_COUNT},
+    {"kv_footprint_paper", "footprint\npaper", KV_CELL_SHARE},
+    {"kv_footprint_actual", "footprint\nactual", KV_CELL_SHARE},
+    {"request_peak_mean_bytes", NULL, KV_CELL_BYTES},
+    {"request_peak_p99_bytes", "peak of one\nrequest, p99", KV_CELL_BYTES},
+    {"kv_pool_bytes", NULL, KV_CELL_BYTES},
+    {"pool_peak_bytes", "pool\npeak", KV_CELL_BYTES},
+    {"pool_peak_share", "of the\npool", KV_CELL_SHARE},
+    {"pool_mean_bytes", "mean", KV_CELL_BYTES},
+    {"per_head_peak_bytes", NULL, KV_CELL_BYTES},
+    {"per_layer_peak_bytes", NULL, KV_CELL_BYTES},
+    {"shared_peak_bytes", NULL, KV_CELL_BYTES},
+    {"returned_bytes", NULL, KV_CELL_BYTES},
+    {"per_head_gib_s", NULL, KV_CELL_REAL},
+    {"per_layer_gib_s", NULL, KV_CELL_REAL},
+    {"shared_gib_s", NULL, KV_CELL_REAL},
+    {"held_gib_s", NULL, KV_CELL_REAL},
+    {"ttft_mean_s", NULL, KV_CELL_REAL},
+    {"ttft_p50_s", "TTFT p50\ns", KV_CELL_REAL},
+    {"ttft_p90_s", NULL, KV_CELL_REAL},
+    {"ttft_p95_s", NULL, KV_CELL_REAL},
+    {"ttft_p99_s", "p99\ns", KV_CELL_REAL},
+    {"tpot_mean_s", NULL, KV_CELL_REAL},
+    {"tpot_p50_s", "TPOT p50\ns", KV_CELL_REAL},
+    {"tpot_p90_s", NULL, KV_CELL_REAL},
+    {"tpot_p95_s", NULL, KV_CELL_REAL},
+    {"tpot_p99_s", "p99\ns", KV_CELL_REAL},
+    {"itl_mean_s", NULL, KV_CELL_REAL},
+    {"itl_p50_s", NULL, KV_CELL_REAL},
+    {"itl_p90_s", NULL, KV_CELL_REAL},
+    {"itl_p95_s", NULL, KV_CELL_REAL},
+    {"itl_p99_s", NULL, KV_CELL_REAL},
+    {"e2e_mean_s", NULL, KV_CELL_REAL},
+    {"e2e_p50_s", NULL, KV_CELL_REAL},
+    {"e2e_p90_s", NULL, KV_CELL_REAL},
+    {"e2e_p95_s", NULL, KV_CELL_REAL},
+    {"e2e_p99_s", "E2E p99\ns", KV_CELL_REAL},
+    {"queue_mean_s", NULL, KV_CELL_REAL},
+    {"queue_p50_s", NULL, KV_CELL_REAL},
+    {"queue_p90_s", NULL, KV_CELL_REAL},
+    {"queue_p95_s", NULL, KV_CELL_REAL},
+    {"queue_p99_s", NULL, KV_CELL_REAL},
+    {"requests", NULL, KV_CELL_COUNT},
+    {"counted_requests", NULL, KV_CELL_COUNT},
+    {"refused_requests", NULL, KV_CELL_COUNT},
+    {"unfinished_requests", NULL, KV_CELL_COUNT},
+    {"requests_per_s", NULL, KV_CELL_REAL},
+    {"prompt_tokens_per_s", NULL, KV_CELL_REAL},
+    {"output_tokens_per_s", "output\ntokens/s", KV_CELL_REAL},
+    {"good_requests_per_s", NULL, KV_CELL_REAL},
+    {"slo_share", "within\nSLO", KV_CELL_SHARE},
+    {"preemptions", "preemp-\ntions", KV_CELL_COUNT},
+    {"recomputed_tokens", NULL, KV_CELL_COUNT},
+    {"cached_tokens", NULL, KV_CELL_COUNT},
+    {"steps", NULL, KV_CELL_COUNT},
+    {"span_s", NULL, KV_CELL_REAL},
+    {"busy_s", NULL, KV_CELL_REAL},
+    {"prefill_s", NULL, KV_CELL_REAL},
+    {"decode_s", NULL, KV_CELL_REAL},
+    {"eviction_s", NULL, KV_CELL_REAL},
+    {"recompute_s", NULL, KV_CELL_REAL},
+    {"offload_s", NULL, KV_CELL_REAL},
+    {"waiting_mean", NULL, KV_CELL_REAL},
+    {"limit", "held back by", KV_CELL_TEXT},
+    {"verdict", "verdict", KV_CELL_TEXT},
+    {"cost_per_million_tokens", NULL, KV_CELL_REAL},
+    {"outside_tables", NULL, KV_CELL_REAL},
+    {"quality", "quality", KV_CELL_TEXT},
+    {"complete", NULL, KV_CELL_BOOL},
+    {"note", NULL, KV_CELL_TEXT},
+};
+
+static void fill_times(const struct kv_table *t, struct kv_cell *row, const char *what, const struct kv_quantiles *q,
+                       struct kv_arena *a)
+{
+    static const struct {
+        const char *name;
+        double share;
+    } at[] = {{"p50", 0.5}, {"p90", 0.9}, {"p95", 0.95}, {"p99", 0.99}};
+    if (!q->n)
+        return;
+    kv_set_real(t, row, kv_format(a, "%s_mean_s", what), q->sum / (double)q->n);
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        kv_set_real(t, row, kv_format(a, "%s_%s_s", what, at[i].name), kv_quantile(q, at[i].share));
+}
+
+/* What held back those who waited, most of the time; NULL when nobody waited. */
+static const char *limit_of(const struct kv_served *r)
+{
+    int most = 0;
+    for (int i = 1; i < KV_LIMITS; i++)
+        if (r->sums.limit_s[i] > r->sums.limit_s[most])
+            most = i;
+    return r->sums.limit_s[most] > 0 ? kv_limit_names[most] : NULL;
+}
+
+static double gib_s(const struct kv_served *r, enum kv_layout layout)
+{
+    return r->sums.page_area[layout] * (double)r->page_bytes[layout] * 0x1p-30;
+}
+
+static double cost(const struct kv_traffic *t, const struct kv_served *r)
+{
+    const struct kv_settings *s = t->settings;
+    double devices = (double)(s->engine.replicas * s->engine.tensor_parallel_size);
+    double tokens = (double)(r->sums.prompt_tokens + r->sums.output_tokens);
+    return s->hardware.price * devices * r->span_s / 3600 / tokens * 1e6;
+}
+
+static bool promises(const struct kv_settings *s)
+{
+    return !isnan(s->slo.ttft) || !isnan(s->slo.tpot) || !isnan(s->slo.e2e);
+}
+
+static void fill_memory(const struct kv_traffic *t, const struct kv_served *r, const struct kv_table *table,
+                        struct kv_cell *row, struct kv_arena *a)
+{
+    enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
+    static const char *const names[] = {"per_head", "per_layer", "shared"};
+    double pool = (double)r->pages * (double)r->page_bytes[own];
+    int64_t peak = r->sums.peak_pages[own] * r->page_bytes[own];
+    kv_set_real(table, row, "kv_footprint_paper", r->footprint_paper);
+    kv_set_real(table, row, "kv_footprint_actual", r->footprint_actual);
+    kv_set_whole(table, row, "kv_pool_bytes", r->pages * r->page_bytes[own]);
+    kv_set_whole(table, row, "pool_peak_bytes", peak);
+    kv_set_real(table, row, "pool_peak_share", (double)peak / pool);
+    if (r->span_s > 0)
+        kv_set_whole(table, row, "pool_mean_bytes",
+                     llrint(r->sums.page_area[own] * (double)r->page_bytes[own] / r->span_s / (double)r->replicas));
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        kv_set_whole(table, row, kv_format(a, "%s_peak_bytes", names[layout]),
+                     r->sums.peak_pages[layout] * r->page_bytes[layout]);
+        kv_set_real(table, row, kv_format(a, "%s_gib_s", names[layout]), gib_s(r, (enum kv_layout)layout));
+    }
+    kv_set_whole(table, row, "returned_bytes", r->sums.returned_pages[own] * r->page_bytes[own]);
+    kv_set_real(table, row, "held_gib_s",
+                r->sums.held_area * (double)r->page_bytes[KV_SHARED] / (double)t->settings->engine.block_size *
+                    0x1p-30);
+    if (r->peak_bytes.n) {
+        kv_set_whole(table, row, "request_peak_mean_bytes", llrint(r->peak_bytes.sum / (double)r->peak_bytes.n));
+        kv_set_whole(table, row, "request_peak_p99_bytes", llrint(kv_quantile(&r->peak_bytes, 0.99)));
+    }
+}
+
+static void fill_rates(const struct kv_traffic *t, const struct kv_served *r, const struct kv_table *table,
+                       struct kv_cell *row)
+{
+    kv_set_whole(table, row, "requests", r->arrived);
+    kv_set_whole(table, row, "counted_requests", r->counted);
+    kv_set_whole(table, row, "refused_requests", r->refused);
+    kv_set_whole(table, row, "unfinished_requests", r->unfinished);
+    if (!(r->span_s > 0))
+        return;
+    kv_set_real(table, row, "requests_per_s", (double)r->finished / r->span_s);
+    kv_set_real(table, row, "prompt_tokens_per_s", (double)r->sums.prompt_tokens / r->span_s);
+    kv_set_real(table, row, "output_tokens_per_s", (double)r->sums.output_tokens / r->span_s);
+    if (promises(t->settings) && r->counted) {
+        double share = (double)r->good / (double)r->counted;
+        kv_set_real(table, row, "slo_share", share);
+        kv_set_real(table, row, "good_requests_per_s", share * (double)r->finished / r->span_s);
+    }
+    kv_set_real(table, row, "cost_per_million_tokens", cost(t, r));
+}
+
+static void fill_row(const struct kv_traffic *t, const struct kv_served *r, struct kv_table *table, struct kv_arena *a)
+{
+    struct kv_cell *row = kv_table_row(table);
+    kv_set_text(table, row, "policy", r->name);
+    if (r->policy.law->room)
+        kv_set_whole(table, row, "chunk_tokens", r->policy.when.chunk);
+    fill_memory(t, r, table, row, a);
+    fill_times(table, row, "ttft", &r->ttft, a);
+    fill_times(table, row, "tpot", &r->tpot, a);
+    fill_times(table, row, "itl", r->gaps, a);
+    fill_times(table, row, "e2e", &r->e2e, a);
+    fill_times(table, row, "queue", &r->queue, a);
+    fill_rates(t, r, table, row);
+    kv_set_whole(table, row, "preemptions", r->sums.preemptions);
+    kv_set_whole(table, row, "recomputed_tokens", r->sums.recomputed_tokens);
+    kv_set_whole(table, row, "cached_tokens", r->sums.cached_tokens);
+    kv_set_whole(table, row, "steps", r->sums.steps);
+    kv_set_real(table, row, "span_s", r->span_s);
+    kv_set_real(table, row, "busy_s", r->sums.busy_s);
+    kv_set_real(table, row, "prefill_s", r->sums.part_s[KV_TIME_PREFILL] - r->sums.recompute_s);
+    kv_set_real(table, row, "decode_s", r->sums.part_s[KV_TIME_DECODE]);
+    kv_set_real(table, row, "eviction_s", r->sums.part_s[KV_TIME_EVICT]);
+    kv_set_real(table, row, "recompute_s", r->sums.recompute_s);
+    kv_set_real(table, row, "offload_s", r->sums.part_s[KV_TIME_OFFLOAD]);
+    if (r->span_s > 0)
+        kv_set_real(table, row, "waiting_mean", r->sums.waited_s / r->span_s);
+    kv_set_text(table, row, "limit", limit_of(r));
+    kv_set_text(table, row, "verdict", kv_verdict_names[r->verdict]);
+    kv_set_real(table, row, "outside_tables", r->outside);
+    kv_set_text(table, row, "quality", "unknown");
+    kv_set_whole(table, row, "complete", r->complete);
+    kv_set_text(table, row, "note",
+                r->policy.kind->reads && r->policy.kind->reads->trained ? r->policy.kind->reads->trained
+                                                                        : r->policy.note);
+}
+
+void kv_traffic_table(const struct kv_traffic *t, struct kv_table *table, struct kv_arena *a)
+{
+    kv_table_open(table, columns, sizeof columns / sizeof *columns, a);
+    for (int i = 0; i < t->n_rows; i++)
+        fill_row(t, &t->row[i], table, a);
+}
+
+bool kv_traffic_meets(const struct kv_traffic *t, const struct kv_served *r)
+{
+    if (r->refused || r->unfinished || !r->counted)
+        return false;
+    return !promises(t->settings) || (double)r->good >= t->settings->slo.attainment * (double)r->counted;
+}
+
+bool kv_traffic_answer(const struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++)
+        if (kv_traffic_meets(t, &t->row[i]) && t->row[i].verdict != KV_OVERLOADED)
+            return true;
+    return false;
+}
+
+/* ---- the reading ---- */
+
+static const char *bytes_text(struct kv_arena *a, double bytes)
+{
+    char text[KV_NUMBER_TEXT];
+    return kv_copy_text(a, kv_print_bytes(text, llrint(bytes)));
+}
+
+static const char *count_text(struct kv_arena *a, int64_t count)
+{
+    char text[KV_NUMBER_TEXT];
+    return kv_copy_text(a, kv_print_count(text, count));
+}
+
+static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
+{
+    const struct kv_served *r = &t->row[0];
+    double rate = r->span_s > 0 ? (double)r->arrived / r->span_s : 0;
+    printf("Traffic: %s requests (%.3g /s), prompts of %s tokens and outputs of %s on average; %s replica%s\n",
+           count_text(a, r->arrived), rate, count_text(a, r->counted ? r->prompt_tokens / r->counted : 0),
+           count_text(a, r->counted ? r->output_tokens / r->counted : 0), count_text(a, r->replicas),
+           r->replicas == 1 ? "" : "s");
+    printf("Time: %s\n\n", kv_timing_stamp(t->timing[0]));
+}
+
+static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
+{
+    enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
+    const struct kv_served *r = &t->row[0];
+    double peak = (double)r->sums.peak_pages[own] / (double)r->pages;
+    if (r->sums.limit_s[KV_LIMIT_PAGES] > 0 || r->sums.preemptions)
+        printf("  %s: the KV pool holds requests back for %.3g s, with %s preemptions; less memory per request is "
+               "worth time here.\n",
+               r->name, r->sums.limit_s[KV_LIMIT_PAGES], count_text(a, r->sums.preemptions));
+    else
+        printf("  %s: KV peaks at %s, %.3g %% of the pool: memory is not the limit of this traffic%s.\n", r->name,
+               bytes_text(a, (double)r->sums.peak_pages[own] * (double)r->page_bytes[own]), 100 * peak,
+               r->verdict == KV_STABLE ? "" : kv_format(a, "; %s is", limit_of(r)));
+}
+
+static void say_layout(const struct kv_traffic *t, struct kv_arena *a)
+{
+    enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
+    for (int i = 0; i < t->n_rows; i++) {
+        const struct kv_served *r = &t->row[i];
+        double here = (double)r->sums.peak_pages[own] * (double)r->page_bytes[own],
+               per_head = (double)r->sums.peak_pages[KV_PER_HEAD] * (double)r->page_bytes[KV_PER_HEAD];
+        if (r->policy.law->room && own != KV_PER_HEAD && per_head < 0.97 * here)
+            printf("  %s: no known engine build frees what this evicts under '%s' page tables: %s at the peak, %s with "
+                   "one "
+                   "per head.\n",
+                   r->name, kv_layout_names[own], bytes_text(a, here), bytes_text(a, per_head));
+    }
+}
+
+static void say_flags(const struct kv_traffic *t)
+{
+    const struct kv_settings *s = t->settings;
+    if (s->engine.scheduler != KV_SCHEDULER_VLLM)
+        return;
+    const struct kv_served *r = &t->row[0];
+    printf("  What vLLM runs of this: vllm serve MODEL --max-num-seqs %lld --block-size %lld%s%s\n",
+           (long long)s->engine.max_num_seqs, (long long)s->engine.block_size,
+           s->engine.max_num_batched_tokens == KV_UNSET
+               ? ""
+               : kv_format(t->arena[0], " --max-num-batched-tokens %lld", (long long)s->engine.max_num_batched_tokens),
+           r->prefix_caching ? " --enable-prefix-caching" : " --no-enable-prefix-caching");
+}
+
+static void say_refused(const struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++) {
+        const struct kv_served *r = &t->row[i];
+        if (r->refused)
+            printf("  %s: %lld request%s refused; %s%s.\n", r->name, (long long)r->refused,
+                   r->refused == 1 ? " was" : "s were", r->refused_first, r->refused > 1 ? ", the first of them" : "");
+        if (r->unfinished)
+            printf("  %s: %lld requests were not finished: %s.\n", r->name, (long long)r->unfinished,
+                   t->complete ? "the horizon came first" : "the run was cut short");
+        if (r->outside > 1)
+            printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->outside);
+    }
+}
+
+void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
+{
+    struct kv_table table;
+    const struct kv_served *r = &t->row[0];
+    kv_print_model(&t->model, t->asked[0].dtype);
+    kv_pool_print(&r->pool, t->settings, &t->model);
+    print_traffic(t, a);
+    kv_traffic_table(t, &table, a);
+    kv_table_print(&table, stdout);
+    printf("\nReading\n");
+    say_memory(t, a);
+    say_layout(t, a);
+    say_refused(t);
+    say_flags(t);
+    printf("  quality: unknown for every policy: no task scores were given.\n");
+    if (!t->complete)
+        printf("  These results are incomplete.\n");
+}
