@@ -469,9 +469,10 @@ static bool check(struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e)
 {
-    struct kv_ini ini;
+    struct kv_ini ini = {.path = "--set"};
     *s = (struct kv_settings){.path = path};
-    kv_ini_read(path, &ini, a, e);
+    if (path)
+        kv_ini_read(path, &ini, a, e);
     if (e->status == KV_DATA)
         return false;
     s->path = ini.path;

@@ -106,7 +106,7 @@ struct kv_section {
 extern const struct kv_section kv_sections[];
 extern const int kv_n_sections;
 
-/* Reads CONFIG and the `--set` assignments over it; hardware keys that the config leaves out come from the device's
+/* Reads CONFIG (NULL: none) and the `--set` assignments over it; hardware keys that the config leaves out come from the device's
  * preset. KV_USAGE with every mistake, `file:line` each. */
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e);

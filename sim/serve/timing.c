@@ -108,7 +108,7 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
     if (s->timing.model == KV_TIMING_ROOFLINE)
         return kv_timing_open_roofline(t, m, e);
     if (s->timing.model == KV_TIMING_FITTED)
-        return kv_fail(e, KV_USAGE, "%s model = fitted is not there yet", kv_timing_where(t));
+        return kv_timing_open_fitted(t, m, s->timing.profile, e);
     return open_table(t, m, e);
 }
 

@@ -54,6 +54,7 @@ bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, stru
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_passes(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e);
+bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e);
 bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 
 #endif
