@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* The serving engine against a slow one that shares none of its code (slow_serve.h), on random scenarios: every
+ * request's times and counts, every step, every sum. Then what must hold whatever the scheduler does: tokens in are
+ * tokens out, pages taken are given back, and the time-integral of pages is the sum over the requests that held them.
+ *
+ * KV_CASES=N tries more or fewer, KV_SEED=N that one alone. */
+#include "tests/laws/serve_case.h"
+
+enum { CASES = 1500 };
+
+/* ---- the fast one ---- */
+
+struct fast_request {
+    struct kv_job job;
+    double arrived_s;
+    bool added, refused;
+};
+
+struct fast_run {
+    const struct serve_case *c;
+    struct fast_request request[SLOW_REQUESTS];
+    struct kv_quantiles gaps;
+    int64_t refused, told_finished, told_preempted;
+    struct kv_engine *engine;
+};
+
+static void hear(void *context, enum kv_engine_event what, struct kv_job *job, int64_t tokens, int64_t computed)
+{
+    struct fast_run *f = context;
+    (void)tokens;
+    (void)computed;
+    f->told_finished += what == KV_FINISHED;
+    f->told_preempted += what == KV_PREEMPTED;
+    f->refused += what == KV_REFUSED;
+    if (what == KV_REFUSED)
+        ((struct fast_request *)job)->refused = true;
+}
+
+static struct fast_request *next_to_add(struct fast_run *f)
+{
+    struct fast_request *first = NULL;
+    for (int64_t i = 0; i < f->c->n; i++) {
+        struct fast_request *q = &f->request[i];
+        int64_t after = f->c->request[i].after;
+        if (after >= 0)
+            q->arrived_s = f->request[after].job.finish_s + f->c->request[i].arrival_s;
+        if (!q->added && !isnan(q->arrived_s) && (!first || q->arrived_s < first->arrived_s))
+            first = q;
+    }
+    return first;
+}
+
+static void run_fast(struct fast_run *f, struct serve_case *c, struct kv_err *e)
+{
+    struct kv_engine_watch watch = {.context = f, .details = c->number % 2, .gaps = &f->gaps, .tell = hear};
+    f->c = c;
+    for (int64_t i = 0; i < c->n; i++) {
+        f->request[i].arrived_s = c->request[i].after < 0 ? c->request[i].arrival_s : NAN;
+        f->request[i].job = (struct kv_job){.is = c->request[i].is, .session = c->request[i].session, .finish_s = NAN};
+    }
+    f->engine = kv_engine_open(&c->rules, &c->holder, &c->timing[0], &watch, c->subject.arena, e);
+    if (!f->engine)
+        return;
+    for (;;) {
+        struct fast_request *q = next_to_add(f);
+        double clock = kv_engine_clock(f->engine);
+        if (q && q->arrived_s <= clock) {
+            q->added = true;
+            q->job.arrival_s = q->arrived_s;
+            kv_engine_add(f->engine, &q->job);
+        } else if (!q && isinf(clock))
+            break;
+        else if (!kv_engine_run(f->engine, q ? q->arrived_s : INFINITY, e))
+            break;
+    }
+}
+
+/* ---- comparing ---- */
+
+struct comparison {
+    char text[400];
+};
+
+static void same(struct comparison *d, const char *name, double fast, double slow)
+{
+    bool equal = fast == slow || (isnan(fast) && isnan(slow)) ||
+                 fabs(fast - slow) <= 1e-9 * (1 + fabs(slow)); /* exact for counts of this size */
+    if (!equal && !*d->text)
+        snprintf(d->text, sizeof d->text, "%s: %.17g, expected %.17g", name, fast, slow);
+}
+
+static void same_steps(struct serve_case *c, struct comparison *d)
+{
+    const struct step_log *fast = &c->log[0], *slow = &c->log[1];
+    int64_t i = 0, n = smaller(fast->n, slow->n);
+    while (i < n && !strcmp(fast->line[i], slow->line[i]))
+        i++;
+    if (*d->text || (i == fast->n && i == slow->n) || (c->log[0].linear && i == n))
+        return;
+    const char *text = kv_format(c->subject.arena, "step %lld differs; fast, then slow:", (long long)i);
+    for (int64_t j = i > 4 ? i - 4 : 0; j <= i; j++)
+        text = kv_format(c->subject.arena, "%s\n  %lld: %s\n  %lld: %s", text, (long long)j,
+                         j < fast->n ? fast->line[j] : "none", (long long)j, j < slow->n ? slow->line[j] : "none");
+    fail_msg("%s\n%s", text, case_text(c));
+}
+
+static void same_request(struct comparison *d, struct kv_arena *a, int64_t i, const struct fast_request *f,
+                         const struct slow_request *s)
+{
+    struct comparison inner = {""};
+    const struct kv_job *job = &f->job;
+    same(&inner, "refused", f->refused, s->state == SLOW_REFUSED);
+    if (f->added && !f->refused && !*inner.text) {
+        same(&inner, "scheduled_s", job->scheduled_s, s->scheduled_s);
+        same(&inner, "first_token_s", job->first_token_s, s->first_token_s);
+        same(&inner, "last_token_s", job->last_token_s, s->last_token_s);
+        same(&inner, "finish_s", job->finish_s, s->finish_s);
+        same(&inner, "preemptions", (double)job->preemptions, (double)s->preemptions);
+        same(&inner, "cached_tokens", (double)job->cached_tokens, (double)s->cached_tokens);
+        same(&inner, "peak_pages", (double)job->peak_pages, (double)s->peak_pages);
+    }
+    if (*inner.text && !*d->text)
+        snprintf(d->text, sizeof d->text, "request %lld: %s", (long long)i, inner.text);
+    (void)a;
+}
+
+static void same_sums(struct comparison *d, const struct kv_engine_sums *f, const struct kv_engine_sums *s,
+                      enum kv_layout layout)
+{
+    same(d, "steps", (double)f->steps, (double)s->steps);
+    same(d, "busy_s", f->busy_s, s->busy_s);
+    same(d, "preemptions", (double)f->preemptions, (double)s->preemptions);
+    same(d, "cached_tokens", (double)f->cached_tokens, (double)s->cached_tokens);
+    same(d, "output_tokens", (double)f->output_tokens, (double)s->output_tokens);
+    same(d, "peak_pages", (double)f->peak_pages[layout], (double)s->peak_pages[layout]);
+    same(d, "page_area", f->page_area[layout], s->page_area[layout]);
+    for (int i = 0; i < KV_LAYOUTS; i++) {
+        same(d, kv_layout_names[i], (double)f->peak_pages[i], (double)s->peak_pages[i]);
+        same(d, kv_layout_names[i], f->page_area[i], s->page_area[i]);
+    }
+}
+
+static void check_case(struct serve_case *c)
+{
+    struct fast_run *f = calloc(1, sizeof *f);
+    struct slow_engine s;
+    struct comparison d = {""};
+    run_fast(f, c, &c->e);
+    slow_open(&s, &c->rules, &c->holder, &c->timing[1], c->request, c->n, c->subject.arena);
+    slow_run(&s);
+    if (s.wrong)
+        fail_msg("the slow one: %s\n%s", s.wrong, case_text(c));
+    same_steps(c, &d);
+    if (*c->e.text)
+        fail_msg("%s\n%s", c->e.text, case_text(c));
+    for (int64_t i = 0; i < c->n; i++)
+        same_request(&d, c->subject.arena, i, &f->request[i], &c->request[i]);
+    const struct kv_engine_sums *sums = kv_engine_sums(f->engine);
+    same_sums(&d, sums, &s.sums, c->rules.layout);
+    same(&d, "refused", (double)f->refused, (double)s.refused);
+    same(&d, "gaps", (double)f->gaps.n, (double)s.gaps);
+    same(&d, "sum of gaps", f->gaps.sum, s.gap_sum);
+    same(&d, "longest gap", f->gaps.most, s.gap_most);
+    if (*d.text)
+        fail_msg("%s\n%s", d.text, case_text(c));
+    kv_engine_close(f->engine);
+    free(f);
+}
+
+static void test_against_slow(void **state)
+{
+    const char *cases = getenv("KV_CASES"), *seed = getenv("KV_SEED");
+    uint64_t first = seed ? strtoull(seed, NULL, 10) : 0, n = seed ? 1 : cases ? strtoull(cases, NULL, 10) : CASES;
+    struct serve_case *c = calloc(1, sizeof *c);
+    for (uint64_t i = first; i < first + n; i++) {
+        case_make(c, *state, i);
+        check_case(c);
+        done(&c->subject);
+    }
+    free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_against_slow, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
