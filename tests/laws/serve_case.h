@@ -113,7 +113,7 @@ static void roll_rules(struct serve_case *c, struct dice *r)
     rules->layout = one_in(r, 2) ? KV_SHARED : (enum kv_layout)roll(r, 0, KV_LAYOUTS - 1);
     rules->max_num_seqs = roll(r, 1, 8);
     rules->max_num_batched_tokens = rules->max_num_seqs + c->subject.policy.when.patch + roll_size(r, 0, 300);
-    rules->max_model_len = one_in(r, 8) ? roll(r, 20, CASE_PROMPT) : 4 * (CASE_PROMPT + CASE_OUTPUT);
+    rules->max_model_len = 4 * (CASE_PROMPT + CASE_OUTPUT); /* whoever adds requests keeps to it */
     if (rules->scheduler == KV_SCHEDULER_VLLM) {
         rules->prefix_caching = one_in(r, 2);
         rules->async_scheduling = one_in(r, 3);
@@ -216,17 +216,17 @@ static void case_make(struct serve_case *c, const struct bench *b, uint64_t numb
 static const char *case_text(const struct serve_case *c)
 {
     const struct kv_engine_rules *r = &c->rules;
-    return kv_format(
-        c->subject.arena,
-        "case %llu: %s, %s%s%s%s%s, layout %s, scope %s, %lld pages of %lld, max_num_seqs %lld, "
-        "max_num_batched_tokens %lld, max_model_len %lld, watermark %lld, %lld graph sizes, %lld requests\n%s",
-        (unsigned long long)c->number, c->holder.plain ? "plain" : "evicting",
-        r->scheduler == KV_SCHEDULER_SARATHI ? "sarathi" : "vllm", r->prefix_caching ? ", prefix caching" : "",
-        r->async_scheduling ? ", async" : "", r->reserve_prompt ? ", reserve_prompt" : "",
-        r->restart_bug ? ", restart_bug" : "", kv_layout_names[r->layout], kv_scope_names[c->holder.scope],
-        (long long)r->pages, (long long)c->holder.page, (long long)r->max_num_seqs,
-        (long long)r->max_num_batched_tokens, (long long)r->max_model_len, (long long)r->watermark,
-        (long long)r->n_graph_sizes, (long long)c->n, draw_text(&c->subject.draw, c->subject.arena));
+    return kv_format(c->subject.arena,
+                     "case %llu: %s, %s%s%s%s%s, layout %s, scope %s, %lld pages of %lld, max_num_seqs %lld, "
+                     "max_num_batched_tokens %lld, watermark %lld, %lld graph sizes, %lld requests\n%s",
+                     (unsigned long long)c->number, c->holder.plain ? "plain" : "evicting",
+                     r->scheduler == KV_SCHEDULER_SARATHI ? "sarathi" : "vllm",
+                     r->prefix_caching ? ", prefix caching" : "", r->async_scheduling ? ", async" : "",
+                     r->reserve_prompt ? ", reserve_prompt" : "", r->restart_bug ? ", restart_bug" : "",
+                     kv_layout_names[r->layout], kv_scope_names[c->holder.scope], (long long)r->pages,
+                     (long long)c->holder.page, (long long)r->max_num_seqs, (long long)r->max_num_batched_tokens,
+                     (long long)r->watermark, (long long)r->n_graph_sizes, (long long)c->n,
+                     draw_text(&c->subject.draw, c->subject.arena));
 }
 
 #endif

@@ -75,13 +75,12 @@ static bool slow_hold_next(struct slow_hold *h, int64_t limit)
     return true;
 }
 
-/* The most pages of any pass of a request's prefill, or of the whole of it. */
-static int64_t slow_hold_peak(struct slow_hold *h, const struct kv_request *r, int64_t limit, enum kv_layout layout,
-                              bool prefill)
+/* The most pages of any pass of a request's prefill. */
+static int64_t slow_hold_peak(struct slow_hold *h, const struct kv_request *r, int64_t limit, enum kv_layout layout)
 {
     int64_t peak = 0;
     kv_walk_restart(&h->walk, r);
-    while (slow_hold_next(h, limit) && !(prefill && h->run.pass.decode_step >= 0))
+    while (slow_hold_next(h, limit) && h->run.pass.decode_step < 0)
         peak = h->most[layout] > peak ? h->most[layout] : peak;
     kv_walk_restart(&h->walk, r);
     return peak;

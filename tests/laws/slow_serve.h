@@ -85,7 +85,8 @@ struct slow_engine {
     struct kv_engine_sums sums;
     int64_t gaps, refused;
     double gap_sum, gap_most;
-    const char *wrong; /* what never must happen did */
+    struct slow_request *hopeless; /* ran alone and still had too few pages */
+    const char *wrong;             /* what never must happen did */
 };
 
 /* ---- blocks ---- */
@@ -185,13 +186,19 @@ static void slow_remove(struct slow_request **list, int64_t *n, const struct slo
     --*n;
 }
 
+/* Async: the step under way brings its last token. It stays in the running list until then. */
+static bool slow_is_ending(const struct slow_request *r)
+{
+    return r->in_flight > 0 && r->computed + 2 - r->in_flight >= r->is.prompt + r->is.output;
+}
+
 /* Back to the queue's head, everything to be computed again. */
 static void slow_restart(struct slow_engine *s, struct slow_request *r)
 {
     slow_remove(s->running, &s->n_running, r);
     slow_give(s, r, 0);
     r->state = SLOW_WAITING;
-    r->preemptions++;
+    r->preemptions += !slow_is_ending(r);
     s->sums.preemptions++;
     r->was_computed = r->computed > r->was_computed ? r->computed : r->was_computed;
     if (s->rules->scheduler == KV_SCHEDULER_SARATHI) {
@@ -217,9 +224,24 @@ static void slow_begin(struct slow_engine *s, struct slow_request *r, int64_t ca
     s->sums.cached_tokens += cached;
 }
 
+/* Chunks end with a patch, which the rest of a step's tokens may be too few for. */
+static bool slow_too_few(const struct slow_engine *s, int64_t budget)
+{
+    return budget <= s->holder->policy->when.patch;
+}
+
 static struct kv_request slow_as_request(const struct slow_request *r)
 {
     return (struct kv_request){r->target, r->is.prompt + r->is.output - r->target, r->target};
+}
+
+/* Blocks of the whole prefill, at its largest moment. */
+static int64_t slow_whole(struct slow_engine *s, struct slow_request *r)
+{
+    if (s->plain)
+        return slow_ceil(r->target, s->holder->page);
+    struct kv_request asked = slow_as_request(r);
+    return slow_hold_peak(&r->hold, &asked, s->rules->max_num_batched_tokens, s->rules->layout);
 }
 
 /* ---- vLLM ---- */
@@ -244,20 +266,17 @@ static int64_t slow_hits(const struct slow_engine *s, const struct slow_request 
 static bool slow_admit_vllm(struct slow_engine *s, struct slow_step *b, int64_t *budget)
 {
     struct slow_request *r = s->waiting[0];
-    int64_t *hit = r->table, n_hits = slow_hits(s, r, hit), cached = n_hits * s->holder->page, unused = 0, whole;
+    int64_t *hit = r->table, n_hits = slow_hits(s, r, hit), cached = n_hits * s->holder->page, unused = 0;
     r->target = r->known;
-    if (!s->plain) {
-        struct kv_request asked = slow_as_request(r);
-        whole = slow_hold_peak(&r->hold, &asked, s->rules->max_num_batched_tokens, s->rules->layout, true);
-    } else
-        whole = slow_ceil(r->known, s->holder->page);
+    int64_t whole = slow_whole(s, r);
     for (int64_t i = 0; i < n_hits; i++)
         unused += s->pool.block[hit[i]].users == 0;
+    if ((s->rules->reserve_prompt && whole - n_hits + unused > s->pool.n_free) || slow_too_few(s, *budget))
+        return false;
     r->computed = cached;
     struct slow_item it = slow_plan(s, r, *budget);
     r->computed = 0;
-    if ((s->rules->reserve_prompt && whole - n_hits + unused > s->pool.n_free) ||
-        slow_needs(s, &it) - n_hits + unused > s->pool.n_free)
+    if (slow_needs(s, &it) - n_hits + unused > s->pool.n_free)
         return false;
     for (int64_t i = 0; i < n_hits; i++)
         slow_pool_share(&s->pool, hit[i]);
@@ -268,14 +287,18 @@ static bool slow_admit_vllm(struct slow_engine *s, struct slow_step *b, int64_t 
     return true;
 }
 
+static void slow_admissions_vllm(struct slow_engine *s, struct slow_step *b, int64_t budget)
+{
+    while (s->n_waiting > 0 && budget > 0 && s->n_running < s->rules->max_num_seqs && slow_admit_vllm(s, b, &budget))
+        continue;
+}
+
 static void slow_schedule_vllm(struct slow_engine *s, struct slow_step *b)
 {
     int64_t budget = s->rules->max_num_batched_tokens, preempted = s->sums.preemptions;
     for (int64_t i = 0; i < s->n_running && budget > 0; i++) {
         struct slow_request *r = s->running[i];
-        if (r->in_flight > 0 && r->computed + 2 - r->in_flight >= r->is.prompt + r->is.output)
-            continue; /* the step under way is its last */
-        if (r->known + r->in_flight - r->computed <= 0)
+        if (slow_is_ending(r))
             continue;
         struct slow_item it = slow_plan(s, r, budget);
         while (!slow_fits(s, &it) && r->state == SLOW_RUNNING)
@@ -285,15 +308,8 @@ static void slow_schedule_vllm(struct slow_engine *s, struct slow_step *b)
         slow_add(s, b, &it);
         budget -= it.n_tokens;
     }
-    while (s->sums.preemptions == preempted && s->n_waiting > 0 && budget > 0 &&
-           s->n_running < s->rules->max_num_seqs && slow_admit_vllm(s, b, &budget))
-        continue;
-    for (int64_t i = 0; i < b->n; i++) {
-        struct slow_request *r = b->item[i].r;
-        r->computed += b->item[i].n_new;
-        if (b->item[i].yields)
-            r->in_flight++;
-    }
+    if (s->sums.preemptions == preempted)
+        slow_admissions_vllm(s, b, budget);
 }
 
 /* ---- Sarathi ---- */
@@ -326,18 +342,15 @@ static void slow_sarathi_decodes(struct slow_engine *s, struct slow_step *b, str
     }
 }
 
-static int64_t slow_sarathi_whole(struct slow_engine *s, struct slow_request *r)
+static bool slow_spares(const struct slow_engine *s, int64_t blocks)
 {
-    if (s->plain)
-        return slow_ceil(r->target, s->holder->page);
-    struct kv_request asked = slow_as_request(r);
-    return slow_hold_peak(&r->hold, &asked, s->rules->max_num_batched_tokens, s->rules->layout, true);
+    return blocks <= s->pool.n_free && slow_free_pages(s) - blocks * s->unit[s->rules->layout] >= s->rules->watermark;
 }
 
 static void slow_schedule_sarathi(struct slow_engine *s, struct slow_step *b)
 {
     struct slow_request *aside[SLOW_REQUESTS], *left[SLOW_REQUESTS];
-    int64_t n_aside = 0, n_left = 0, tokens = 0, chunk = s->rules->max_num_batched_tokens, layout = s->rules->layout;
+    int64_t n_aside = 0, n_left = 0, tokens = 0, chunk = s->rules->max_num_batched_tokens;
     slow_sarathi_decodes(s, b, aside, &n_aside, &tokens);
     for (int64_t i = 0; i < n_aside; i++) {
         if (chunk - tokens <= 0) {
@@ -362,8 +375,8 @@ static void slow_schedule_sarathi(struct slow_engine *s, struct slow_step *b)
     }
     while (s->n_waiting > 0 && s->n_running + b->n < s->rules->max_num_seqs && chunk - tokens > 0) {
         struct slow_request *r = s->waiting[0];
-        int64_t whole = slow_sarathi_whole(s, r);
-        if (whole > s->pool.n_free || slow_free_pages(s) - whole * s->unit[layout] < s->rules->watermark)
+        int64_t whole = slow_whole(s, r);
+        if (!slow_spares(s, whole))
             break;
         slow_begin(s, r, 0);
         s->n_running--; /* it is in the step, and in the list again when that has ended */
@@ -372,8 +385,58 @@ static void slow_schedule_sarathi(struct slow_engine *s, struct slow_step *b)
         slow_add(s, b, &it);
         tokens += it.n_tokens;
     }
-    for (int64_t i = 0; i < b->n; i++)
-        b->item[i].r->computed += b->item[i].n_new;
+}
+
+/* ---- policies that evict ---- */
+
+/* Neither scheduler knows them, and our own rules are: decodes come first, then prompts being filled, each in order of
+ * admission, for chunks leave part of a step's tokens over; whoever lacks pages preempts the newest, and those that
+ * were in the step are so no more; the whole prompt at its largest must fit at admission, but is not taken. */
+static void slow_make_room(struct slow_engine *s, struct slow_step *b, const struct slow_item *it, int64_t wanted,
+                           int64_t *budget)
+{
+    while (it->r->state == SLOW_RUNNING && s->pool.n_free < wanted) {
+        struct slow_request *victim = s->running[s->n_running - 1];
+        for (int64_t i = 0; i < b->n; i++)
+            if (b->item[i].r == victim) {
+                *budget += b->item[i].n_tokens;
+                memmove(b->item + i, b->item + i + 1, sizeof *b->item * (size_t)(--b->n - i));
+            }
+        slow_restart(s, victim);
+    }
+}
+
+static void slow_schedule_evicting(struct slow_engine *s, struct slow_step *b)
+{
+    bool sarathi = s->rules->scheduler == KV_SCHEDULER_SARATHI;
+    int64_t budget = s->rules->max_num_batched_tokens, preempted = s->sums.preemptions,
+            tables = s->holder->table[s->rules->layout]->tables;
+    for (int filling = 0; filling < 2; filling++)
+        for (int64_t i = 0; i < s->n_running && budget > 0; i++) {
+            struct slow_request *r = s->running[i];
+            if (slow_is_ending(r) || (r->computed < r->target) != filling)
+                continue;
+            if (filling && slow_too_few(s, budget))
+                break;
+            struct slow_item it = slow_plan(s, r, budget);
+            int64_t wanted = slow_needs(s, &it) - r->n_table;
+            slow_make_room(s, b, &it, sarathi && !filling && wanted < tables ? tables : wanted, &budget);
+            if (r->state != SLOW_RUNNING)
+                break;
+            slow_add(s, b, &it);
+            budget -= it.n_tokens;
+        }
+    if (!sarathi && s->sums.preemptions == preempted)
+        slow_admissions_vllm(s, b, budget);
+    while (sarathi && s->n_waiting > 0 && s->n_running < s->rules->max_num_seqs && !slow_too_few(s, budget)) {
+        struct slow_request *r = s->waiting[0];
+        if (!slow_spares(s, slow_whole(s, r)))
+            break;
+        struct slow_item it = slow_plan(s, r, budget);
+        slow_begin(s, r, 0);
+        slow_add(s, b, &it);
+        budget -= it.n_tokens;
+    }
 }
 
 /* ---- a step ---- */
@@ -402,12 +465,22 @@ static void slow_note_held(struct slow_engine *s, struct slow_step *b)
 
 static void slow_schedule(struct slow_engine *s, struct slow_step *b)
 {
+    int64_t preempted = s->sums.preemptions;
     b->n = b->n_held = 0;
-    if (s->rules->scheduler == KV_SCHEDULER_VLLM)
+    if (!s->plain)
+        slow_schedule_evicting(s, b);
+    else if (s->rules->scheduler == KV_SCHEDULER_VLLM)
         slow_schedule_vllm(s, b);
     else
         slow_schedule_sarathi(s, b);
+    for (int64_t i = 0; i < b->n; i++) {
+        struct slow_request *r = b->item[i].r;
+        r->computed += b->item[i].n_new;
+        if (b->item[i].yields)
+            r->in_flight++;
+    }
     slow_note_held(s, b);
+    s->hopeless = b->n == 0 && s->n_running == 0 && s->sums.preemptions > preempted ? s->waiting[0] : NULL;
 }
 
 /* What all of them hold together while the step runs, a block of several users once. */
@@ -492,40 +565,37 @@ static void slow_end(struct slow_engine *s, struct slow_request *r, double now)
             s->request[i].arrived_s = now + s->request[i].arrival_s;
 }
 
-/* The step's results arrive. `next`: what is scheduled already, or NULL. */
-static void slow_update(struct slow_engine *s, const struct slow_step *b, struct slow_step *next)
+/* Pages that the pass's eviction gives back; how many they are is known from lengths, so that with async scheduling
+ * they are there for the step after already. */
+static void slow_evict(struct slow_engine *s, const struct slow_item *it)
+{
+    memcpy(it->r->held, it->after, sizeof it->r->held);
+    slow_give(s, it->r, it->after[s->rules->layout]);
+}
+
+/* The step's results arrive. */
+static void slow_update(struct slow_engine *s, const struct slow_step *b)
 {
     for (int64_t i = 0; i < b->n; i++) {
         const struct slow_item *it = &b->item[i];
         struct slow_request *r = it->r;
         bool runs = r->state == SLOW_RUNNING;
-        if (runs && !s->plain) {
-            int64_t left = it->after[s->rules->layout];
-            memcpy(r->held, it->after, sizeof r->held);
-            for (int64_t j = 0; next && j < next->n; j++)
-                if (next->item[j].r == r && left < slow_needs(s, &next->item[j]))
-                    left = slow_needs(s, &next->item[j]);
-            if (s->rules->scheduler == KV_SCHEDULER_VLLM || r->computed >= r->target)
-                slow_give(s, r, left);
-        }
+        if (runs && !s->plain && !s->rules->async_scheduling)
+            slow_evict(s, it);
         if (it->yields) {
             slow_token(s, r, s->now);
-            if (s->rules->scheduler == KV_SCHEDULER_VLLM)
-                r->in_flight--;
+            r->in_flight--;
             if (runs && s->rules->async_scheduling)
                 slow_name_blocks(s, r, r->computed - r->in_flight);
         }
         if (r->known == r->is.prompt + r->is.output) {
             slow_end(s, r, s->now);
-            for (int64_t j = 0; next && j < next->n_held; j++)
-                if (next->held[j].r == r)
-                    next->held[j--] = next->held[--next->n_held];
-        } else if (s->rules->scheduler == KV_SCHEDULER_SARATHI)
+        } else if (s->plain && s->rules->scheduler == KV_SCHEDULER_SARATHI)
             s->running[s->n_running++] = r;
     }
 }
 
-static bool slow_run_step(struct slow_engine *s, const struct slow_step *b, struct slow_step *next)
+static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
 {
     double seconds;
     if (!slow_time(s, b, &seconds))
@@ -537,21 +607,11 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b, stru
     s->sums.busy_s += seconds;
     slow_count_pages(s, b, seconds);
     s->now += seconds;
-    slow_update(s, b, next);
+    slow_update(s, b);
     return true;
 }
 
 /* ---- arrivals ---- */
-
-static bool slow_refuses(struct slow_engine *s, struct slow_request *r)
-{
-    if (r->is.prompt + r->is.output > s->rules->max_model_len)
-        return true;
-    if (s->plain)
-        return slow_ceil(r->is.prompt + r->is.output - 1, s->holder->page) > s->pool.n;
-    struct kv_request asked = {r->is.prompt, r->is.output, r->is.prompt};
-    return slow_hold_peak(&r->hold, &asked, s->rules->max_num_batched_tokens, s->rules->layout, false) > s->pool.n;
-}
 
 /* The one of those not there yet that comes first. */
 static struct slow_request *slow_next_arrival(struct slow_engine *s)
@@ -569,10 +629,8 @@ static void slow_arrivals(struct slow_engine *s)
 {
     struct slow_request *r;
     while ((r = slow_next_arrival(s)) && r->arrived_s <= s->now) {
-        r->state = slow_refuses(s, r) ? SLOW_REFUSED : SLOW_WAITING;
-        s->refused += r->state == SLOW_REFUSED;
-        if (r->state == SLOW_WAITING)
-            s->waiting[s->n_waiting++] = r;
+        r->state = SLOW_WAITING;
+        s->waiting[s->n_waiting++] = r;
     }
 }
 
@@ -613,25 +671,44 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
     }
 }
 
+/* Nothing runs and the head of the queue cannot begin: it never can. */
+static bool slow_refuse(struct slow_engine *s)
+{
+    if (s->n_running > 0 || s->n_waiting == 0)
+        return false;
+    s->waiting[0]->state = SLOW_REFUSED;
+    slow_remove(s->waiting, &s->n_waiting, s->waiting[0]);
+    s->hopeless = NULL;
+    s->refused++;
+    return true;
+}
+
 /* False: it stands still though requests wait, or what must never happen did. */
 static bool slow_run(struct slow_engine *s)
 {
     struct slow_step *b = KV_NEW(s->arena, struct slow_step), *next = KV_NEW(s->arena, struct slow_step);
     while (!s->wrong) {
         slow_arrivals(s);
-        if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
+        bool hopeless = s->hopeless && s->n_waiting > 0 && s->hopeless == s->waiting[0];
+        if (b->n == 0 && !hopeless) /* nothing is under way, or nothing could be scheduled then */
             slow_schedule(s, b);
         if (b->n == 0) {
             struct slow_request *r = slow_next_arrival(s);
+            if (slow_refuse(s))
+                continue;
             if (!r)
                 break;
             s->now = r->arrived_s;
             continue;
         }
         next->n = 0;
-        if (s->rules->async_scheduling)
+        if (s->rules->async_scheduling) {
+            for (int64_t i = 0; i < b->n && !s->plain; i++)
+                if (b->item[i].r->state == SLOW_RUNNING)
+                    slow_evict(s, &b->item[i]);
             slow_schedule(s, next);
-        if (!slow_run_step(s, b, s->rules->async_scheduling ? next : NULL))
+        }
+        if (!slow_run_step(s, b))
             return false;
         struct slow_step *swap = b;
         b = next;
