@@ -108,10 +108,12 @@ static void preempt(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
     struct kv_job *job = s->job;
-    if (s->decoding)
+    if (s->decoding) {
         kv_slot_stop(e, number);
-    else
+        job->last_token_s = e->clock; /* decodes are a token further with every step */
+    } else {
         e->prefill_held -= s->held;
+    }
     int64_t done = job->generated - job->generated_before;
     e->tokens_left += s->seen;
     job->recompute = most(job->recompute, s->seen);
