@@ -571,6 +571,7 @@ static bool schedule(struct kv_engine *e, double cutoff)
     bool preempted = schedule_decodes(e);
     preempted |= schedule_prefills(e);
     enum admission last = ADMITTED;
+    preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);
     if (e->blocks)
