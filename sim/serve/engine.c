@@ -574,8 +574,8 @@ static bool schedule(struct kv_engine *e, double cutoff)
     preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);
-    if (e->blocks)
-        e->full = false; /* what is cached may change */
+    if (!e->holder->plain || e->blocks)
+        e->full = false; /* evictions give pages back, and what is cached may change */
     e->now.chunk = e->chunk;
     return last != NO_MEMORY;
 }
