@@ -104,12 +104,38 @@ double kv_engine_clock(const struct kv_engine *e)
 
 /* ---- preemption: what was computed is dropped, and computed again with what was generated ---- */
 
+/* What decodes take in this step and some give back at its end. */
+static void claim(struct kv_engine *e, int64_t sign)
+{
+    const struct kv_decodes *d = &e->decodes;
+    int64_t phase = e->step % e->holder->page;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
+}
+
+/* A decode is not of this step, or no longer so. */
+static void stop_decode(struct kv_engine *e, int32_t number)
+{
+    bool counted = e->decodes_counted;
+    if (counted && !e->blocks)
+        claim(e, -1);
+    kv_slot_stop(e, number);
+    if (!counted)
+        return;
+    if (!e->blocks)
+        claim(e, 1);
+    e->now.decodes--;
+    e->now.sequences--;
+    e->now.tokens--;
+    e->budget++;
+}
+
 static void preempt(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
     struct kv_job *job = s->job;
     if (s->decoding) {
-        kv_slot_stop(e, number);
+        stop_decode(e, number);
         job->last_token_s = e->clock; /* decodes are a token further with every step */
     } else {
         e->prefill_held -= s->held;
@@ -149,14 +175,6 @@ static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *p
 }
 
 /* ---- decodes ---- */
-
-static void claim(struct kv_engine *e, int64_t sign)
-{
-    const struct kv_decodes *d = &e->decodes;
-    int64_t phase = e->step % e->holder->page;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
-}
 
 /* One after another, in order of admission: each takes what it needs, and who needs more than there is preempts the
  * newest. */
@@ -210,6 +228,7 @@ static bool schedule_decodes(struct kv_engine *e)
         claim(e, 1);
     e->now.decodes = e->now.sequences = e->now.tokens = e->decodes.n;
     e->budget -= e->decodes.n;
+    e->decodes_counted = true;
     return preempted;
 }
 
@@ -531,6 +550,7 @@ static void begin_step(struct kv_engine *e)
     e->limit = KV_LIMIT_TOKENS;
     e->now = (struct kv_step){.chunk = e->chunk};
     e->n_ran = 0;
+    e->decodes_counted = false;
     e->recomputed = 0;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] = 0;

@@ -77,6 +77,7 @@ struct kv_engine {
     struct kv_step_chunk *chunk; /* (room,) */
     int32_t *ran;                /* (room,) slots with a prefill pass in it */
     int32_t n_ran;
+    bool decodes_counted;       /* they are in `now`, `claims` and `budget` */
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */
     enum kv_limit limit;        /* of the last admission that failed */
