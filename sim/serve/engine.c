@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -159,14 +160,43 @@ static void preempt(struct kv_engine *e, int32_t number)
     tell(e, KV_PREEMPTED, job, 0, 0);
 }
 
+static void leave(struct kv_engine *e, int32_t number)
+{
+    kv_slot_give_pages(e, e->slot[number]);
+    kv_slot_leave(e, number);
+    e->full = false;
+}
+
+/* All that have ended. */
+static void leave_ended(struct kv_engine *e)
+{
+    for (int32_t i = 0; i < e->n_ending; i++)
+        leave(e, e->ending[i]);
+    e->n_ending = 0;
+}
+
+/* Its last token came while this step was scheduled, so that it counts as preempted, though nothing is lost. */
+static void leave_early(struct kv_engine *e, int32_t number)
+{
+    int32_t i = 0;
+    while (e->ending[i] != number)
+        i++;
+    e->n_ending--;
+    memmove(e->ending + i, e->ending + i + 1, sizeof *e->ending * (size_t)(e->n_ending - i));
+    e->sums.preemptions++;
+    leave(e, number);
+}
+
 /* Pages for a decode or a prefill; the newest sequences give theirs up, in the end it itself. */
 static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *preempted)
 {
     while (kv_engine_free_pages(e) < need) {
         int32_t victim = e->newest;
-        while (e->slot[victim]->ending)
-            victim = e->slot[victim]->older;
         *preempted = true;
+        if (e->slot[victim]->ending) {
+            leave_early(e, victim);
+            continue;
+        }
         preempt(e, victim);
         if (victim == number)
             return false;
@@ -415,13 +445,6 @@ static enum admission admit(struct kv_engine *e, double cutoff)
 
 /* ---- the end of a step ---- */
 
-static void leave(struct kv_engine *e, int32_t number)
-{
-    kv_slot_give_pages(e, e->slot[number]);
-    kv_slot_leave(e, number);
-    e->full = false;
-}
-
 static void finish(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
@@ -636,20 +659,14 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     return true;
 }
 
-/* Nothing can be scheduled: who waits first can never be, or what ended just now is in the way. */
+/* Nothing runs and nothing can be scheduled: who waits first can never be. */
 static void give_up(struct kv_engine *e)
 {
-    if (e->n_ending) {
-        for (int32_t i = 0; i < e->n_ending; i++)
-            leave(e, e->ending[i]);
-        e->n_ending = 0;
-    } else if (!e->n_running && e->first_waiting) {
-        struct kv_job *job = wait_no_more(e);
-        e->full = false;
-        e->ended = true;
-        e->tokens_left -= job->target + job->left - 1;
-        tell(e, KV_REFUSED, job, 0, 0);
-    }
+    struct kv_job *job = wait_no_more(e);
+    e->full = false;
+    e->ended = true;
+    e->tokens_left -= job->target + job->left - 1;
+    tell(e, KV_REFUSED, job, 0, 0);
 }
 
 bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
@@ -657,13 +674,16 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
     e->ended = false;
     while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until) {
         double cutoff = e->rules.async_scheduling && e->n_running ? e->begun : INFINITY;
-        if (!schedule(e, cutoff))
+        bool there = schedule(e, cutoff);
+        if (there && !e->now.tokens && e->n_running) { /* once more, with the results of the step before */
+            leave_ended(e);
+            there = schedule(e, INFINITY);
+        }
+        if (!there)
             return kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
-        if (!e->now.tokens && cutoff < INFINITY && !schedule(e, INFINITY))
-            return kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
-        if (!e->now.tokens)
+        if (!e->now.tokens && !e->n_running && e->first_waiting)
             give_up(e);
-        else if (!take_step(e, err))
+        else if (e->now.tokens && !take_step(e, err))
             return false;
     }
     return true;
