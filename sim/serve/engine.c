@@ -160,6 +160,11 @@ static void preempt(struct kv_engine *e, int32_t number)
     tell(e, KV_PREEMPTED, job, 0, 0);
 }
 
+static void name_last(struct kv_engine *e, const struct kv_slot *s)
+{
+    kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
+}
+
 static void leave(struct kv_engine *e, int32_t number)
 {
     kv_slot_give_pages(e, e->slot[number]);
@@ -167,11 +172,20 @@ static void leave(struct kv_engine *e, int32_t number)
     e->full = false;
 }
 
+/* With async scheduling: its last token is known only now. */
+static void leave_late(struct kv_engine *e, int32_t number)
+{
+    struct kv_slot *s = e->slot[number];
+    if (s->names_last)
+        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], s->last_name);
+    leave(e, number);
+}
+
 /* All that have ended. */
 static void leave_ended(struct kv_engine *e)
 {
     for (int32_t i = 0; i < e->n_ending; i++)
-        leave(e, e->ending[i]);
+        leave_late(e, e->ending[i]);
     e->n_ending = 0;
 }
 
@@ -230,15 +244,19 @@ static bool walk_decodes(struct kv_engine *e)
     return preempted;
 }
 
+/* Full blocks are named as they are scheduled; with async scheduling a step later, for the last of their tokens is not
+ * known before. */
 static void take_blocks(struct kv_engine *e)
 {
     int64_t page = e->holder->page;
-    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer)
+    bool async = e->rules.async_scheduling;
+    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer) {
+        if (async && e->step > e->slot[i]->start)
+            name_last(e, e->slot[i]);
         kv_slot_take_block(e->slot[i], kv_blocks_take(e->blocks));
-    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer) {
-        struct kv_slot *s = e->slot[i];
-        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
     }
+    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0 && !async; i = e->slot[i]->phase_newer)
+        name_last(e, e->slot[i]);
 }
 
 static int64_t decodes_need(const struct kv_engine *e)
@@ -453,6 +471,9 @@ static void finish(struct kv_engine *e, int32_t number)
     e->ended = true;
     if (e->rules.async_scheduling) {
         s->ending = true;
+        s->names_last = e->blocks && s->seen > s->target && s->seen % e->holder->page == 0;
+        s->last_name =
+            s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job is not ours for long */
         e->ending[e->n_ending++] = number;
     } else {
         leave(e, number);
@@ -650,7 +671,7 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     for (int32_t i = 0; i < e->n_ran; i++)
         end_pass(e, e->ran[i]);
     for (int32_t i = 0; i < ending; i++) /* those that ended a step before */
-        leave(e, e->ending[i]);
+        leave_late(e, e->ending[i]);
     for (int32_t i = ending; i < e->n_ending; i++)
         e->ending[i - ending] = e->ending[i];
     e->n_ending -= ending;

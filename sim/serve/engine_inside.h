@@ -23,6 +23,8 @@ struct kv_slot {
     bool reserved;                   /* pages of the whole prefill were taken at its beginning */
     int32_t *block;                  /* with prefix caching: in order of position */
     int64_t n_blocks, room;
+    bool names_last; /* ending: the last one gets this name when it goes */
+    uint64_t last_name;
     int64_t found; /* of them those from the cache */
     int32_t phase_older, phase_newer;
 };
