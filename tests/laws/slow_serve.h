@@ -120,8 +120,6 @@ static void slow_take(struct slow_engine *s, struct slow_request *r, int64_t blo
         slow_pool_take(&s->pool, blocks - r->n_table, r->table + r->n_table);
         r->n_table = blocks;
     }
-    int64_t pages = r->n_table * s->unit[s->rules->layout];
-    r->peak_pages = pages > r->peak_pages ? pages : r->peak_pages;
 }
 
 /* From the end on, so that the last ones are taken first. */
@@ -433,6 +431,8 @@ static void slow_schedule_evicting(struct slow_engine *s, struct slow_step *b)
         if (!slow_spares(s, slow_whole(s, r)))
             break;
         struct slow_item it = slow_plan(s, r, budget);
+        if (!slow_spares(s, slow_needs(s, &it))) /* a piece of a chunk may need more than the whole of it */
+            break;
         slow_begin(s, r, 0);
         slow_add(s, b, &it);
         budget -= it.n_tokens;
@@ -489,6 +489,9 @@ static void slow_count_pages(struct slow_engine *s, const struct slow_step *b, d
     int64_t pages[KV_LAYOUTS] = {0}, blocks = 0;
     memset(s->mark, 0, sizeof *s->mark * (size_t)s->pool.n);
     for (int64_t i = 0; i < b->n_held; i++) {
+        struct slow_request *r = b->held[i].r;
+        int64_t own = b->held[i].n_table * s->unit[s->rules->layout];
+        r->peak_pages = own > r->peak_pages ? own : r->peak_pages;
         for (int layout = 0; layout < KV_LAYOUTS; layout++)
             pages[layout] += b->held[i].pages[layout];
         for (int64_t j = 0; j < b->held[i].n_table; j++)

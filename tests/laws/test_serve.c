@@ -3,7 +3,7 @@
  * request's times and counts, every step, every sum. Then what must hold whatever the scheduler does: tokens in are
  * tokens out, pages taken are given back, and the time-integral of pages is the sum over the requests that held them.
  *
- * KV_CASES=N tries more or fewer, KV_SEED=N that one alone. */
+ * KV_CASES=N tries more or fewer; KV_SEED=N begins with case N, and is that one alone without KV_CASES. */
 #include "tests/laws/serve_case.h"
 
 enum { CASES = 1500 };
@@ -170,7 +170,7 @@ static void check_case(struct serve_case *c)
 static void test_against_slow(void **state)
 {
     const char *cases = getenv("KV_CASES"), *seed = getenv("KV_SEED");
-    uint64_t first = seed ? strtoull(seed, NULL, 10) : 0, n = seed ? 1 : cases ? strtoull(cases, NULL, 10) : CASES;
+    uint64_t first = seed ? strtoull(seed, NULL, 10) : 0, n = cases ? strtoull(cases, NULL, 10) : seed ? 1 : CASES;
     struct serve_case *c = calloc(1, sizeof *c);
     for (uint64_t i = first; i < first + n; i++) {
         case_make(c, *state, i);
