@@ -116,21 +116,6 @@ static int average(struct row *row, int n, bool (*same)(const struct row *, cons
 
 enum { TASK, POLICY, FOOTPRINT, SCORE, NEEDED, SETTING = NEEDED, MARK = NEEDED, THRESHOLD, SOURCE, COLUMNS };
 
-/* Binds the columns a file must have, and those it may have. */
-static bool bind(const struct kv_csv *csv, const char *const *names, int needed, int n, int *column, struct kv_err *e)
-{
-    int errors = e->n;
-    for (int i = 0; i < n; i++) {
-        column[i] = names[i] ? kv_csv_column(csv, names[i]) : -1;
-        if (column[i] >= 0 || i >= needed)
-            continue;
-        const char *near = kv_nearest(names[i], csv->name, csv->n_columns);
-        kv_fail(e, KV_DATA, "%s:1: no column '%s'; %s%s%s", csv->path, names[i],
-                near ? "is it '" : "the header must name it", near ? near : "", near ? "'?" : "");
-    }
-    return e->n == errors;
-}
-
 static const char *read_name(const struct kv_csv *csv, int column, struct kv_arena *a, struct kv_err *e)
 {
     const char *text = csv->cell[column];
@@ -188,7 +173,7 @@ static int read_rows(struct row **row, const struct kv_critical_request *q, stru
     const char *names[] = {"task", "policy", "footprint", "score", q->setting};
     int column[NEEDED + 1], n = 0, room = 0;
     enum kv_next next;
-    if (!bind(csv, names, q->setting ? NEEDED + 1 : NEEDED, NEEDED + 1, column, e))
+    if (!kv_csv_bind(csv, names, q->setting ? NEEDED + 1 : NEEDED, NEEDED + 1, column, e))
         return -1;
     for (int seen = 0; (next = kv_csv_next(csv, e)) != KV_NEXT_END && !too_many(csv, seen, e); seen++) {
         if (next == KV_NEXT_BAD)
@@ -387,7 +372,7 @@ static int read_published(struct kv_critical *c, struct published **out, struct 
     struct published *p = KV_NEW_N(a, struct published, MOST_ROWS);
     int column[COLUMNS], n = 0;
     enum kv_next next;
-    if (!bind(csv, names, SCORE, COLUMNS, column, e))
+    if (!kv_csv_bind(csv, names, SCORE, COLUMNS, column, e))
         return -1;
     for (int seen = 0; (next = kv_csv_next(csv, e)) != KV_NEXT_END && !too_many(csv, seen, e); seen++) {
         if (next == KV_NEXT_BAD || !*csv->cell[column[FOOTPRINT]]) /* not published */

@@ -147,6 +147,20 @@ int kv_csv_column(const struct kv_csv *c, const char *name)
     return -1;
 }
 
+bool kv_csv_bind(const struct kv_csv *csv, const char *const *names, int needed, int n, int *column, struct kv_err *e)
+{
+    int errors = e->n;
+    for (int i = 0; i < n; i++) {
+        column[i] = names[i] ? kv_csv_column(csv, names[i]) : -1;
+        if (column[i] >= 0 || i >= needed)
+            continue;
+        const char *near = kv_nearest(names[i], csv->name, csv->n_columns);
+        kv_fail(e, KV_DATA, "%s:1: no column '%s'; %s%s%s", csv->path, names[i],
+                near ? "is it '" : "the header must name it", near ? near : "", near ? "'?" : "");
+    }
+    return e->n == errors;
+}
+
 enum kv_next kv_csv_next(struct kv_csv *c, struct kv_err *e)
 {
     enum kv_next next;

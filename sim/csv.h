@@ -31,6 +31,10 @@ void kv_csv_close(struct kv_csv *c);
 /* The place of a column, or -1. */
 int kv_csv_column(const struct kv_csv *c, const char *name);
 
+/* The places of `n` columns, the first `needed` of which must be there (the others: -1; NULL: not asked for). KV_DATA,
+ * with the nearest name there is. */
+bool kv_csv_bind(const struct kv_csv *c, const char *const *names, int needed, int n, int *column, struct kv_err *e);
+
 enum kv_next { KV_NEXT_ROW, KV_NEXT_END, KV_NEXT_BAD };
 /* The next row that is not blank; BAD after a message, and the row after it can still be read. */
 enum kv_next kv_csv_next(struct kv_csv *c, struct kv_err *e);

@@ -112,7 +112,10 @@ static const struct kv_field engine_fields[] = {
      .help = "a request is admitted only when its whole prompt fits into free blocks (vLLM's "
              "scheduler_reserve_full_isl)"},
     {FIELD(engine, cudagraph_capture_sizes, KV_T_COUNTS), .min = 1, .max = TOKENS_MAX, .also = "graph_sizes",
-     .help = "a step computes as many tokens as the next of these (vLLM); auto: none"},
+     .help = "a step computes as many tokens as the next of these (vLLM); auto: what vLLM captures for max_num_seqs and "
+             "max_num_batched_tokens"},
+    {FIELD(engine, enforce_eager, KV_T_BOOL), .def = "false",
+     .help = "no graphs: a step computes the tokens it has (vLLM); so under sarathi, always"},
     {FIELD(engine, watermark, KV_T_SHARE), .def = "1 %", .help = "sarathi: blocks that an admission leaves free"},
     {FIELD(engine, restart_bug, KV_T_BOOL), .def = "false",
      .help = "sarathi: a request restarted within its prompt turns the rest of the prompt into output, as Vidur does; "

@@ -52,7 +52,7 @@ struct kv_settings {
         int64_t num_gpu_blocks_override, long_prefill_token_threshold, replicas, tensor_parallel_size;
         struct kv_counts cudagraph_capture_sizes;
         double watermark;
-        bool enable_prefix_caching, async_scheduling, reserve_full_prompt, restart_bug;
+        bool enforce_eager, enable_prefix_caching, async_scheduling, reserve_full_prompt, restart_bug;
     } engine;
     struct {
         int64_t requests, concurrency, shared_prefix; /* requests: KV_UNSET is 1, or all there are of traffic */

@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -160,45 +159,18 @@ static void preempt(struct kv_engine *e, int32_t number)
     tell(e, KV_PREEMPTED, job, 0, 0);
 }
 
-static void name_last(struct kv_engine *e, const struct kv_slot *s)
+/* Its last token is on its way, and only its pages go (vLLM: it finishes from among those who wait). */
+static void drop_ending(struct kv_engine *e, int32_t number)
 {
-    kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
-}
-
-static void leave(struct kv_engine *e, int32_t number)
-{
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->n_ending; i++)
+        if (e->ending[i] != number)
+            e->ending[n++] = e->ending[i];
+    e->n_ending = n;
+    e->sums.preemptions++;
     kv_slot_give_pages(e, e->slot[number]);
     kv_slot_leave(e, number);
     e->full = false;
-}
-
-/* With async scheduling: its last token is known only now. */
-static void leave_late(struct kv_engine *e, int32_t number)
-{
-    struct kv_slot *s = e->slot[number];
-    if (s->names_last)
-        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], s->last_name);
-    leave(e, number);
-}
-
-/* All that have ended. */
-static void leave_ended(struct kv_engine *e)
-{
-    for (int32_t i = 0; i < e->n_ending; i++)
-        leave_late(e, e->ending[i]);
-    e->n_ending = 0;
-}
-
-/* Its last token came while this step was scheduled, so that it counts as preempted, though nothing is lost. */
-static void leave_early(struct kv_engine *e, int32_t number)
-{
-    int32_t i = 0;
-    while (e->ending[i] != number)
-        i++;
-    e->n_ending--;
-    memmove(e->ending + i, e->ending + i + 1, sizeof *e->ending * (size_t)(e->n_ending - i));
-    e->sums.preemptions++;
-    leave(e, number);
 }
 
 /* Pages for a decode or a prefill; the newest sequences give theirs up, in the end it itself. */
@@ -207,11 +179,10 @@ static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *p
     while (kv_engine_free_pages(e) < need) {
         int32_t victim = e->newest;
         *preempted = true;
-        if (e->slot[victim]->ending) {
-            leave_early(e, victim);
-            continue;
-        }
-        preempt(e, victim);
+        if (e->slot[victim]->ending)
+            drop_ending(e, victim);
+        else
+            preempt(e, victim);
         if (victim == number)
             return false;
     }
@@ -244,19 +215,26 @@ static bool walk_decodes(struct kv_engine *e)
     return preempted;
 }
 
-/* Full blocks are named as they are scheduled; with async scheduling a step later, for the last of their tokens is not
- * known before. */
+static void name_last_block(struct kv_engine *e, struct kv_slot *s)
+{
+    kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
+}
+
+/* A block that this step fills has its name at once, or a step later where the last of its tokens is not known yet when
+ * the step is scheduled (vllm/v1/core/sched/async_scheduler.py). */
 static void take_blocks(struct kv_engine *e)
 {
     int64_t page = e->holder->page;
-    bool async = e->rules.async_scheduling;
     for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer) {
-        if (async && e->step > e->slot[i]->start)
-            name_last(e, e->slot[i]);
-        kv_slot_take_block(e->slot[i], kv_blocks_take(e->blocks));
+        struct kv_slot *s = e->slot[i];
+        if (e->rules.async_scheduling && s->seen + e->step - s->start > s->target)
+            name_last_block(e, s);
+        kv_slot_take_block(s, kv_blocks_take(e->blocks));
     }
-    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0 && !async; i = e->slot[i]->phase_newer)
-        name_last(e, e->slot[i]);
+    if (e->rules.async_scheduling)
+        return;
+    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer)
+        name_last_block(e, e->slot[i]);
 }
 
 static int64_t decodes_need(const struct kv_engine *e)
@@ -390,7 +368,8 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
 {
     const struct kv_engine_rules *r = &e->rules;
     struct kv_request request = request_of(s->job);
-    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, free_pages, whole;
+    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages,
+            whole;
     bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
     free_pages = kv_engine_free_pages(e);
     kv_hold_start(&s->hold, &request);
@@ -399,14 +378,17 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
         s->found = s->seen = found * page;
         s->held = (double)s->seen;
         kv_hold_skip(&s->hold, s->seen);
-        whole = ((s->target + page - 1) / page - found + unused) * tables;
-    } else if (e->holder->plain) {
+        there = (found - unused) * tables;
+    }
+    if (e->holder->plain) {
         whole = (s->target + page - 1) / page * tables;
     } else {
         whole = prefill_peak(e, s);
         kv_hold_start(&s->hold, &request);
     }
-    if ((r->reserve_prompt || sarathi) && whole > free_pages - r->watermark)
+    if (whole > r->pages) /* by pieces it would come as far as the pool goes, again and again */
+        return false;
+    if ((r->reserve_prompt || sarathi) && whole - there > free_pages - r->watermark)
         return false;
     if (!next_pass(e, s))
         return false;
@@ -463,6 +445,26 @@ static enum admission admit(struct kv_engine *e, double cutoff)
 
 /* ---- the end of a step ---- */
 
+static void leave(struct kv_engine *e, int32_t number)
+{
+    struct kv_slot *s = e->slot[number];
+    if (s->ending && s->names_last)
+        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], s->last_name);
+    kv_slot_give_pages(e, s);
+    kv_slot_leave(e, number);
+    e->full = false;
+}
+
+/* The first n of those whose last token is out. */
+static void release(struct kv_engine *e, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        leave(e, e->ending[i]);
+    for (int32_t i = n; i < e->n_ending; i++)
+        e->ending[i - n] = e->ending[i];
+    e->n_ending -= n;
+}
+
 static void finish(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
@@ -472,8 +474,7 @@ static void finish(struct kv_engine *e, int32_t number)
     if (e->rules.async_scheduling) {
         s->ending = true;
         s->names_last = e->blocks && s->seen > s->target && s->seen % e->holder->page == 0;
-        s->last_name =
-            s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job is not ours for long */
+        s->last_name = s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job goes before them */
         e->ending[e->n_ending++] = number;
     } else {
         leave(e, number);
@@ -632,14 +633,14 @@ static int64_t padded(const struct kv_engine *e, int64_t tokens)
 static bool schedule(struct kv_engine *e, double cutoff)
 {
     begin_step(e);
+    if (e->blocks || !e->holder->plain)
+        e->full = false; /* what is cached may have changed, and evictions give pages back */
     bool preempted = schedule_decodes(e);
     preempted |= schedule_prefills(e);
     enum admission last = ADMITTED;
     preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);
-    if (!e->holder->plain || e->blocks)
-        e->full = false; /* evictions give pages back, and what is cached may change */
     e->now.chunk = e->chunk;
     return last != NO_MEMORY;
 }
@@ -670,19 +671,29 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     end_runs(e);
     for (int32_t i = 0; i < e->n_ran; i++)
         end_pass(e, e->ran[i]);
-    for (int32_t i = 0; i < ending; i++) /* those that ended a step before */
-        leave_late(e, e->ending[i]);
-    for (int32_t i = ending; i < e->n_ending; i++)
-        e->ending[i - ending] = e->ending[i];
-    e->n_ending -= ending;
+    release(e, ending); /* those that ended a step before */
     if (e->blocks)
         count_blocks(e);
     return true;
 }
 
-/* Nothing runs and nothing can be scheduled: who waits first can never be. */
+/* Decides on a step that runs something, if there is one. */
+static bool find_step(struct kv_engine *e, struct kv_err *err)
+{
+    double cutoff = e->rules.async_scheduling && e->n_running ? e->begun : INFINITY;
+    bool good = schedule(e, cutoff);
+    if (good && !e->now.tokens && (e->n_ending || cutoff < INFINITY)) { /* the step before ends first */
+        release(e, e->n_ending);
+        good = schedule(e, INFINITY);
+    }
+    return good || kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
+}
+
+/* Nothing runs, and who waits first does not fit into an empty pool: it never will. */
 static void give_up(struct kv_engine *e)
 {
+    if (e->n_running || !e->first_waiting || !e->full)
+        return;
     struct kv_job *job = wait_no_more(e);
     e->full = false;
     e->ended = true;
@@ -694,17 +705,11 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 {
     e->ended = false;
     while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until) {
-        double cutoff = e->rules.async_scheduling && e->n_running ? e->begun : INFINITY;
-        bool there = schedule(e, cutoff);
-        if (there && !e->now.tokens && e->n_running) { /* once more, with the results of the step before */
-            leave_ended(e);
-            there = schedule(e, INFINITY);
-        }
-        if (!there)
-            return kv_fail(err, KV_ENV, "no memory for %lld sequences at a time", (long long)e->n_running);
-        if (!e->now.tokens && !e->n_running && e->first_waiting)
+        if (!find_step(e, err))
+            return false;
+        if (!e->now.tokens)
             give_up(e);
-        else if (e->now.tokens && !take_step(e, err))
+        else if (!take_step(e, err))
             return false;
     }
     return true;

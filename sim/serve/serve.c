@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 const char *const kv_verdict_names[] = {"stable", "backlogged", "overloaded", NULL};
 const char *const kv_limit_names[] = {"KV pool", "max_num_seqs", "max_num_batched_tokens", NULL};
@@ -171,8 +172,9 @@ static void log_event(struct replica *at, enum kv_engine_event what, const struc
 {
     static const char *const names[] = {"admit", "resume", "run", "preempt", "finish", "step", "refuse"};
     kv_csv_put(at->run->asked->name, at->run->asked->steps);
+    int64_t step = what == KV_FINISHED ? at->step - 1 : at->step;
     fprintf(at->run->asked->steps, ",%lld,%lld,%.9f,%s,%lld,%lld,%lld,%lld,%lld\n", (long long)(at - at->run->replica),
-            (long long)at->step, kv_engine_now(at->engine), names[what], job ? (long long)job->is.request : -1,
+            (long long)step, kv_engine_now(at->engine), names[what], job ? (long long)job->is.request : -1,
             (long long)tokens, (long long)computed,
             (long long)(at->run->rules.pages - kv_engine_pages(at->engine, at->run->rules.layout)),
             (long long)kv_engine_waiting(at->engine));
@@ -238,13 +240,14 @@ static bool make_policy(struct run *r, struct kv_err *e)
     return true;
 }
 
-/* vLLM's defaults follow the device's memory (vllm/engine/arg_utils.py). */
+/* vLLM's default for a server goes by the device (vllm/engine/arg_utils.py, get_batch_defaults). */
 static int64_t batched_tokens(const struct kv_settings *s)
 {
     enum { LARGE = 8192, SMALL = 2048 };
     if (s->engine.max_num_batched_tokens != KV_UNSET)
         return s->engine.max_num_batched_tokens;
-    return s->hardware.memory != KV_UNSET && s->hardware.memory >= INT64_C(70) << 30 ? LARGE : SMALL;
+    bool a100 = s->hardware.device && !strncasecmp(s->hardware.device, "a100", 4);
+    return s->hardware.memory != KV_UNSET && s->hardware.memory >= INT64_C(70) << 30 && !a100 ? LARGE : SMALL;
 }
 
 static bool make_pool(struct run *r, struct kv_err *e)
@@ -284,6 +287,23 @@ static bool make_pool(struct run *r, struct kv_err *e)
     return true;
 }
 
+/* Those vLLM captures when it is not told (vllm/config/vllm.py, _set_cudagraph_sizes). */
+static void make_graph_sizes(struct run *r)
+{
+    enum { MOST = 512, FINE = 256 };
+    const struct kv_counts *given = &r->settings->engine.cudagraph_capture_sizes;
+    int64_t most = least(least(2 * r->rules.max_num_seqs, MOST), r->rules.max_num_batched_tokens), n = 0;
+    int64_t *size = KV_NEW_N(r->arena, int64_t, MOST);
+    r->rules.graph_sizes = given->n ? given->at : size;
+    for (int64_t i = 1; i <= least(most, 4); i *= 2)
+        size[n++] = i;
+    for (int64_t i = 8; i <= least(most, FINE - 1); i += 8)
+        size[n++] = i;
+    for (int64_t i = FINE; i <= most; i += 16)
+        size[n++] = i;
+    r->rules.n_graph_sizes = given->n ? given->n : n;
+}
+
 static void make_rules(struct run *r)
 {
     const struct kv_settings *s = r->settings;
@@ -297,10 +317,10 @@ static void make_rules(struct run *r)
         .async_scheduling = s->engine.async_scheduling && s->engine.scheduler == KV_SCHEDULER_VLLM,
         .reserve_prompt = s->engine.reserve_full_prompt,
         .restart_bug = s->engine.restart_bug,
-        .graph_sizes = s->engine.cudagraph_capture_sizes.at,
-        .n_graph_sizes = s->engine.cudagraph_capture_sizes.n,
         .link_bandwidth = s->engine.preemption ? s->hardware.link_bandwidth : 0,
     };
+    if (s->engine.scheduler == KV_SCHEDULER_VLLM && !s->engine.enforce_eager)
+        make_graph_sizes(r);
     r->out->prefix_caching = r->rules.prefix_caching;
 }
 

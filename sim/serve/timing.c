@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/serve/timing_kind.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,6 +18,48 @@ const char *kv_timing_where(const struct kv_timing *t)
     return kv_format(t->arena, "%s: [timing]", t->settings->path ? t->settings->path : "config");
 }
 
+bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *column, int keys, bool text,
+                    bool (*take)(void *self, const struct kv_csv *c, int text_column, const int64_t *key, double time,
+                                 struct kv_err *e),
+                    void *self, struct kv_err *e)
+{
+    enum { MOST = 8 };
+    struct kv_csv c;
+    int at[MOST + 2], n = keys + 1 + text;
+    KV_ASSERT(keys <= MOST);
+    if (!kv_csv_open(&c, path, t->arena, e))
+        return false;
+    kv_timing_reads(t, path);
+    bool good = kv_csv_bind(&c, column, n, n, at, e);
+    enum kv_next next = KV_NEXT_ROW;
+    while (good && (next = kv_csv_next(&c, e)) == KV_NEXT_ROW) {
+        int64_t key[MOST] = {0};
+        double time;
+        for (int k = 0; good && k < keys; k++)
+            good = kv_csv_count(&c, at[k], 0, KV_TIMING_MOST_KEY, &key[k], e);
+        good = good && kv_csv_real(&c, at[keys], 0, 1e12, &time, e) &&
+               take(self, &c, text ? at[keys + 1] : -1, key, time, e);
+    }
+    kv_csv_close(&c);
+    return good && next == KV_NEXT_END;
+}
+
+void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix)
+{
+    double tokens = 0, pairs = 0;
+    for (int64_t i = 0; i < step->n_chunks; i++) {
+        double c = (double)step->chunk[i].tokens;
+        tokens += c;
+        pairs += c * (step->chunk[i].prefix + c / 2);
+    }
+    *chunk = tokens;
+    *prefix = step->n_chunks == 1 ? step->chunk->prefix : tokens > 0 ? pairs / tokens - tokens / 2 : 0;
+    if (*prefix < 0) {
+        *chunk = sqrt(2 * pairs);
+        *prefix = 0;
+    }
+}
+
 /* The formats, told apart by a file that each has. */
 static const struct {
     enum kv_timing_format format;
@@ -24,21 +67,27 @@ static const struct {
     bool (*open)(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 } formats[] = {
     {KV_TABLES_STEP_TIME, "dense_ms_per_layer.csv", kv_timing_open_step_time},
+    {KV_TABLES_LAYERS, "attention.csv", kv_timing_open_layers},
+    {KV_TABLES_KERNELS, "gemm_bf16.csv", kv_timing_open_kernels},
 };
 
 static bool open_table(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
 {
-    const struct kv_settings *s = t->settings;
-    const char *folder = s->timing.profile, *known = "";
-    int n = sizeof formats / sizeof *formats;
+    const char *path = t->settings->timing.profile, *known = "";
+    int format = t->settings->timing.format, n = sizeof formats / sizeof *formats;
+    struct stat s;
+    if (stat(path, &s))
+        return kv_fail(e, KV_DATA, "%s cannot open profile '%s': %s", kv_timing_where(t), path, strerror(errno));
+    if (format == KV_TABLES_PASSES || (format == KV_TABLES_AUTO && !S_ISDIR(s.st_mode)))
+        return kv_timing_open_passes(t, m, path, e);
     for (int i = 0; i < n; i++) {
-        bool there = !access(kv_format(t->arena, "%s/%s", folder, formats[i].file), F_OK);
-        if (s->timing.format == (int)formats[i].format || (s->timing.format == KV_TABLES_AUTO && there))
-            return formats[i].open(t, m, folder, e);
+        bool there = !access(kv_format(t->arena, "%s/%s", path, formats[i].file), F_OK);
+        if (format == (int)formats[i].format || (format == KV_TABLES_AUTO && there))
+            return formats[i].open(t, m, path, e);
         known = kv_format(t->arena, "%s%s%s", known, i ? ", " : "", formats[i].file);
     }
-    return kv_fail(e, KV_DATA, "%s profile '%s' is no folder of tables; one of these lies in it: %s",
-                   kv_timing_where(t), folder, known);
+    return kv_fail(e, KV_DATA, "%s profile '%s' has no tables that are known; one of these lies in such a folder: %s",
+                   kv_timing_where(t), path, known);
 }
 
 bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const struct kv_model *m, struct kv_arena *a,
@@ -55,10 +104,11 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
         return kv_fail(e, KV_USAGE, "%s model = %s needs profile: %s", kv_timing_where(t),
                        kv_timing_models[s->timing.model],
                        s->timing.model == KV_TIMING_TABLE ? "a folder of measured tables" : "a file of 'kvsim fit'");
-    if (s->timing.model != KV_TIMING_TABLE)
-        return kv_fail(e, KV_USAGE, "%s model = %s is not there yet", kv_timing_where(t),
-                       kv_timing_models[s->timing.model]);
     *out = t;
+    if (s->timing.model == KV_TIMING_ROOFLINE)
+        return kv_timing_open_roofline(t, m, e);
+    if (s->timing.model == KV_TIMING_FITTED)
+        return kv_fail(e, KV_USAGE, "%s model = fitted is not there yet", kv_timing_where(t));
     return open_table(t, m, e);
 }
 

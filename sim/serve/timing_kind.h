@@ -3,6 +3,7 @@
 #ifndef KV_TIMING_KIND_H
 #define KV_TIMING_KIND_H
 
+#include "sim/csv.h"
 #include "sim/serve/timing.h"
 
 /* Seconds of a step's terms. `outside` is there as 1 when a kind is asked. */
@@ -14,7 +15,7 @@ struct kv_step_cost {
     double outside;
 };
 
-enum { KV_TIMING_FILES = 64 };
+enum { KV_TIMING_FILES = 64, KV_TIMING_MOST_KEY = 1 << 26 };
 
 struct kv_timing {
     void (*cost)(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out);
@@ -37,7 +38,22 @@ void kv_timing_reads(struct kv_timing *t, const char *path);
 /* [timing] of a config, for messages. */
 const char *kv_timing_where(const struct kv_timing *t);
 
+/* The one chunk that stands for all of a step's: of as many tokens and as many pairs of a query and a key, or, where
+ * even without prefix that has more pairs, the one without prefix that has as many. */
+void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix);
+
+/* Reads the rows of a table: `keys` columns of whole numbers, then one of times (0 .. 1e12), then, if `text`, one more
+ * whose place `take` is given (-1: none). KV_DATA. */
+bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *column, int keys, bool text,
+                    bool (*take)(void *self, const struct kv_csv *c, int text_column, const int64_t *key, double time,
+                                 struct kv_err *e),
+                    void *self, struct kv_err *e);
+
 /* Each fills cost, linear, own, stamp and file. KV_USAGE, KV_DATA. */
+bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e);
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
+bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
+bool kv_timing_open_passes(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e);
+bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 
 #endif

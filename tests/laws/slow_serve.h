@@ -85,8 +85,8 @@ struct slow_engine {
     struct kv_engine_sums sums;
     int64_t gaps, refused;
     double gap_sum, gap_most;
-    struct slow_request *hopeless; /* ran alone and still had too few pages */
-    const char *wrong;             /* what never must happen did */
+    bool in_vain;      /* nobody was preempted when a step was scheduled last */
+    const char *wrong; /* what never must happen did */
 };
 
 /* ---- blocks ---- */
@@ -269,7 +269,8 @@ static bool slow_admit_vllm(struct slow_engine *s, struct slow_step *b, int64_t 
     int64_t whole = slow_whole(s, r);
     for (int64_t i = 0; i < n_hits; i++)
         unused += s->pool.block[hit[i]].users == 0;
-    if ((s->rules->reserve_prompt && whole - n_hits + unused > s->pool.n_free) || slow_too_few(s, *budget))
+    if (whole > s->pool.n || (s->rules->reserve_prompt && whole - n_hits + unused > s->pool.n_free) ||
+        slow_too_few(s, *budget))
         return false;
     r->computed = cached;
     struct slow_item it = slow_plan(s, r, *budget);
@@ -480,7 +481,7 @@ static void slow_schedule(struct slow_engine *s, struct slow_step *b)
             r->in_flight++;
     }
     slow_note_held(s, b);
-    s->hopeless = b->n == 0 && s->n_running == 0 && s->sums.preemptions > preempted ? s->waiting[0] : NULL;
+    s->in_vain = s->sums.preemptions == preempted;
 }
 
 /* What all of them hold together while the step runs, a block of several users once. */
@@ -677,11 +678,10 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
 /* Nothing runs and the head of the queue cannot begin: it never can. */
 static bool slow_refuse(struct slow_engine *s)
 {
-    if (s->n_running > 0 || s->n_waiting == 0)
+    if (s->n_running > 0 || s->n_waiting == 0 || !s->in_vain)
         return false;
     s->waiting[0]->state = SLOW_REFUSED;
     slow_remove(s->waiting, &s->n_waiting, s->waiting[0]);
-    s->hopeless = NULL;
     s->refused++;
     return true;
 }
@@ -692,12 +692,11 @@ static bool slow_run(struct slow_engine *s)
     struct slow_step *b = KV_NEW(s->arena, struct slow_step), *next = KV_NEW(s->arena, struct slow_step);
     while (!s->wrong) {
         slow_arrivals(s);
-        bool hopeless = s->hopeless && s->n_waiting > 0 && s->hopeless == s->waiting[0];
-        if (b->n == 0 && !hopeless) /* nothing is under way, or nothing could be scheduled then */
+        if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
             slow_schedule(s, b);
         if (b->n == 0) {
             struct slow_request *r = slow_next_arrival(s);
-            if (slow_refuse(s))
+            if (slow_refuse(s) || !s->in_vain)
                 continue;
             if (!r)
                 break;

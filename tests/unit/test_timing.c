@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Step times: tables made by hand against sums made by hand, what holds beyond the tables, and, where the measured
- * tables lie beside the tree, how far interpolation is off on points left out. */
+/* Step times: tables made by hand against sums made by hand, and what holds beyond the tables. */
 #include "sim/core/preset.h"
 #include "sim/serve/timing.h"
 
@@ -14,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -275,63 +273,266 @@ static void step_time_refuses(void **state)
             "a grid of 16000001 x 100001");
 }
 
-/* ---- measured tables, where they are ---- */
+/* ---- measured layers ---- */
 
-static const char *measured(const char *name)
+/* Operators take 1 us a token and 10 us; attention 5 us and 0.001 us a pair, 0.01 us an entry that decodes read; skew:
+ * as if half a deviation more were read. */
+static double attention_us(double chunk, double prefix, double n, double kv)
 {
-    const char *root = getenv("MEASURED");
-    const char *path = root && *root ? kv_format(arena, "%s/%s", root, name) : NULL;
-    if (path && !access(path, F_OK))
-        return path;
-    print_message("skipped: no measured tables '%s'; MEASURED=DIR says where they are\n", name);
-    skip();
-    return NULL;
+    return 5 + 0.001 * chunk * (prefix + chunk / 2) + 0.01 * n * kv;
 }
 
-static double now(void)
+static const char *layer_tables(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    static const char *const dense[] = {"qkv_proj",  "rotary_emb", "o_proj",    "gate_up_proj",   "act_fn",
+                                        "down_proj", "layernorm",  "embedding", "final_layernorm"};
+    static const int chunks[] = {0, 16, 64, 256}, prefixes[] = {0, 64, 512}, counts[] = {0, 1, 2, 8},
+                     lengths[] = {16, 128, 1024};
+    char text[16384];
+    size_t at = (size_t)snprintf(text, sizeof text, "layer,tokens,time_us\n");
+    for (int i = 0; i < 9; i++)
+        for (int n = 1; n <= 64; n *= 4)
+            at += (size_t)snprintf(text + at, sizeof text - at, "%s,%d,%d\n", dense[i], n, 10 + n);
+    write_file("dense.csv", text);
+    write_file("per_sequence.csv",
+               "layer,sequences,time_us\nlm_head,1,101\nlm_head,8,108\nsampler,1,11\nsampler,4,14\n");
+    at = (size_t)snprintf(text, sizeof text, "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n");
+    for (int c = 0; c < 4; c++)
+        for (int p = 0; p < (c ? 3 : 1); p++)
+            for (int n = !c; n < 4; n++)
+                for (int k = 0; k < (n ? 3 : 1); k++)
+                    at += (size_t)snprintf(text + at, sizeof text - at, "%d,%d,%d,%d,%.9g\n", chunks[c], prefixes[p],
+                                           counts[n], n ? lengths[k] : 0,
+                                           attention_us(chunks[c], prefixes[p], counts[n], n ? lengths[k] : 0));
+    write_file("attention.csv", text);
+    at = (size_t)snprintf(text, sizeof text, "n,nb,pc,kp,kvs,kv_big,t_mean_us,t_skew_us\n");
+    for (int c = 0; c < 2; c++)
+        for (int n = 2; n <= 8; n *= 2)
+            for (int b = 1; b < n; b++) {
+                double mean = 128 + 512. * b / n, more = 512 * sqrt((double)b / n * (1 - (double)b / n)) / 2;
+                at += (size_t)snprintf(text + at, sizeof text - at, "%d,%d,%d,0,128,640,%.12g,%.12g\n", n, b, 64 * c,
+                                       attention_us(64 * c, 0, n, mean), attention_us(64 * c, 0, n, mean + more));
+            }
+    write_file("skew.csv", text);
+    return folder;
 }
 
-static void step_time_measured(void **state)
+static void layers_by_hand(void **state)
 {
     (void)state;
-    double start = now();
-    struct kv_settings s = settings(KV_TIMING_TABLE, measured("step_time_a100_llama3_8b"));
+    struct kv_settings s = settings(KV_TIMING_TABLE, layer_tables());
+    s.timing.format = KV_TABLES_LAYERS; /* other tables lie in the folder, too */
     struct kv_model m = model("Llama-3.1-8B");
     struct kv_timing *t = opened(&s, &m);
-    double loaded = now();
-    struct kv_step step = decodes(1, 64);
-    check_s(answer(t, &step).s, 32 * (0.31078999999999984 + 0.0129532796765366) * 1e-3, "one decode at 64");
-    enum { CALLS = 2000000 };
-    double sum = 0, begun = now();
-    struct kv_step_chunk chunk = {.tokens = 300, .prefix = 512};
-    for (int i = 0; i < CALLS; i++) {
-        struct kv_step_time out;
-        struct kv_err e;
-        int64_t n = 1 + i % 127;
-        step = (struct kv_step){.tokens = n + 300 * (i % 4 == 0),
-                                .sequences = n,
-                                .decodes = n,
-                                .decode_kv = (double)(n * (500 + i % 3000)),
-                                .chunk = &chunk,
-                                .n_chunks = i % 4 == 0};
-        e.n = 0;
-        if (!kv_timing_step(t, &step, &out, &e))
-            fail_msg("%s", e.text);
-        sum += out.s;
-    }
-    print_message("step-time tables: loaded in %.1f ms, %.1f ns a step (mean %.3g s)\n", 1e3 * (loaded - start),
-                  1e9 * (now() - begun) / CALLS, sum / CALLS);
+    struct kv_step step = decodes(2, 200);
+    check_s(answer(t, &step).s, 1e-6 * (32 * (8 * 12 + 5 + 0.01 * 400) + 2 * 12 + 102 + 12), "two decodes");
+    step.decode_kv_squares = 100 * 100 + 300 * 300; /* of 100 and 300: deviation 100 */
+    struct kv_step_time out = answer(t, &step);
+    if (fabs(out.s * 1e6 - (32 * (8 * 12 + 5 + 0.01 * 500) + 2 * 12 + 102 + 12)) > 1e-6)
+        fail_msg("unequal decodes take %.17g s", out.s);
+    struct kv_step_chunk chunk[] = {{40, 100}, {40, 300}};
+    step = prompt(chunk, 1);
+    step.tokens = 40;
+    check_s(answer(t, &step).s, 1e-6 * (32 * (8 * 50 + attention_us(40, 100, 0, 0)) + 2 * 50 + 101 + 11), "a chunk");
+    step = prompt(chunk, 2); /* as 80 on 180: 16,000 + 1,600 pairs */
+    double wanted = 1e-6 * (32 * (8 * 90. + 5 + 0.001 * (40 * 120 + 40 * 320)) + 2 * 90 + 102 + 12);
+    check_s(answer(t, &step).s, wanted, "two chunks");
+    assert_true(answer(t, &step).outside == 80. / 64);
+    chunk[0].prefix = chunk[1].prefix = 0;
+    wanted = 1e-6 * (32 * (8 * 90. + 5 + 0.001 * 1600) + 2 * 90 + 102 + 12);
+    check_s(answer(t, &step).s, wanted, "two chunks without prefix");
+    step = prompt(chunk, 1);
+    step.tokens += 2, step.decodes = 2, step.decode_kv = 400, step.decode_kv_squares = 80000;
+    check_s(answer(t, &step).s, 1e-6 * (32 * (8 * 52. + attention_us(40, 0, 2, 200)) + 2 * 52 + 101 + 11), "both");
+    /* beyond: the law of the tables is the physical one, so it must come out */
+    step = decodes(32, 4096);
+    out = answer(t, &step);
+    check_s(out.s, 1e-6 * (32 * (8 * 42. + 5 + 0.01 * 32 * 4096) + 2 * 42 + 132 + 42), "many long decodes");
+    assert_true(out.outside == 8);
+    chunk[0] = (struct kv_step_chunk){1024, 2048};
+    step = prompt(chunk, 1);
+    check_s(answer(t, &step).s, 1e-6 * (32 * (8 * 1034. + attention_us(1024, 2048, 0, 0)) + 2 * 1034 + 101 + 11),
+            "a long chunk");
+}
+
+/* ---- measured kernels ---- */
+
+/* A product takes n k (1 + m / 64) 1e-9 ms; decodes 0.01 + 1e-6 b kv, prompts 0.02 + 1e-8 b isl^2. */
+static const char *kernel_tables(void)
+{
+    char text[8192];
+    size_t at = (size_t)snprintf(text, sizeof text, "m,n,k,latency_ms\n");
+    for (int n = 2048; n <= 32768; n *= 4)
+        for (int k = 4096; k <= 16384; k *= 4)
+            for (int m = 1; m <= 256; m *= 16)
+                at += (size_t)snprintf(text + at, sizeof text - at, "%d,%d,%d,%.12g\n", m, n, k,
+                                       1e-9 * n * k * (1 + m / 64.));
+    write_file("gemm_bf16.csv", text);
+    at = (size_t)snprintf(text, sizeof text, "batch_size,kv_len,kv_cache_dtype,latency_ms\n");
+    for (int b = 1; b <= 16; b *= 4)
+        for (int k = 2; k <= 2048 / b; k *= 4)
+            at += (size_t)snprintf(text + at, sizeof text - at, "%d,%d,bfloat16,%.12g\n%d,%d,fp8,9\n", b, k,
+                                   0.01 + 1e-6 * b * k, b, k);
+    write_file("attn_decode_h32_kv8_d128.csv", text);
+    at = (size_t)snprintf(text, sizeof text, "batch_size,isl,kv_cache_dtype,latency_ms\n");
+    for (int b = 1; b <= 4; b *= 2)
+        for (int k = 1; k <= 1024; k *= 4)
+            at +=
+                (size_t)snprintf(text + at, sizeof text - at, "%d,%d,bfloat16,%.12g\n", b, k, 0.02 + 1e-8 * b * k * k);
+    write_file("attn_prefill_h32_kv8_d128.csv", text);
+    return folder;
+}
+
+static void kernels_by_hand(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_TABLE, kernel_tables());
+    s.timing.format = KV_TABLES_KERNELS;
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    double layer = 4096. * (6144 + 4096 + 3 * 14336), last = 4096. * 128256;
+    double element = 64. * (8 * 4096 + 2 * 6144 + 3 * 14336) / 1.6e12;
+    struct kv_step step = decodes(3, 300);
+    check_s(answer(t, &step).s,
+            1e-3 * (1e-9 * (32 * layer + last) * (1 + 3 / 64.) + 32 * (0.01 + 1e-6 * 900)) + 3 * element,
+            "three decodes");
+    step = decodes(64, 4096);
+    check_s(answer(t, &step).s, 1e-3 * (1e-9 * (32 * layer + last) * 2 + 32 * (0.01 + 1e-6 * 64 * 4096)) + 64 * element,
+            "many long ones");
+    struct kv_step_chunk chunk[] = {{100, 0}, {100, 500}, {56, 10}};
+    step = prompt(chunk, 3);
+    double pairs = 100 * 50 + 100 * 550 + 56 * 38;
+    check_s(answer(t, &step).s,
+            1e-3 * (1e-9 * (32 * layer * 5 + last * (1 + 3 / 64.)) + 32 * (0.02 + 2e-8 * pairs)) + 256 * element,
+            "three chunks");
+    chunk[0] = (struct kv_step_chunk){200, 4000};
+    step = prompt(chunk, 1);
+    check_s(answer(t, &step).s,
+            1e-3 * (1e-9 * (32 * layer * (1 + 200 / 64.) + last * (1 + 1 / 64.)) + 32 * (0.02 + 2e-8 * 200 * 4100)) +
+                200 * element,
+            "a chunk on a long prefix");
+    assert_true(answer(t, &step).outside > 1.2);
+    assert_non_null(strstr(kv_timing_stamp(t), "lm_head extrapolated 3.9x"));
+    struct kv_err e = {0};
+    m = model("Llama-3.2-1B");
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "attn_decode_h32_kv8_d64.csv"));
+    e = (struct kv_err){0};
+    m = model("Qwen3-4B");
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "qkv is a product of n = 6144, k = 2560, below the smallest measured"));
+}
+
+/* ---- whole passes ---- */
+
+static void passes_by_hand(void **state)
+{
+    (void)state;
+    char text[8192];
+    static const char tail[] = "m,cpu,2,64,1000,32,8,128";
+    size_t at =
+        (size_t)snprintf(text, sizeof text,
+                         "kind,batch,new_tokens,prefix_tokens,seconds,least_s,most_s,runs,model,backend,threads,"
+                         "block_size,parameters,layers,kv_heads,head_dim\n");
+    for (int c = 32; c <= 128; c *= 2)
+        for (int p = 0; p <= 512; p += 128)
+            at += (size_t)snprintf(text + at, sizeof text - at, "prefill,1,%d,%d,%.12g,1,1,3,%s\n", c, p,
+                                   1 + 0.01 * c + 1e-6 * c * (p + c / 2.), tail);
+    for (int b = 1; b <= 4; b *= 2)
+        for (int k = 64; k <= 1024; k *= 4)
+            at += (size_t)snprintf(text + at, sizeof text - at, "decode,%d,1,%d,%.12g,1,1,8,%s\n", b, k,
+                                   1 + 0.01 * b + 1e-5 * b * (k + 5), tail);
+    at += (size_t)snprintf(text + at, sizeof text - at, "scores,1,100,300,0.4,1,1,3,%s\nevict,1,100,300,0.6,1,1,3,%s\n",
+                           tail, tail);
+    struct kv_settings s = settings(KV_TIMING_TABLE, write_file("profile.csv", text));
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    struct kv_step step = decodes(3, 500);
+    check_s(answer(t, &step).s, 1 + 0.03 + 1e-5 * 1500, "three decodes");
+    struct kv_step_chunk chunk = {64, 200};
+    step = prompt(&chunk, 1);
+    check_s(answer(t, &step).s, 1 + 0.64 + 1e-6 * 64 * 232, "a chunk");
+    step.tokens += 3, step.decodes = 3, step.decode_kv = 1500;
+    double base = 1 + 0.01 + 1e-5 * 69;
+    check_s(answer(t, &step).s, 1 + 0.64 + 1e-6 * 64 * 232 + 1 + 0.03 + 1e-5 * 1500 - base, "both");
+    step = decodes(3, 500);
+    step.moved_bytes = 3 * 131072; /* three tokens' entries of 300 */
+    step.scored_bytes = 8 * 65536; /* eight keys of 400 */
+    check_s(answer(t, &step).part[KV_TIME_EVICT], 0.6 * 3 / 300 + 0.4 * 8 / 400, "an eviction");
+    m = model("Llama-3.2-1B");
+    struct kv_err e = {0};
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "profile.csv:2:"));
+    assert_non_null(strstr(e.text, "layers '32' is not that of the model, 16"));
+}
+
+/* ---- roofline ---- */
+
+static void roofline_by_hand(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_ROOFLINE, NULL);
+    s.hardware.memory_bandwidth = 1e12;
+    s.hardware.peak_flops = 1e14;
+    s.timing.compute_efficiency = s.timing.bandwidth_efficiency = 1;
+    struct kv_model m = model("Llama-3.1-8B");
+    struct kv_timing *t = opened(&s, &m);
+    /* one decode: every weight but the embedding's rows and the norms once, 131,072 bytes an entry */
+    double weights = 2. * (32 * (4096. * (6144 + 4096 + 3 * 14336)) + 4096. * 128256);
+    double rows = 2. * (32 * (6144 + 4096 + 2 * 4096 + 2 * 14336 + 4096 + 14336 + 4096.) + 4096 + 128256);
+    double element = 64. * (8 * 4096 + 2 * 6144 + 3 * 14336);
+    struct kv_step step = decodes(1, 1000);
+    check_s(answer(t, &step).s, (weights + rows + element + 131072e3) / 1e12, "one decode");
+    double base, slope;
+    assert_true(kv_timing_linear(t, 1, &base, &slope));
+    check_s(base + slope * 1000, answer(t, &step).s, "the same by the line");
+    /* a long chunk: bound by compute */
+    struct kv_step_chunk chunk = {8192, 4096};
+    step = prompt(&chunk, 1);
+    double flops = 2. * 8192 * (weights / 2 - 4096. * 128256), pairs = 8192 * (4096 + 4096.);
+    double head = (2 * 4096. * 128256 + 2 * (4096 + 128256.)) / 1e12;
+    check_s(answer(t, &step).s, (flops + pairs * 4 * 4096 * 32) / 1e14 + head + 8192 * element / 1e12, "a long chunk");
+    assert_true(answer(t, &step).part[KV_TIME_DECODE] == 0);
+    assert_non_null(strstr(kv_timing_stamp(t), "not calibrated"));
+    assert_null(kv_timing_files(t)[0]);
+    s.hardware.peak_flops = NAN;
+    struct kv_err e = {0};
+    assert_false(kv_timing_open(&t, &s, &m, arena, &e));
+    assert_non_null(strstr(e.text, "peak_flops"));
+}
+
+/* Of experts, one token reads those it chooses, many tokens all of them. */
+static void roofline_of_experts(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_ROOFLINE, NULL);
+    struct kv_model m = model("Llama-3.1-8B"), moe = m;
+    moe.experts = 8, moe.experts_per_token = 2, moe.moe_intermediate = m.intermediate;
+    struct kv_err e = {0};
+    assert_true(kv_model_finish(&moe, arena, &e));
+    struct kv_timing *dense = opened(&s, &m), *sparse = opened(&s, &moe);
+    struct kv_step one = decodes(1, 1), many = decodes(64, 1);
+    double mlp = 32 * 3 * 4096. * 14336 * 2 / 1.6e12;
+    double more = answer(sparse, &one).s - answer(dense, &one).s;
+    if (fabs(more / mlp - 1) > 0.01)
+        fail_msg("two experts for one take %g s more, expected about %g", more, mlp);
+    more = answer(sparse, &many).s - answer(dense, &many).s;
+    if (fabs(more / (7 * mlp) - 1) > 0.1)
+        fail_msg("all experts take %g s more, expected about %g", more, 7 * mlp);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(step_time_by_the_rule), cmocka_unit_test(step_time_beyond),   cmocka_unit_test(extras),
-        cmocka_unit_test(step_time_refuses),     cmocka_unit_test(step_time_measured),
+        cmocka_unit_test(step_time_by_the_rule),
+        cmocka_unit_test(step_time_beyond),
+        cmocka_unit_test(extras),
+        cmocka_unit_test(step_time_refuses),
+        cmocka_unit_test(layers_by_hand),
+        cmocka_unit_test(kernels_by_hand),
+        cmocka_unit_test(passes_by_hand),
+        cmocka_unit_test(roofline_by_hand),
+        cmocka_unit_test(roofline_of_experts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
