@@ -12,7 +12,7 @@ struct slow_hold {
     int64_t page;
     enum kv_scope scope;
     int64_t most[KV_LAYOUTS], after[KV_LAYOUTS]; /* pages within the pass and at its end */
-    double before;                               /* entries, mean over lanes */
+    double before, left;                         /* entries, mean over lanes; left: after the pass */
     int64_t n_tokens;                            /* patch included */
 };
 
@@ -57,12 +57,14 @@ static bool slow_hold_next(struct slow_hold *h, int64_t limit)
     h->walk.limit = limit;
     if (!kv_walk_next(&h->walk, 1, &h->run))
         return false;
-    int64_t lanes = 0, entries = 0;
+    int64_t lanes = 0, entries = 0, gain = 0;
     for (int64_t i = 0; i < c->n; i++) {
         lanes += c->at[i].lanes;
         entries += c->at[i].lanes * h->run.before[i];
+        gain += c->at[i].lanes * h->run.gain[i];
     }
     h->before = (double)entries / (double)lanes;
+    h->left = (double)(entries + gain) / (double)lanes;
     h->n_tokens = h->run.pass.n_new + h->run.pass.n_patch;
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
         h->after[layout] = slow_pages(h, (enum kv_layout)layout, c->layers);

@@ -36,10 +36,13 @@ struct slow_request {
     int64_t n_table;
     int64_t *table;
     int64_t held[KV_LAYOUTS]; /* pages after its last pass, under a policy that evicts */
+    double entries;           /* mean over lanes, after it */
     struct slow_hold hold;
 
     double scheduled_s, first_token_s, last_token_s, finish_s;
-    int64_t generated, preemptions, cached_tokens, recomputed_tokens, peak_pages, was_computed;
+    int64_t generated, preemptions, cached_tokens, peak_pages, was_computed;
+    int64_t lost_tokens; /* computed, and dropped by a preemption */
+    double entry_steps, full_steps;
     double own_area; /* pages of the pool's layout x seconds, a shared one by halves, thirds, ... */
 };
 
@@ -47,9 +50,10 @@ struct slow_request {
 struct slow_item {
     struct slow_request *r;
     int64_t n_new, n_tokens; /* patch included */
-    int64_t recomputed;
+    int64_t seen;            /* tokens before it */
+    int64_t again;           /* of n_new, those of a prefill that were computed before */
     bool decode, yields;
-    double before; /* entries, mean over lanes */
+    double before, left; /* entries before and after it, mean over lanes */
     int64_t most[KV_LAYOUTS], after[KV_LAYOUTS];
 };
 
@@ -57,6 +61,7 @@ struct slow_item {
 struct slow_holding {
     struct slow_request *r;
     int64_t pages[KV_LAYOUTS];
+    double entries; /* those that come and go in the step included */
     int64_t n_table, *table;
 };
 
@@ -84,6 +89,7 @@ struct slow_engine {
 
     struct kv_engine_sums sums;
     int64_t gaps, refused;
+    int64_t tokens; /* of all steps, patches included */
     double gap_sum, gap_most;
     bool in_vain;      /* nobody was preempted when a step was scheduled last */
     const char *wrong; /* what never must happen did */
@@ -139,9 +145,11 @@ static int64_t slow_free_pages(const struct slow_engine *s)
 /* The next pass, of at most `limit` tokens; nothing is taken yet. */
 static struct slow_item slow_plan(struct slow_engine *s, struct slow_request *r, int64_t limit)
 {
-    struct slow_item it = {.r = r, .decode = r->computed >= r->target, .before = (double)r->computed};
+    struct slow_item it = {
+        .r = r, .decode = r->computed >= r->target, .seen = r->computed, .before = (double)r->computed};
     if (s->plain) {
         it.n_new = it.n_tokens = it.decode ? 1 : slow_least(r->target - r->computed, limit);
+        it.left = it.before + (double)it.n_new;
         for (int layout = 0; layout < KV_LAYOUTS; layout++)
             it.most[layout] = it.after[layout] = slow_ceil(r->computed + it.n_new, s->holder->page) * s->unit[layout];
     } else {
@@ -151,10 +159,13 @@ static struct slow_item slow_plan(struct slow_engine *s, struct slow_request *r,
         it.n_new = r->hold.run.pass.n_new;
         it.n_tokens = r->hold.n_tokens;
         it.before = r->hold.before;
+        it.left = r->hold.left;
         memcpy(it.most, r->hold.most, sizeof it.most);
         memcpy(it.after, r->hold.after, sizeof it.after);
     }
     it.yields = r->computed + it.n_new >= r->target;
+    for (int64_t i = 0; i < it.n_new && !it.decode; i++)
+        it.again += it.seen + i < r->was_computed;
     return it;
 }
 
@@ -199,6 +210,7 @@ static void slow_restart(struct slow_engine *s, struct slow_request *r)
     r->preemptions += !slow_is_ending(r);
     s->sums.preemptions++;
     r->was_computed = r->computed > r->was_computed ? r->computed : r->was_computed;
+    r->lost_tokens += slow_is_ending(r) ? 0 : r->computed;
     if (s->rules->scheduler == KV_SCHEDULER_SARATHI) {
         bool filling = r->computed < r->target;
         r->target = !filling ? r->known : s->rules->restart_bug ? r->computed : r->target;
@@ -218,6 +230,8 @@ static void slow_begin(struct slow_engine *s, struct slow_request *r, int64_t ca
     s->running[s->n_running++] = r;
     r->state = SLOW_RUNNING;
     r->computed = cached;
+    r->entries = (double)cached;
+    s->sums.prompt_tokens += isnan(r->scheduled_s) && r->preemptions == 0 ? r->is.prompt : 0;
     r->cached_tokens += cached;
     s->sums.cached_tokens += cached;
 }
@@ -453,9 +467,13 @@ static void slow_note_held(struct slow_engine *s, struct slow_step *b)
         *h = (struct slow_holding){.r = r, .n_table = r->n_table, .table = KV_NEW_N(s->arena, int64_t, r->n_table)};
         memcpy(h->table, r->table, sizeof *h->table * (size_t)r->n_table);
         memcpy(h->pages, r->held, sizeof h->pages);
+        h->entries = r->entries;
         for (int64_t j = 0; j < b->n; j++)
-            if (b->item[j].r == r)
+            if (b->item[j].r == r) {
                 memcpy(h->pages, b->item[j].most, sizeof h->pages);
+                h->entries = b->item[j].before + (double)b->item[j].n_tokens;
+                r->entries = b->item[j].left;
+            }
         for (int layout = 0; layout < KV_LAYOUTS; layout++)
             if (s->plain)
                 h->pages[layout] = r->n_table * s->unit[layout];
@@ -493,6 +511,8 @@ static void slow_count_pages(struct slow_engine *s, const struct slow_step *b, d
         struct slow_request *r = b->held[i].r;
         int64_t own = b->held[i].n_table * s->unit[s->rules->layout];
         r->peak_pages = own > r->peak_pages ? own : r->peak_pages;
+        if (r->state != SLOW_ENDED)
+            s->sums.held_area += b->held[i].entries * seconds;
         for (int layout = 0; layout < KV_LAYOUTS; layout++)
             pages[layout] += b->held[i].pages[layout];
         for (int64_t j = 0; j < b->held[i].n_table; j++)
@@ -604,11 +624,20 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
     double seconds;
     if (!slow_time(s, b, &seconds))
         return false;
-    for (int64_t i = 0; i < b->n; i++)
-        if (isnan(b->item[i].r->scheduled_s))
-            b->item[i].r->scheduled_s = s->now;
+    for (int64_t i = 0; i < b->n; i++) {
+        const struct slow_item *it = &b->item[i];
+        if (isnan(it->r->scheduled_s))
+            it->r->scheduled_s = s->now;
+        for (int64_t j = 0; j < it->n_new; j++) {
+            it->r->entry_steps += it->before + (double)j + 1;
+            it->r->full_steps += (double)(it->seen + j + 1);
+        }
+        s->sums.recomputed_tokens += it->again;
+        s->tokens += it->n_tokens;
+    }
     s->sums.steps++;
     s->sums.busy_s += seconds;
+    s->sums.waited_s += seconds * (double)s->n_waiting;
     slow_count_pages(s, b, seconds);
     s->now += seconds;
     slow_update(s, b);

@@ -20,18 +20,21 @@ struct fast_run {
     const struct serve_case *c;
     struct fast_request request[SLOW_REQUESTS];
     struct kv_quantiles gaps;
-    int64_t refused, told_finished, told_preempted;
+    int64_t told[KV_REFUSED + 1], tokens, tokens_of_requests, found;
+    int64_t pages[KV_LAYOUTS]; /* of the last step */
+    struct kv_engine_watch watch;
     struct kv_engine *engine;
 };
 
 static void hear(void *context, enum kv_engine_event what, struct kv_job *job, int64_t tokens, int64_t computed)
 {
     struct fast_run *f = context;
-    (void)tokens;
-    (void)computed;
-    f->told_finished += what == KV_FINISHED;
-    f->told_preempted += what == KV_PREEMPTED;
-    f->refused += what == KV_REFUSED;
+    f->told[what]++;
+    f->tokens += what == KV_STEPPED ? tokens : 0;
+    f->tokens_of_requests += what == KV_RAN ? tokens : 0;
+    f->found += what == KV_ADMITTED || what == KV_RESUMED ? computed : 0;
+    for (int layout = 0; what == KV_STEPPED && layout < KV_LAYOUTS; layout++)
+        f->pages[layout] = kv_engine_pages(f->engine, (enum kv_layout)layout);
     if (what == KV_REFUSED)
         ((struct fast_request *)job)->refused = true;
 }
@@ -52,13 +55,13 @@ static struct fast_request *next_to_add(struct fast_run *f)
 
 static void run_fast(struct fast_run *f, struct serve_case *c, struct kv_err *e)
 {
-    struct kv_engine_watch watch = {.context = f, .details = c->number % 2, .gaps = &f->gaps, .tell = hear};
+    f->watch = (struct kv_engine_watch){.context = f, .details = c->number % 2, .gaps = &f->gaps, .tell = hear};
     f->c = c;
     for (int64_t i = 0; i < c->n; i++) {
         f->request[i].arrived_s = c->request[i].after < 0 ? c->request[i].arrival_s : NAN;
         f->request[i].job = (struct kv_job){.is = c->request[i].is, .session = c->request[i].session, .finish_s = NAN};
     }
-    f->engine = kv_engine_open(&c->rules, &c->holder, &c->timing[0], &watch, c->subject.arena, e);
+    f->engine = kv_engine_open(&c->rules, &c->holder, &c->timing[0], &f->watch, c->subject.arena, e);
     if (!f->engine)
         return;
     for (;;) {
@@ -104,8 +107,7 @@ static void same_steps(struct serve_case *c, struct comparison *d)
     fail_msg("%s\n%s", text, case_text(c));
 }
 
-static void same_request(struct comparison *d, struct kv_arena *a, int64_t i, const struct fast_request *f,
-                         const struct slow_request *s)
+static void same_request(struct comparison *d, int64_t i, const struct fast_request *f, const struct slow_request *s)
 {
     struct comparison inner = {""};
     const struct kv_job *job = &f->job;
@@ -118,26 +120,85 @@ static void same_request(struct comparison *d, struct kv_arena *a, int64_t i, co
         same(&inner, "preemptions", (double)job->preemptions, (double)s->preemptions);
         same(&inner, "cached_tokens", (double)job->cached_tokens, (double)s->cached_tokens);
         same(&inner, "peak_pages", (double)job->peak_pages, (double)s->peak_pages);
+        same(&inner, "entry_steps", job->entry_steps, s->entry_steps);
+        same(&inner, "full_steps", job->full_steps, s->full_steps);
+        same(&inner, "generated", (double)job->generated, (double)s->generated);
     }
     if (*inner.text && !*d->text)
         snprintf(d->text, sizeof d->text, "request %lld: %s", (long long)i, inner.text);
-    (void)a;
 }
 
-static void same_sums(struct comparison *d, const struct kv_engine_sums *f, const struct kv_engine_sums *s,
-                      enum kv_layout layout)
+static void same_sums(struct comparison *d, const struct kv_engine_sums *f, const struct kv_engine_sums *s, bool async)
 {
     same(d, "steps", (double)f->steps, (double)s->steps);
     same(d, "busy_s", f->busy_s, s->busy_s);
     same(d, "preemptions", (double)f->preemptions, (double)s->preemptions);
     same(d, "cached_tokens", (double)f->cached_tokens, (double)s->cached_tokens);
     same(d, "output_tokens", (double)f->output_tokens, (double)s->output_tokens);
-    same(d, "peak_pages", (double)f->peak_pages[layout], (double)s->peak_pages[layout]);
-    same(d, "page_area", f->page_area[layout], s->page_area[layout]);
-    for (int i = 0; i < KV_LAYOUTS; i++) {
-        same(d, kv_layout_names[i], (double)f->peak_pages[i], (double)s->peak_pages[i]);
-        same(d, kv_layout_names[i], f->page_area[i], s->page_area[i]);
+    same(d, "prompt_tokens", (double)f->prompt_tokens, (double)s->prompt_tokens);
+    same(d, "recomputed_tokens", (double)f->recomputed_tokens, (double)s->recomputed_tokens);
+    same(d, "held_area", f->held_area, s->held_area);
+    if (!async) /* who waits is looked at a step earlier there */
+        same(d, "waited_s", f->waited_s, s->waited_s);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        same(d, "peak pages of a layout", (double)f->peak_pages[layout], (double)s->peak_pages[layout]);
+        same(d, "page area of a layout", f->page_area[layout], s->page_area[layout]);
     }
+}
+
+/* ---- laws ---- */
+
+/* Of the fast one's own figures, the requests that were asked for, and those who hold pages in the slow one. */
+static void check_laws(const struct serve_case *c, const struct fast_run *f, struct comparison *d)
+{
+    const struct kv_engine_sums *sums = kv_engine_sums(f->engine);
+    int64_t prompts = 0, outputs = 0, steps = 0, finished = 0, preemptions = 0;
+    double area = 0;
+    for (int64_t i = 0; i < c->n; i++) {
+        const struct slow_request *r = &c->request[i];
+        area += r->own_area;
+        steps += r->lost_tokens - r->cached_tokens;
+        preemptions += r->preemptions;
+        if (!f->request[i].added || f->request[i].refused)
+            continue;
+        finished++;
+        prompts += r->is.prompt;
+        outputs += r->is.output;
+        steps += r->is.prompt + r->is.output - 1;
+    }
+    same(d, "requests that ended", (double)f->told[KV_FINISHED], (double)finished);
+    same(d, "tokens of requests and of steps", (double)(c->number % 2 ? f->tokens_of_requests : f->tokens),
+         (double)f->tokens);
+    same(d, "tokens found", (double)f->found, (double)sums->cached_tokens);
+    same(d, "tokens left", (double)kv_engine_tokens_left(f->engine), 0);
+    same(d, "page area, summed over requests", sums->page_area[c->rules.layout], area);
+    same(d, "preemptions told", (double)f->told[KV_PREEMPTED], (double)preemptions);
+    if (f->told[KV_REFUSED])
+        return;
+    same(d, "gaps of tokens", (double)f->gaps.n, (double)(sums->output_tokens - finished));
+    same(d, "tokens in", (double)sums->prompt_tokens, (double)prompts);
+    if (c->rules.restart_bug) /* makes output of prompts */
+        return;
+    same(d, "tokens out", (double)sums->output_tokens, (double)outputs);
+    if (!c->subject.policy.when.patch)
+        same(d, "tokens computed", (double)f->tokens, (double)steps);
+}
+
+/* All pages are back: a request of one token then holds what it holds alone, and nothing else does. */
+static void check_pages_back(struct serve_case *c, struct fast_run *f, struct comparison *d)
+{
+    struct kv_request one = {.prompt = 1, .output = 1, .prefill = 1};
+    struct fast_request last = {.job = {.is = {.prompt = 1, .output = 1}, .session = -1, .arrival_s = 1e6}};
+    struct slow_hold alone = {.page = c->holder.page, .scope = c->holder.scope};
+    kv_walk_start(&alone.walk, c->holder.policy, c->holder.shape, c->holder.classes, &one, c->subject.arena);
+    if (!slow_hold_next(&alone, 1))
+        fail_msg("a walk of no passes");
+    kv_engine_add(f->engine, &last.job);
+    while (isfinite(kv_engine_clock(f->engine)))
+        if (!kv_engine_run(f->engine, INFINITY, &c->e))
+            fail_msg("%s\n%s", c->e.text, case_text(c));
+    for (int layout = 0; layout < KV_LAYOUTS && !last.refused; layout++)
+        same(d, "pages of one token alone", (double)f->pages[layout], (double)alone.most[layout]);
 }
 
 static void check_case(struct serve_case *c)
@@ -154,13 +215,15 @@ static void check_case(struct serve_case *c)
     if (*c->e.text)
         fail_msg("%s\n%s", c->e.text, case_text(c));
     for (int64_t i = 0; i < c->n; i++)
-        same_request(&d, c->subject.arena, i, &f->request[i], &c->request[i]);
-    const struct kv_engine_sums *sums = kv_engine_sums(f->engine);
-    same_sums(&d, sums, &s.sums, c->rules.layout);
-    same(&d, "refused", (double)f->refused, (double)s.refused);
+        same_request(&d, i, &f->request[i], &c->request[i]);
+    same_sums(&d, kv_engine_sums(f->engine), &s.sums, c->rules.async_scheduling);
+    same(&d, "tokens of steps", (double)f->tokens, (double)s.tokens);
+    same(&d, "refused", (double)f->told[KV_REFUSED], (double)s.refused);
     same(&d, "gaps", (double)f->gaps.n, (double)s.gaps);
     same(&d, "sum of gaps", f->gaps.sum, s.gap_sum);
     same(&d, "longest gap", f->gaps.most, s.gap_most);
+    check_laws(c, f, &d);
+    check_pages_back(c, f, &d);
     if (*d.text)
         fail_msg("%s\n%s", d.text, case_text(c));
     kv_engine_close(f->engine);
