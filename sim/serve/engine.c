@@ -73,8 +73,8 @@ double kv_engine_clock(const struct kv_engine *e)
 static void leave(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
-    if (e->blocks && s->ending && s->seen > s->target && s->seen % e->holder->page == 0)
-        kv_slot_name_last(e, s);
+    if (s->ending && s->names_last)
+        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], s->last_name);
     kv_slot_give_pages(e, s);
     kv_slot_leave(e, number);
     e->full = false;
@@ -98,6 +98,8 @@ static void finish(struct kv_engine *e, int32_t number)
     e->ended = true;
     if (e->rules.async_scheduling) {
         s->ending = true;
+        s->names_last = e->blocks && s->seen > s->target && s->seen % e->holder->page == 0;
+        s->last_name = s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job goes before them */
         e->ending[e->n_ending++] = number;
     } else {
         leave(e, number);

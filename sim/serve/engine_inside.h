@@ -23,6 +23,8 @@ struct kv_slot {
     bool reserved;                   /* pages of the whole prefill were taken at its beginning */
     int32_t *block;                  /* with prefix caching: in order of position */
     int64_t n_blocks, room;
+    bool names_last; /* ending: the last one gets this name when it goes */
+    uint64_t last_name;
     int64_t found; /* of them those from the cache */
     int32_t phase_older, phase_newer;
 };
@@ -77,6 +79,7 @@ struct kv_engine {
     struct kv_step_chunk *chunk; /* (room,) */
     int32_t *ran;                /* (room,) slots with a prefill pass in it */
     int32_t n_ran;
+    bool decodes_counted;       /* they are in `now`, `claims` and `budget` */
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */
     enum kv_limit limit;        /* of the last admission that failed */

@@ -44,16 +44,44 @@ static void wait_first(struct kv_engine *e, struct kv_job *job)
     e->full = false;
 }
 
+/* What decodes take in this step and some give back at its end. */
+static void claim(struct kv_engine *e, int64_t sign)
+{
+    const struct kv_decodes *d = &e->decodes;
+    int64_t phase = e->step % e->holder->page;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
+}
+
+/* A decode is not of this step, or no longer so. */
+static void stop_decode(struct kv_engine *e, int32_t number)
+{
+    bool counted = e->decodes_counted;
+    if (counted && !e->blocks)
+        claim(e, -1);
+    kv_slot_stop(e, number);
+    if (!counted)
+        return;
+    if (!e->blocks)
+        claim(e, 1);
+    e->now.decodes--;
+    e->now.sequences--;
+    e->now.tokens--;
+    e->budget++;
+}
+
 /* ---- preemption: what was computed is dropped, and computed again with what was generated ---- */
 
 static void preempt(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
     struct kv_job *job = s->job;
-    if (s->decoding)
-        kv_slot_stop(e, number);
-    else
+    if (s->decoding) {
+        stop_decode(e, number);
+        job->last_token_s = e->clock; /* decodes are a token further with every step */
+    } else {
         e->prefill_held -= s->held;
+    }
     int64_t done = job->generated - job->generated_before;
     e->tokens_left += s->seen;
     job->recompute = most(job->recompute, s->seen);
@@ -104,14 +132,6 @@ static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *p
 }
 
 /* ---- decodes ---- */
-
-static void claim(struct kv_engine *e, int64_t sign)
-{
-    const struct kv_decodes *d = &e->decodes;
-    int64_t phase = e->step % e->holder->page;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
-}
 
 /* One after another, in order of admission: each takes what it needs, and who needs more than there is preempts the
  * newest. */
@@ -170,6 +190,7 @@ static bool schedule_decodes(struct kv_engine *e)
     else
         claim(e, 1);
     e->now.decodes = e->now.sequences = e->now.tokens = e->decodes.n;
+    e->decodes_counted = true;
     e->budget -= e->decodes.n;
     return preempted;
 }
@@ -284,7 +305,8 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
 {
     const struct kv_engine_rules *r = &e->rules;
     struct kv_request request = request_of(s->job);
-    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, free_pages, whole;
+    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages,
+            whole;
     bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
     free_pages = kv_engine_free_pages(e);
     kv_hold_start(&s->hold, &request);
@@ -293,14 +315,17 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
         s->found = s->seen = found * page;
         s->held = (double)s->seen;
         kv_hold_skip(&s->hold, s->seen);
-        whole = ((s->target + page - 1) / page - found + unused) * tables;
-    } else if (e->holder->plain) {
+        there = (found - unused) * tables;
+    }
+    if (e->holder->plain) {
         whole = (s->target + page - 1) / page * tables;
     } else {
         whole = prefill_peak(e, s);
         kv_hold_start(&s->hold, &request);
     }
-    if ((r->reserve_prompt || sarathi) && whole > free_pages - r->watermark)
+    if (whole > r->pages) /* by pieces it would come as far as the pool goes, again and again */
+        return false;
+    if ((r->reserve_prompt || sarathi) && whole - there > free_pages - r->watermark)
         return false;
     if (!next_pass(e, s))
         return false;
@@ -364,6 +389,7 @@ static void begin_step(struct kv_engine *e)
     e->now = (struct kv_step){.chunk = e->chunk};
     e->n_ran = 0;
     e->recomputed = 0;
+    e->decodes_counted = false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] = 0;
 }
@@ -372,10 +398,11 @@ static void begin_step(struct kv_engine *e)
 bool kv_engine_schedule(struct kv_engine *e, double cutoff)
 {
     begin_step(e);
-    if (e->blocks)
-        e->full = false; /* what is cached may have changed */
+    if (e->blocks || !e->holder->plain)
+        e->full = false; /* what is cached may have changed, and evictions give pages back */
     bool preempted = schedule_decodes(e);
     preempted |= schedule_prefills(e);
+    preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
     enum admission last = ADMITTED;
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);

@@ -214,6 +214,21 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     return p;
 }
 
+/* Layers that have evicted beside one that grows: what a pass needs beyond what it leaves is not the same where a lane
+ * begins a page. Passes for which it is. */
+static int64_t until_crossing(const struct kv_holder *h, const struct kv_run *run)
+{
+    int64_t passes = INT64_MAX, growing = 0;
+    for (int64_t i = 0; i < h->classes->n; i++) {
+        int64_t in_page = run->before[i] % h->page;
+        if (run->gain[i] != 1)
+            continue;
+        growing++;
+        passes = least(passes, in_page ? h->page - in_page : 1);
+    }
+    return growing == h->classes->n ? INT64_MAX : passes;
+}
+
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
 {
     struct kv_hold_pass *p = &h->pass;
@@ -233,6 +248,8 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     for (int64_t i = 0; i < h->holder->classes->n; i++)
         if (run.gain[i] < 0 || run.gain[i] > 1)
             p->passes = 1;
+    if (decode && h->holder->scope == KV_SCOPE_LAYER)
+        p->passes = least(p->passes, until_crossing(h->holder, &run));
     count_pages(h, &run, p);
     count_entries(h->holder, &run, p);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)

@@ -503,8 +503,9 @@ static void add_sums(struct kv_engine_sums *to, const struct kv_engine_sums *fro
         to->outside = from->outside;
 }
 
-/* Overloaded: after the last arrival it takes more than a tenth of the arrivals' time to answer who is left, beyond what
- * the longest answers take. Backlogged: one request in a hundred waited for longer than half an answer usually takes. */
+/* Overloaded: after the last arrival it takes more than a tenth of the arrivals' time to answer who is left, beyond
+ * what the longest answers take. Backlogged: one request in a hundred waited for longer than half an answer usually
+ * takes. */
 static enum kv_verdict judge(const struct run *r)
 {
     const struct kv_served *out = r->out;

@@ -114,7 +114,7 @@ static void done(struct subject *s)
 }
 
 /* The whole request, by runs of at most `most` passes; 0: of random lengths. */
-static struct kv_ledger count(struct subject *s, int64_t most)
+static inline struct kv_ledger count(struct subject *s, int64_t most)
 {
     struct kv_ledger l;
     struct kv_run run;
@@ -198,8 +198,8 @@ static struct difference compare_ledgers(const struct kv_ledger *a, const struct
     return d;
 }
 
-static void must_agree(const struct subject *s, const char *what, const struct kv_ledger *a, const struct kv_ledger *b,
-                       bool in_place)
+static inline void must_agree(const struct subject *s, const char *what, const struct kv_ledger *a,
+                              const struct kv_ledger *b, bool in_place)
 {
     struct difference d = compare_ledgers(a, b, in_place);
     if (*d.text)
