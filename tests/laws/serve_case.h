@@ -37,31 +37,34 @@ static void log_line(struct step_log *log, const char *line)
     log->line[log->n++] = line;
 }
 
-/* Sums of means over lanes are fractions of the lanes, whatever the order they were added in. */
-static uint64_t log_entries(const struct step_log *log, double entries)
+/* Means over lanes, and sums of them, are fractions of the lanes: here entries of all lanes, whatever the order in
+ * which they were added up. */
+static int64_t log_entries(const struct step_log *log, double entries)
 {
-    return (uint64_t)llrint(entries * (double)log->lanes);
+    return llrint(entries * (double)log->lanes);
 }
 
 static void log_step(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     struct step_log *log = (struct step_log *)(uintptr_t)t->own;
-    uint64_t h = kv_random((uint64_t)step->tokens, (uint64_t)step->sequences, (uint64_t)step->decodes,
-                           log_entries(log, step->decode_kv));
-    h = kv_mix(h ^ log_entries(log, step->decode_kv_squares * (double)log->lanes));
+    int64_t held = log_entries(log, step->decode_kv),
+            squares = log_entries(log, step->decode_kv_squares * (double)log->lanes);
+    uint64_t h = kv_random((uint64_t)step->tokens, (uint64_t)step->sequences, (uint64_t)step->decodes, (uint64_t)held);
     char line[CASE_LINE];
-    int n = snprintf(line, sizeof line, "%lld tokens of %lld, %lld decodes over %.6g (%.6g)", (long long)step->tokens,
-                     (long long)step->sequences, (long long)step->decodes, step->decode_kv, step->decode_kv_squares);
+    int n = snprintf(line, sizeof line, "%lld tokens of %lld, %lld decodes over %lld (%lld)", (long long)step->tokens,
+                     (long long)step->sequences, (long long)step->decodes, (long long)held, (long long)squares);
+    h = kv_mix(h ^ (uint64_t)squares);
     for (int64_t i = 0; i < step->n_chunks; i++) {
-        h = kv_random(h, (uint64_t)step->chunk[i].tokens, log_entries(log, step->chunk[i].prefix), (uint64_t)i);
-        if (n < CASE_LINE - 40)
-            n += snprintf(line + n, sizeof line - (size_t)n, "; %lld after %.6g", (long long)step->chunk[i].tokens,
-                          step->chunk[i].prefix);
+        int64_t prefix = log_entries(log, step->chunk[i].prefix);
+        h = kv_random(h, (uint64_t)step->chunk[i].tokens, (uint64_t)prefix, (uint64_t)i);
+        if (n < CASE_LINE - 60)
+            n += snprintf(line + n, sizeof line - (size_t)n, "; %lld after %lld", (long long)step->chunk[i].tokens,
+                          (long long)prefix);
     }
     log_line(log, kv_copy_text(log->arena, line));
     out->shared = (double)(1 + h % 64) * tick_s;
     if (log->linear && step->n_chunks == 0)
-        out->shared = (double)(3 + step->decodes + (int64_t)log_entries(log, step->decode_kv)) * tick_s;
+        out->shared = (double)(3 + step->decodes + held) * tick_s;
     out->sum = out->shared;
     out->evict = 0;
 }
@@ -146,16 +149,16 @@ static void roll_names(struct serve_case *c, struct dice *r, struct slow_request
 
 static void roll_requests(struct serve_case *c, struct dice *r)
 {
-    int64_t ticks = 0, spread = roll_size(r, 0, 3000), block_tokens = roll_size(r, 1, 40);
+    int64_t ticks = 0, spread = roll_size(r, 0, 1000), block_tokens = roll_size(r, 1, 40);
     bool named = one_in(r, 2), sessions = one_in(r, 3);
-    int64_t most_prompt = roll_size(r, 1, CASE_PROMPT), most_output = roll_size(r, 1, CASE_OUTPUT);
-    c->n = roll_size(r, 1, 30);
+    int64_t most_prompt = one_in(r, 2) ? CASE_PROMPT : roll_size(r, 1, CASE_PROMPT),
+            most_output = one_in(r, 2) ? CASE_OUTPUT : roll_size(r, 1, CASE_OUTPUT);
+    c->n = one_in(r, 2) ? roll(r, 1, 30) : roll_size(r, 1, 30);
     for (int64_t i = 0; i < c->n; i++) {
         struct slow_request *q = &c->request[i];
         int64_t last = sessions && i > 0 && one_in(r, 2) ? roll(r, 0, i - 1) : -1;
         *q = (struct slow_request){.session = i, .after = -1};
-        q->is = (struct kv_arrival){
-            .request = i, .prompt = roll(r, 1, most_prompt), .output = roll_size(r, 1, most_output)};
+        q->is = (struct kv_arrival){.request = i, .prompt = roll(r, 1, most_prompt), .output = roll(r, 1, most_output)};
         for (int64_t j = 0; j < i; j++)
             if (c->request[j].after == last)
                 last = -1; /* one turn after another */
@@ -191,7 +194,8 @@ static void roll_pool(struct serve_case *c, struct dice *r)
     if (c->rules.layout == KV_PER_HEAD)
         unit = s->layers * s->store_heads;
     int64_t one = slow_ceil(most, c->holder.page);
-    c->rules.pages = unit * roll(r, one_in(r, 6) ? larger(one / 2, 1) : one, one * roll(r, 1, 4)) + roll(r, 0, 1);
+    c->rules.pages =
+        unit * roll(r, one_in(r, 6) ? larger(one / 2, 1) : one, one + roll_size(r, 0, 3 * one)) + roll(r, 0, 1);
     if (c->rules.scheduler == KV_SCHEDULER_SARATHI && one_in(r, 2))
         c->rules.watermark = roll(r, 0, c->rules.pages / 10);
 }

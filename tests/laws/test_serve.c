@@ -125,7 +125,7 @@ static void same_request(struct comparison *d, int64_t i, const struct fast_requ
         same(&inner, "generated", (double)job->generated, (double)s->generated);
     }
     if (*inner.text && !*d->text)
-        snprintf(d->text, sizeof d->text, "request %lld: %s", (long long)i, inner.text);
+        snprintf(d->text, sizeof d->text, "request %lld: %.300s", (long long)i, inner.text);
 }
 
 static void same_sums(struct comparison *d, const struct kv_engine_sums *f, const struct kv_engine_sums *s, bool async)
