@@ -317,10 +317,11 @@ static void charge_entries(struct brute *b, const struct kv_turn *s)
 
 /* ---- a request ---- */
 
-static void brute_start(struct brute *b, const struct draw *d, struct kv_arena *a)
+/* `read`: the rules as they were read off the policy, or NULL: as they were drawn. */
+static void brute_start(struct brute *b, const struct draw *d, const struct kv_rules *read, struct kv_arena *a)
 {
     struct kv_err e = {0};
-    struct kv_rules rules = brute_rules(b, d);
+    struct kv_rules rules = read ? *read : brute_rules(b, d);
     b->d = d;
     b->dice = dice_for(99, d->number);
     b->heads = draw_heads(d);

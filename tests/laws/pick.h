@@ -80,7 +80,8 @@ static bool subject_has(void *pick, int64_t layer, int64_t head, int64_t positio
     return kv_set_has(kv_cache_set(p->subject, layer, head), position);
 }
 
-static void pick_start(struct pick *p, struct brute *b, const struct draw *d, struct kv_arena *a)
+static void pick_start(struct pick *p, struct brute *b, const struct draw *d, const struct kv_rules *read,
+                       struct kv_arena *a)
 {
     struct dice r = dice_for(97, d->number);
     memset(p, 0, sizeof *p);
@@ -88,7 +89,7 @@ static void pick_start(struct pick *p, struct brute *b, const struct draw *d, st
     p->key = roll_bits(&r);
     p->spread = d->number % 2 ? LOGNORMAL : (enum spread)(d->number / 2 % 3);
     p->exact = p->spread != LOGNORMAL;
-    brute_start(b, d, a);
+    brute_start(b, d, read, a);
     b->in_place = true;
     b->scored = true;
     b->model.context = p;

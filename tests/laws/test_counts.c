@@ -109,7 +109,7 @@ static void check_against_brute(struct subject *s, struct brute *b)
 {
     struct kv_ledger l;
     struct kv_run run;
-    brute_start(b, &s->draw, s->arena);
+    brute_start(b, &s->draw, NULL, s->arena);
     kv_walk_restart(&s->walk, &s->draw.request);
     kv_ledger_open(&l, &s->policy, &s->shape, &s->classes, s->draw.page, s->arena);
     if (l.in_place != b->in_place)

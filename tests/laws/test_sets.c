@@ -2,6 +2,7 @@
 /* The cache that decides, driven pass by pass with drawn channels, against a selector that sorts lists of positions
  * (engine/selector.h) and counts what they cost (brute.h), for every kind of the table. The same requests are also run
  * in other orders, on two threads, on each path of the arithmetic, and with passes told at once. */
+#include "engine/witness.h"
 #include "tests/laws/pick.h"
 #include "tests/laws/subject.h"
 
@@ -380,7 +381,11 @@ static void check_request(struct lists *l, struct subject *s)
     struct runner *a = &l->runner, *other = &l->other;
     struct kv_pass pass;
     int64_t limit = one_in(&dice, 4) ? s->policy.when.patch + roll_size(&dice, 1, 400) : INT64_MAX;
-    pick_start(&l->pick, &l->brute, &s->draw, s->arena);
+    struct kv_rules read;
+    bool reads = one_in(&dice, 2); /* what a program has, that was not told of the draw */
+    if (reads && !kv_rules_read(&read, &s->policy, &s->shape, &s->draw.request, s->arena, &s->e))
+        fail_draw(s, s->e.text);
+    pick_start(&l->pick, &l->brute, &s->draw, reads ? &read : NULL, s->arena);
     l->pick.subject = &a->c;
     open_runner(a, s, &l->pick, FORWARD, s->draw.number);
     open_runner(other, s, &l->pick, one_in(&dice, 5) ? THREADS : BACKWARD,
