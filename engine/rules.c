@@ -53,7 +53,7 @@ void kv_rules_full_heads(const double *gate, int64_t lanes, double sparsity, boo
     for (int64_t i = 0; i < lanes; i++) {
         int64_t before = 0;
         for (int64_t j = 0; j < lanes; j++)
-            before += gate[j] > gate[i] || (gate[j] == gate[i] && j < i);
+            before += gate[j] > gate[i] || (j < i && gate[j] >= gate[i]);
         full[i] = before < n;
     }
 }

@@ -213,17 +213,24 @@ static double slack_at(const struct kv_selector *s, double cut)
 /* ---- budgets of a layer that scores share out (notes/policies.md 9) ---- */
 
 /* How many of the `total` highest each head has; items are those of all heads. Returns how many are about as high as
- * the lowest of these. */
+ * the lowest of these, so that rounding may exchange them; 0 when they are of one head, whose number is the same then.
+ */
 static int64_t count_best(struct kv_selector *s, int64_t n, int64_t total, int64_t *count)
 {
+    const struct kv_selector_item *item = s->item;
     int64_t near = 0;
+    bool one_head = true;
     total = smaller(total, n);
     qsort(s->item, (size_t)n, sizeof *s->item, by_score);
     for (int64_t i = 0; i < total; i++)
-        count[s->item[i].head]++;
-    for (int64_t i = 0; i < n && total && s->rounding > 0; i++)
-        near += fabs(s->item[i].score - s->item[total - 1].score) <= 4 * slack_at(s, s->item[total - 1].score);
-    return near;
+        count[item[i].head]++;
+    for (int64_t i = 0; i < n && total && s->rounding > 0; i++) {
+        if (!(fabs(item[i].score - item[total - 1].score) <= 4 * slack_at(s, item[total - 1].score)))
+            continue;
+        near++;
+        one_head &= item[i].head == item[total - 1].head;
+    }
+    return one_head ? 0 : near;
 }
 
 /* AdaKV of KVCache-Factory. Every head keeps a share of the mean, and at least what min_tokens says. */

@@ -304,6 +304,14 @@ static bool open_results(struct kv_verify *c, const char *folder, struct kv_out 
     return true;
 }
 
+/* They are whole or not there. */
+static void drop_results(struct kv_out *out)
+{
+    fclose(out->file);
+    if (out->part)
+        unlink(out->part);
+}
+
 static bool close_results(const struct kv_table *t, const char *folder, struct kv_out *closed, struct kv_out *open,
                           struct kv_err *e)
 {
@@ -348,16 +356,21 @@ static bool check_policies(struct kv_host *h, const struct kv_args *args, struct
         .host = h, .arena = a, .reference = !kv_arg_flag(args, "no-reference"), .tolerance = strtod(tolerance, NULL)};
     if (!(c.tolerance > 0))
         return kv_fail(e, KV_USAGE, "--tolerance '%s' is no number above 0", tolerance);
-    if (!(c.kvsim = kv_verify_kvsim(a, e)) || (results && !open_results(&c, results, &closed, &open, e)))
+    if (!(c.kvsim = kv_verify_kvsim(a, e)) || (results && !kv_result_folder_check(results, a, e)))
         return false;
     if (!mkdtemp(folder))
         return kv_fail(e, KV_ENV, "cannot make a folder '%s': %s", folder, strerror(errno));
     c.folder = folder;
     kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
-    bool good = check_prompts(&c, args, &t, tally, e);
+    bool opened = results && open_results(&c, results, &closed, &open, e),
+         good = (opened || !results) && check_prompts(&c, args, &t, tally, e);
     (void)!system(kv_format(a, "rm -rf '%s'", folder));
-    if (good && results)
+    if (!good && opened) {
+        drop_results(&closed);
+        drop_results(&open);
+    } else if (opened) {
         good = close_results(&t, results, &closed, &open, e);
+    }
     if (good && kv_arg_flag(args, "csv")) {
         kv_table_csv(&t, stdout);
     } else if (good && kv_arg_flag(args, "json")) {

@@ -90,6 +90,8 @@ kv verify "$model" --prompt-file prompt.txt -n 3 --policy full --tolerance 1e-15
 is "outside tolerance: status" 1 "$rc"
 has "outside tolerance: said" "outside tolerance" err
 is "nothing is left behind" "" "$(ls -d kvengine-* 2>/dev/null)"
+kv verify "$model" --prompt-file prompt.txt -n 1 --policy full --policy h2o:keep=nothing -o half
+is "a mistake later on: no half of a result" "2 provenance.json" "$rc $(echo $(ls half))"
 mkdir foreign && echo mine >foreign/notes.txt
 kv verify "$model" --prompt-file prompt.txt -n 1 --policy full -o foreign
 is "a folder of somebody else's" 2 "$rc"

@@ -379,6 +379,8 @@ static void other_rules_are_noticed(void **state)
         {"random:keep=40%", "the cut is", OF(seed), 1},
         {"random:keep=40%,when=chunk+decode,every=4", "pass 3: another pass than the rules make", OF(every), -3},
         {"cur:keep=40%", "the cut is", OF(block), 5},
+        {"adakv:tokens=50,window_size=8", "layer 0, head 0: ", OF(tokens), 1},
+        {"ada-snapkv:tokens=50,window_size=8", "pass 2, layer 0, head 1: 50 candidates stay", OF(tokens), 1},
 #undef OF
     };
     open_model(f, &shape, KV_TENSOR_F32, 11);
