@@ -143,11 +143,27 @@ const struct kv_field kv_policy_fields[] = {
      .max = 65536,
      .also = "residual",
      .help = "int8, int4: newest entries that stay in fp16 (KIVI's R)"},
+    {.key = "output_scale",
+     .type = KV_T_REAL,
+     .offset = AT(output_scale),
+     .def = "1",
+     .min = 0.001,
+     .max = 1000,
+     .help = "answers under this policy are this many times as long, for models that evict may ramble: in counts and "
+             "traffic, not in recorded or live runs"},
     {.key = "law", .type = KV_T_TEXT, .offset = AT(law), .help = "how many entries stay; auto: the kind's"},
     {.key = "score", .type = KV_T_TEXT, .offset = AT(score), .help = "which entries stay; auto: the kind's"},
 };
 const int kv_n_policy_fields = sizeof kv_policy_fields / sizeof *kv_policy_fields;
 #undef AT
+
+int64_t kv_policy_output(const struct kv_policy *p, int64_t output)
+{
+    double scaled = (double)output * p->keys.output_scale;
+    if (p->keys.output_scale == 1 || output < 1)
+        return output;
+    return scaled < 1 ? 1 : scaled < TOKENS_MAX ? llrint(scaled) : TOKENS_MAX;
+}
 
 int64_t kv_trunc_share(double share, int64_t n)
 {

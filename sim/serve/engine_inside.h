@@ -86,6 +86,16 @@ struct kv_engine {
     struct kv_engine_sums sums;
 };
 
+/* ---- who runs (engine_schedule.c) ---- */
+
+/* Decides what the step runs, of requests that had arrived by `cutoff`, and takes pages for it: see `now`, `chunk`,
+ * `ran`. False when memory is out. */
+bool kv_engine_schedule(struct kv_engine *e, double cutoff);
+/* Takes the first that waits out of the queue. */
+struct kv_job *kv_engine_next_job(struct kv_engine *e);
+void kv_engine_tell(const struct kv_engine *e, enum kv_engine_event what, struct kv_job *job, int64_t tokens,
+                    int64_t computed);
+
 /* ---- sequences (engine_slots.c) ---- */
 
 /* An idle slot for the job. NULL when memory is out. */
@@ -108,6 +118,7 @@ int64_t kv_engine_free_pages(const struct kv_engine *e);
 /* With prefix caching: the name of a block of the job; blocks up to `tokens`, the full ones behind `from` named. */
 uint64_t kv_job_block_name(const struct kv_engine *e, const struct kv_job *job, int64_t block);
 void kv_slot_take_block(struct kv_slot *s, int32_t block);
+void kv_slot_name_last(struct kv_engine *e, struct kv_slot *s); /* it is full */
 void kv_slot_take_blocks(struct kv_engine *e, struct kv_slot *s, int64_t from, int64_t tokens);
 
 #endif

@@ -325,3 +325,8 @@ void kv_slot_take_blocks(struct kv_engine *e, struct kv_slot *s, int64_t from, i
     for (int64_t i = from / page; i < tokens / page; i++)
         kv_blocks_name(e->blocks, s->block[i], kv_job_block_name(e, s->job, i));
 }
+
+void kv_slot_name_last(struct kv_engine *e, struct kv_slot *s)
+{
+    kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
+}

@@ -8,12 +8,12 @@
 
 /* One way to read rows. Its state is its own. */
 struct kv_row_reader {
-    /* Takes the first line (a header, or a row that `next` must give first). NULL after a message. */
-    void *(*open)(struct kv_rows *r, const struct kv_line *first, struct kv_err *e);
+    /* Reads what stands before the first row. NULL after a message. */
+    void *(*open)(struct kv_rows *r, struct kv_err *e);
     enum kv_next (*next)(struct kv_rows *r, void *state, struct kv_row *row, struct kv_err *e);
     void (*close)(void *state);
 };
-extern const struct kv_row_reader kv_read_csv, kv_read_mooncake, kv_read_vllm_result, kv_read_vllm_log;
+extern const struct kv_row_reader kv_read_csv, kv_read_mooncake, kv_read_vllm_result, kv_read_vllm_log, kv_read_sorted;
 
 struct kv_rows {
     struct kv_input *in;
@@ -27,6 +27,8 @@ struct kv_rows {
     int64_t n_blocks, block_room;
     struct kv_arena *arena;
 };
+
+bool kv_sorted_rewind(void *state);
 
 /* Says `FILE:LINE:COL: ...` and returns false. */
 bool kv_row_fail(const struct kv_rows *r, int64_t line, int column, struct kv_err *e, const char *format, ...)

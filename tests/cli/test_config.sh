@@ -43,7 +43,7 @@ while IFS= read -r key; do
 $key: $(cat err)"
 done <keys
 is "template: each default can be written" "" "$wrong"
-is "template: has keys of every section" "engine hardware model plan policy pyramidkv report run timing workload" \
+is "template: has keys of every section" "engine hardware model plan policy pyramidkv report run slo timing workload" \
     "$(sed 's/\..*//' keys | sort -u | tr '\n' ' ' | sed 's/ $//')"
 awk '/^\[/ { split("", seen); policy = /^\[policy/ } / = / && /^; [a-z_]+ = / && !policy { sub(/^; /, "") }
     / = / && !/^;/ && seen[$1]++ { next } 1' template.ini >all.ini
@@ -237,7 +237,7 @@ name = Llama-3.1-8B
 block_size = 16
 INI
 ini "unknown section, nothing near" "bad.ini:3: unknown section [xyzzyplugh]; known: [run], [model], [hardware], [engine], [workload], \
-[plan], [timing], [report], and [policy NAME]" <<'INI'
+[slo], [plan], [timing], [report], and [policy NAME]" <<'INI'
 [model]
 name = Llama-3.1-8B
 [xyzzyplugh]

@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What a step runs: decodes first, then prefills in order of admission, then those who wait, under the rules of vLLM's
+ * V1 scheduler (docs/SERVING.md cites each) or of Sarathi as Vidur has it. */
+#include "sim/serve/engine_inside.h"
+
+#include <math.h>
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+void kv_engine_tell(const struct kv_engine *e, enum kv_engine_event what, struct kv_job *job, int64_t tokens,
+                    int64_t computed)
+{
+    if (e->watch)
+        e->watch->tell(e->watch->context, what, job, tokens, computed);
+}
+
+/* ---- who waits ---- */
+
+struct kv_job *kv_engine_next_job(struct kv_engine *e)
+{
+    struct kv_job *job = e->first_waiting;
+    e->first_waiting = job->next;
+    if (!job->next)
+        e->last_waiting = &e->first_waiting;
+    e->n_waiting--;
+    return job;
+}
+
+static void wait_first(struct kv_engine *e, struct kv_job *job)
+{
+    job->next = e->first_waiting;
+    if (!job->next)
+        e->last_waiting = &job->next;
+    e->first_waiting = job;
+    e->n_waiting++;
+    e->full = false;
+}
+
+/* ---- preemption: what was computed is dropped, and computed again with what was generated ---- */
+
+static void preempt(struct kv_engine *e, int32_t number)
+{
+    struct kv_slot *s = e->slot[number];
+    struct kv_job *job = s->job;
+    if (s->decoding)
+        kv_slot_stop(e, number);
+    else
+        e->prefill_held -= s->held;
+    int64_t done = job->generated - job->generated_before;
+    e->tokens_left += s->seen;
+    job->recompute = most(job->recompute, s->seen);
+    if (e->rules.restart_bug && s->seen < s->target) { /* what was not computed becomes output */
+        job->left += s->target - s->seen;
+        job->target = s->seen;
+    } else {
+        job->target += done;
+        job->left -= done;
+    }
+    job->generated_before = job->generated;
+    job->preemptions++;
+    e->sums.preemptions++;
+    kv_slot_give_pages(e, s);
+    kv_slot_leave(e, number);
+    wait_first(e, job);
+    kv_engine_tell(e, KV_PREEMPTED, job, 0, 0);
+}
+
+/* Its last token is on its way, and only its pages go (vLLM: it finishes from among those who wait). */
+static void drop_ending(struct kv_engine *e, int32_t number)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->n_ending; i++)
+        if (e->ending[i] != number)
+            e->ending[n++] = e->ending[i];
+    e->n_ending = n;
+    e->sums.preemptions++;
+    kv_slot_give_pages(e, e->slot[number]);
+    kv_slot_leave(e, number);
+    e->full = false;
+}
+
+/* Pages for a decode or a prefill; the newest sequences give theirs up, in the end it itself. */
+static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *preempted)
+{
+    while (kv_engine_free_pages(e) < need) {
+        int32_t victim = e->newest;
+        *preempted = true;
+        if (e->slot[victim]->ending)
+            drop_ending(e, victim);
+        else
+            preempt(e, victim);
+        if (victim == number)
+            return false;
+    }
+    return true;
+}
+
+/* ---- decodes ---- */
+
+static void claim(struct kv_engine *e, int64_t sign)
+{
+    const struct kv_decodes *d = &e->decodes;
+    int64_t phase = e->step % e->holder->page;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
+}
+
+/* One after another, in order of admission: each takes what it needs, and who needs more than there is preempts the
+ * newest. */
+static bool walk_decodes(struct kv_engine *e)
+{
+    enum kv_layout layout = e->rules.layout;
+    bool sarathi = e->rules.scheduler == KV_SCHEDULER_SARATHI, preempted = false;
+    int64_t claimed = 0;
+    for (int32_t i = e->oldest, next; i >= 0; i = next) {
+        struct kv_slot *s = e->slot[i];
+        next = s->newer;
+        if (!s->decoding)
+            continue;
+        int64_t need = kv_slot_need(e, s);
+        /* sarathi asks for a free page before it looks whether one is needed */
+        if (!make_room(e, i, sarathi ? most(need, e->holder->table[layout]->tables) : need, &preempted))
+            break;
+        e->claims[layout] += need;
+        claimed += need;
+        next = s->newer; /* who followed may be gone */
+    }
+    e->claims[layout] -= claimed;
+    return preempted;
+}
+
+/* A block that this step fills has its name at once, or a step later where the last of its tokens is not known yet when
+ * the step is scheduled (vllm/v1/core/sched/async_scheduler.py). */
+static void take_blocks(struct kv_engine *e)
+{
+    int64_t page = e->holder->page;
+    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer) {
+        struct kv_slot *s = e->slot[i];
+        if (e->rules.async_scheduling && s->seen + e->step - s->start > s->target)
+            kv_slot_name_last(e, s);
+        kv_slot_take_block(s, kv_blocks_take(e->blocks));
+    }
+    if (e->rules.async_scheduling)
+        return;
+    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer)
+        kv_slot_name_last(e, e->slot[i]);
+}
+
+static int64_t decodes_need(const struct kv_engine *e)
+{
+    const struct kv_decodes *d = &e->decodes;
+    enum kv_layout layout = e->rules.layout;
+    int64_t need = d->phase[layout][e->step % e->holder->page] + d->rise[layout];
+    return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
+}
+
+static bool schedule_decodes(struct kv_engine *e)
+{
+    bool preempted = e->decodes.n && decodes_need(e) > kv_engine_free_pages(e) && walk_decodes(e);
+    if (e->blocks)
+        take_blocks(e);
+    else
+        claim(e, 1);
+    e->now.decodes = e->now.sequences = e->now.tokens = e->decodes.n;
+    e->budget -= e->decodes.n;
+    return preempted;
+}
+
+/* ---- prefill ---- */
+
+static int64_t token_limit(const struct kv_engine *e)
+{
+    int64_t threshold = e->rules.long_prefill_token_threshold;
+    return threshold && threshold < e->budget ? threshold : e->budget;
+}
+
+/* Pages a pass needs that the slot does not have. */
+static int64_t pass_need(const struct kv_engine *e, const struct kv_slot *s)
+{
+    enum kv_layout layout = e->rules.layout;
+    if (e->blocks)
+        return ((s->seen + s->pass->n_new + e->holder->page - 1) / e->holder->page - s->n_blocks) *
+               e->holder->table[layout]->tables;
+    return most(0, s->pass->during[layout] - s->pages[layout]);
+}
+
+static bool next_pass(struct kv_engine *e, struct kv_slot *s)
+{
+    int64_t limit = token_limit(e);
+    if (limit <= e->holder->policy->when.patch)
+        return false;
+    s->pass = kv_hold_next(&s->hold, limit);
+    KV_ASSERT(s->pass && !s->pass->decode);
+    return true;
+}
+
+/* The pass is part of this step. */
+static void run_pass(struct kv_engine *e, int32_t number)
+{
+    struct kv_slot *s = e->slot[number];
+    const struct kv_hold_pass *p = s->pass;
+    int64_t tokens = p->n_new + p->n_patch;
+    if (e->blocks)
+        kv_slot_take_blocks(e, s, s->seen, s->seen + p->n_new);
+    else
+        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+            e->claims[layout] += most(0, p->during[layout] - s->pages[layout]);
+    e->chunk[e->now.n_chunks++] = (struct kv_step_chunk){.tokens = tokens, .prefix = p->held};
+    e->ran[e->n_ran++] = number;
+    e->now.tokens += tokens;
+    e->now.sequences++;
+    e->now.moved_bytes += p->moved_bytes;
+    e->now.scored_bytes += p->scored_bytes;
+    e->budget -= tokens;
+    e->tokens_left -= p->n_new;
+    e->recomputed += most(0, least(s->job->recompute, s->seen + p->n_new) - s->seen);
+}
+
+static bool schedule_prefills(struct kv_engine *e)
+{
+    bool preempted = false;
+    for (int32_t i = 0; i < e->n_prefill && e->budget > 0;) {
+        int32_t number = e->prefill[i];
+        struct kv_slot *s = e->slot[number];
+        if (!next_pass(e, s))
+            break;
+        if (!make_room(e, number, pass_need(e, s), &preempted))
+            break;
+        run_pass(e, number);
+        i++;
+    }
+    return preempted;
+}
+
+/* ---- admission ---- */
+
+/* The longest chain of named blocks that the prompt begins with; its last token is always computed. */
+static int64_t find_blocks(struct kv_engine *e, struct kv_slot *s, int64_t *unused)
+{
+    const struct kv_job *job = s->job;
+    int64_t most_blocks = (job->target - 1) / e->holder->page;
+    *unused = 0;
+    while (s->n_blocks < most_blocks) {
+        int32_t block = kv_blocks_find(e->blocks, kv_job_block_name(e, job, s->n_blocks));
+        if (block < 0)
+            break;
+        *unused += !kv_blocks_used(e->blocks, block);
+        kv_slot_take_block(s, block);
+    }
+    return s->n_blocks;
+}
+
+/* Pages of the whole prefill at its largest, run through in passes of the whole budget. */
+static int64_t prefill_peak(struct kv_engine *e, struct kv_slot *s)
+{
+    int64_t peak = 0;
+    const struct kv_hold_pass *p;
+    if (s->job->peak_of == s->job->target)
+        return s->job->prefill_peak;
+    do {
+        p = kv_hold_next(&s->hold, e->rules.max_num_batched_tokens);
+        peak = most(peak, p->during[e->rules.layout]);
+    } while (!p->last);
+    s->job->peak_of = s->job->target;
+    s->job->prefill_peak = peak;
+    return peak;
+}
+
+static struct kv_request request_of(const struct kv_job *job)
+{
+    return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
+}
+
+/* Whether there are pages for the first pass, and for what else the rules ask. */
+static bool fits(struct kv_engine *e, struct kv_slot *s)
+{
+    const struct kv_engine_rules *r = &e->rules;
+    struct kv_request request = request_of(s->job);
+    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, free_pages, whole;
+    bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
+    free_pages = kv_engine_free_pages(e);
+    kv_hold_start(&s->hold, &request);
+    if (e->blocks) {
+        int64_t found = find_blocks(e, s, &unused);
+        s->found = s->seen = found * page;
+        s->held = (double)s->seen;
+        kv_hold_skip(&s->hold, s->seen);
+        whole = ((s->target + page - 1) / page - found + unused) * tables;
+    } else if (e->holder->plain) {
+        whole = (s->target + page - 1) / page * tables;
+    } else {
+        whole = prefill_peak(e, s);
+        kv_hold_start(&s->hold, &request);
+    }
+    if ((r->reserve_prompt || sarathi) && whole > free_pages - r->watermark)
+        return false;
+    if (!next_pass(e, s))
+        return false;
+    if (pass_need(e, s) + unused * tables > free_pages - r->watermark)
+        return false;
+    for (int64_t i = 0; i < s->n_blocks; i++)
+        kv_blocks_share(e->blocks, s->block[i]);
+    s->reserved = sarathi && !e->blocks && e->holder->plain;
+    if (s->reserved)
+        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+            s->pages[layout] = (s->target + page - 1) / page * e->holder->table[layout]->tables;
+            e->pages[layout] += s->pages[layout];
+        }
+    return true;
+}
+
+enum admission { ADMITTED, NOT_NOW, NO_MEMORY };
+
+static enum admission admit(struct kv_engine *e, double cutoff)
+{
+    struct kv_job *job = e->first_waiting;
+    int32_t number;
+    if (job->arrival_s > cutoff)
+        return NOT_NOW;
+    e->limit = KV_LIMIT_SEQUENCES;
+    if (e->n_running == e->rules.max_num_seqs)
+        return NOT_NOW;
+    e->limit = KV_LIMIT_PAGES;
+    struct kv_slot *s = kv_slot_take(e, job, &number);
+    if (!s)
+        return NO_MEMORY;
+    s->target = job->target;
+    if (!fits(e, s)) {
+        e->idle[e->n_idle++] = number;
+        s->n_blocks = 0;
+        e->full = true;
+        return NOT_NOW;
+    }
+    kv_engine_next_job(e);
+    kv_slot_run(e, number);
+    e->prefill_held += s->held;
+    if (isnan(job->scheduled_s))
+        job->scheduled_s = e->clock;
+    if (!job->preemptions)
+        e->sums.prompt_tokens += job->is.prompt;
+    job->cached_tokens += s->found;
+    e->tokens_left -= s->found;
+    e->sums.cached_tokens += s->found;
+    kv_engine_tell(e, job->preemptions ? KV_RESUMED : KV_ADMITTED, job, 0, s->found);
+    run_pass(e, number);
+    e->limit = KV_LIMIT_TOKENS;
+    return ADMITTED;
+}
+
+/* ---- a step ---- */
+
+static void begin_step(struct kv_engine *e)
+{
+    e->budget = e->rules.max_num_batched_tokens;
+    e->limit = KV_LIMIT_TOKENS;
+    e->now = (struct kv_step){.chunk = e->chunk};
+    e->n_ran = 0;
+    e->recomputed = 0;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] = 0;
+}
+
+/* Decides what the step runs. False when memory is out. */
+bool kv_engine_schedule(struct kv_engine *e, double cutoff)
+{
+    begin_step(e);
+    if (e->blocks)
+        e->full = false; /* what is cached may have changed */
+    bool preempted = schedule_decodes(e);
+    preempted |= schedule_prefills(e);
+    enum admission last = ADMITTED;
+    while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
+        last = admit(e, cutoff);
+    e->now.chunk = e->chunk;
+    return last != NO_MEMORY;
+}
