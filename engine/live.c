@@ -51,10 +51,15 @@ bool kv_live_open(struct kv_live *l, struct kv_backend *b, const struct kv_weigh
     return b->ops->seq_open(b, &l->seq, e);
 }
 
-void kv_live_close(struct kv_live *l)
+void kv_live_leave(struct kv_live *l)
 {
     if (l->seq.lane)
         l->backend->ops->seq_close(l->backend, &l->seq);
+}
+
+void kv_live_close(struct kv_live *l)
+{
+    kv_live_leave(l);
     kv_cache_close(&l->cache);
     kv_cache_work_close(&l->work);
     for (int k = 0; k < KV_SCORE_CHANNELS; k++)
@@ -230,10 +235,12 @@ bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
     struct kv_part part[n];
     struct step step = {.live = going};
     double start = now();
+    int64_t tokens = 0;
     for (int i = 0; i < n; i++)
         if (kv_live_next(live[i])) {
             if (!begin(live[i], &part[step.n], e))
                 return false;
+            tokens += part[step.n].n_new + part[step.n].n_patch;
             going[step.n++] = live[i];
         }
     if (!step.n)
@@ -241,10 +248,10 @@ bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
     struct kv_backend *b = going[0]->backend;
     if (!b->ops->forward(b, part, step.n, hook, &step, e))
         return false;
-    double each = (now() - start) / step.n;
+    double each = (now() - start) / (double)tokens;
     for (int i = 0; i < step.n; i++) {
         kv_cache_end(&going[i]->cache);
-        going[i]->pass_s += each;
+        going[i]->pass_s += each * (double)(part[i].n_new + part[i].n_patch);
         if (going[i]->watch && !going[i]->watch->ends(going[i]->watch->context, going[i], e))
             return false;
     }
