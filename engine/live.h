@@ -64,7 +64,8 @@ void kv_live_leave(struct kv_live *l);
 /* Whether there is another pass: the prompt is not through, or a token was added that was not fed. */
 bool kv_live_next(const struct kv_live *l);
 
-/* One pass of each of n sequences, in one forward. Those without a next pass are left out. */
+/* One pass of each of n sequences, in one forward. Those without a next pass are left out. False: those that were in it
+ * can only be closed, others go on. */
 bool kv_live_step(struct kv_live **l, int n, struct kv_err *e);
 
 /* Whether the policy pools or picks among the query heads of a KV head before it adds them up: then rows are of each.

@@ -415,17 +415,29 @@ static void make_logits(struct kv_cpu *b)
         kv_cpu_linear(b, &rows, b->norm, n, &head, 1);
 }
 
-static bool cpu_forward(struct kv_backend *backend, struct kv_part *part, int n_parts, kv_layer_hook *hook,
-                        void *context, struct kv_err *e)
+static bool do_layers(struct kv_cpu *b, kv_layer_hook *hook, void *context, struct kv_err *e)
 {
-    struct kv_cpu *b = cpu_of(backend);
-    if (!begin(b, part, n_parts, e))
-        return false;
     for (int64_t layer = 0; layer < b->config.layers; layer++) {
         if (!attention_layer(b, layer, hook, context, e))
             return false;
         mlp_layer(b, layer);
     }
+    return true;
+}
+
+static bool cpu_forward(struct kv_backend *backend, struct kv_part *part, int n_parts, kv_layer_hook *hook,
+                        void *context, struct kv_err *e)
+{
+    struct kv_cpu *b = cpu_of(backend);
+    for (int p = 0; p < n_parts; p++)
+        KV_ASSERT(!part[p].seq->lost);
+    if (!begin(b, part, n_parts, e))
+        return false;
+    bool good = do_layers(b, hook, context, e);
+    for (int p = 0; p < n_parts; p++)
+        part[p].seq->lost = !good;
+    if (!good)
+        return false;
     make_logits(b);
     for (int p = 0; p < n_parts; p++) {
         part[p].seq->seen += part[p].n_new;

@@ -388,27 +388,44 @@ static void places_are_positions_among_survivors(void **state)
 
 /* ---- refusals and odd memory ---- */
 
+/* The pool ends in the middle of a pass: what was in it is lost, and nothing else. */
 static void a_full_pool_is_said(void **state)
 {
     struct fixture *f = *state;
     open_model(f, &shapes[0], KV_TENSOR_F32, 1);
-    open_backend(f, 4, 40 * 2 * 4 * 8 * 4, 1); /* 40 pages; 8 lanes of 4 entries each: 5 pages a lane */
+    int64_t vocab = f->w.config.vocab;
+    float *alone = malloc(sizeof *alone * (size_t)vocab), *beside = malloc(sizeof *beside * (size_t)vocab);
     int32_t *token = draw_tokens(f, TOKENS, 1);
-    struct kv_seq s = open_sequence(f, 4, 0, false);
-    struct kv_part part = {.seq = &s, .token = token, .n_new = 20};
-    MUST(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
-    assert_int_equal(f->b->ops->use(f->b).pages_live, 40);
-    part.n_new = 1;
-    assert_false(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
-    assert_int_equal(f->e.status, KV_ENV);
-    assert_non_null(strstr(f->e.text, "the KV pool is full: 40 pages of 256 bytes; raise --pool"));
-    assert_int_equal(s.seen, 20);
-    f->b->ops->seq_close(f->b, &s);
-    assert_int_equal(f->b->ops->use(f->b).pages_live, 0);
-    s = open_sequence(f, 4, 0, false);
-    part.n_new = 20;
-    MUST(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
-    f->b->ops->seq_close(f->b, &s);
+    for (int crowded = 0; crowded < 2; crowded++) {
+        open_backend(f, 4, 51 * 2 * 4 * 8 * 4, 1); /* 51 pages; 8 lanes of 4 entries a page */
+        struct kv_seq other = open_sequence(f, 4, 0, false), s = open_sequence(f, 4, 0, false);
+        struct kv_part rest = {.seq = &other, .token = token + 20, .n_new = 3};
+        struct kv_part part = {.seq = &s, .token = token, .n_new = 20};
+        MUST(f->b->ops->forward(f->b, &rest, 1, NULL, NULL, &f->e));
+        assert_int_equal(f->b->ops->use(f->b).pages_live, 8);
+        if (crowded) {
+            MUST(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
+            assert_int_equal(f->b->ops->use(f->b).pages_live, 48);
+            part.n_new = 1; /* one layer has 3 of the 4 pages it wants */
+            assert_false(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
+            assert_int_equal(f->e.status, KV_ENV);
+            assert_non_null(strstr(f->e.text, "the KV pool is full: 51 pages of 256 bytes; raise --pool"));
+            assert_int_equal(s.seen, 20);
+            assert_true(s.lost && !other.lost);
+            assert_int_equal(f->b->ops->use(f->b).pages_live, 51);
+            f->e = (struct kv_err){0};
+        }
+        f->b->ops->seq_close(f->b, &s);
+        assert_int_equal(f->b->ops->use(f->b).pages_live, 8);
+        rest = (struct kv_part){.seq = &other, .token = token + 23, .n_new = 20, .n_logits = 1};
+        rest.logits = crowded ? beside : alone;
+        MUST(f->b->ops->forward(f->b, &rest, 1, NULL, NULL, &f->e));
+        f->b->ops->seq_close(f->b, &other);
+        assert_int_equal(f->b->ops->use(f->b).pages_live, 0);
+    }
+    assert_memory_equal(beside, alone, sizeof *alone * (size_t)vocab);
+    free(alone);
+    free(beside);
 }
 
 static bool ask_external(void *fixture, int64_t layer, struct kv_err *e)
@@ -429,6 +446,7 @@ static void what_cannot_be_made_is_refused(void **state)
     assert_false(f->b->ops->forward(f->b, &part, 1, ask_external, f, &f->e));
     assert_int_equal(f->e.status, KV_USAGE);
     assert_string_equal(f->e.text, "channel 'external' cannot be made in a live run");
+    assert_true(s.lost);
     f->b->ops->seq_close(f->b, &s);
 }
 
@@ -452,6 +470,7 @@ static void sliding_windows_end_at_their_size(void **state)
     assert_false(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
     assert_int_equal(f->e.status, KV_USAGE);
     assert_non_null(strstr(f->e.text, "sliding window of 24 tokens"));
+    assert_true(!s.lost && s.seen == 24); /* refused before it began */
     f->b->ops->seq_close(f->b, &s);
     close_truth(t);
 }
