@@ -161,6 +161,8 @@ works "is in order too" trace check b.kvt.h5
 works "and replayed under it" replay b.kvt.h5 --policy tova:tokens=200 --csv
 denies "two prompts" 2 "a trace is of one prompt, and 2 were given" record model -p a -p b
 denies "no channel" 2 "did you mean 'window_seen'" record model -p hi --channels windw_seen
+denies "no channel, far from all" 2 "'foo' is no channel; a live run makes window_local, window_seen, column_sum, " \
+    record model -p hi --channels foo
 denies "a channel of elsewhere" 2 "'external' is not made by a live run" record model -p hi --channels external
 denies "a mark behind the end" 2 "--mark 'x=0-99' is not NAME=FIRST-LAST with tokens from 0 to" record model -p hi -n 4 --mark x=0-99
 denies "no mark" 2 "--mark 'x=5-2' is not NAME=FIRST-LAST" record model -p hi --mark x=5-2
