@@ -274,7 +274,7 @@ static bool prepare(struct problem *p, struct kv_fit *f, const struct kv_fit_row
                     struct kv_err *e)
 {
     int kinds[KV_FIT_KINDS] = {0}, columns = 1;
-    p->row = kv_alloc_many(a, (size_t)n, sizeof *p->row, "rows", e);
+    p->row = kv_alloc_many(a, (size_t)n, sizeof(const struct kv_fit_row *), "rows", e);
     p->x = kv_alloc_many(a, (size_t)n * COLUMNS, sizeof *p->x, "rows", e);
     p->ones = kv_alloc_many(a, (size_t)n, sizeof *p->ones, "rows", e);
     if (!p->row || !p->x || !p->ones)

@@ -283,6 +283,7 @@ static bool make_pool(struct run *r, struct kv_err *e)
                        (long long)out->blocks);
     rules->watermark =
         rules->scheduler == KV_SCHEDULER_SARATHI ? (int64_t)(s->engine.watermark * (double)out->blocks) * share : 0;
+    rules->page_bytes = out->page_bytes[rules->layout];
     out->pages = rules->pages;
     return true;
 }
@@ -317,7 +318,8 @@ static void make_rules(struct run *r)
         .async_scheduling = s->engine.async_scheduling && s->engine.scheduler == KV_SCHEDULER_VLLM,
         .reserve_prompt = s->engine.reserve_full_prompt,
         .restart_bug = s->engine.restart_bug,
-        .link_bandwidth = s->engine.preemption ? s->hardware.link_bandwidth : 0,
+        .offload = s->engine.preemption,
+        .between = (enum kv_between_turns)s->workload.between_turns,
     };
     if (s->engine.scheduler == KV_SCHEDULER_VLLM && !s->engine.enforce_eager)
         make_graph_sizes(r);
@@ -401,6 +403,7 @@ static bool arrive(struct run *r, double at, const struct kv_arrival *arrival, s
     if (!job)
         return kv_fail(e, KV_ENV, "no memory for %lld requests at a time", (long long)r->jobs.n);
     job->arrival_s = at;
+    job->is.output = kv_policy_output(&r->out->policy, job->is.output);
     if (r->asked->context != 1)
         job->is.prompt = scaled(job->is.prompt, r->asked->context);
     if (r->settings->workload.too_long && job->is.output < r->rules.max_model_len)

@@ -54,7 +54,7 @@ bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const 
     t->own = &f->fit;
     t->cost = cost;
     t->linear = linear;
-    t->stamp = kv_format(t->arena, "fitted to %s%s, %s%s", of, f->n_sources > 1 ? " and more" : "", error,
-                         f->fit.there[KV_FIT_MOVED] ? "" : "; evictions by bytes");
+    t->knows_evictions = f->fit.there[KV_FIT_MOVED] && f->fit.there[KV_FIT_SCORED];
+    t->stamp = kv_format(t->arena, "fitted to %s%s, %s", of, f->n_sources > 1 ? " and more" : "", error);
     return true;
 }

@@ -23,6 +23,7 @@ struct kv_timing {
     const void *own; /* the kind's tables or coefficients */
     const struct kv_settings *settings;
     bool strict;            /* on_missing = error */
+    bool knows_evictions;   /* the kind has figures of its own for them */
     double overhead;        /* seconds a step */
     double move_s_per_byte; /* of device memory; NaN: the hardware does not say */
     double link_s_per_byte;

@@ -59,6 +59,9 @@ json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a); /* summ
 /* summary.json, policies.csv, timeline.csv, config.resolved.ini, provenance.json, each whole or not at all. */
 bool kv_traffic_write(const struct kv_traffic *t, const char *folder, struct kv_arena *a, struct kv_err *e);
 
+/* The first row with entries of the run's own type: what headings and advice are about. */
+const struct kv_served *kv_traffic_first(const struct kv_traffic *t);
+
 /* Whether the policy keeps what [slo] promises. */
 bool kv_traffic_meets(const struct kv_traffic *t, const struct kv_served *row);
 /* Whether any does. */

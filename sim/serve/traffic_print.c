@@ -298,6 +298,14 @@ bool kv_traffic_answer(const struct kv_traffic *t)
     return false;
 }
 
+const struct kv_served *kv_traffic_first(const struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++)
+        if (t->row[i].policy.store.dtype == t->asked[i].dtype)
+            return &t->row[i];
+    return &t->row[0];
+}
+
 /* ---- the reading ---- */
 
 static const char *bytes_text(struct kv_arena *a, double bytes)
@@ -314,7 +322,7 @@ static const char *count_text(struct kv_arena *a, int64_t count)
 
 static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
 {
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     double rate = r->span_s > 0 ? (double)r->arrived / r->span_s : 0;
     printf("Traffic: %s requests (%.3g /s), prompts of %s tokens and outputs of %s on average; %s replica%s\n",
            count_text(a, r->arrived), rate, count_text(a, r->counted ? r->prompt_tokens / r->counted : 0),
@@ -326,7 +334,7 @@ static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
 static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
 {
     enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     double peak = (double)r->sums.peak_pages[own] / (double)r->pages;
     if (r->sums.limit_s[KV_LIMIT_PAGES] > 0 || r->sums.preemptions)
         printf("  %s: the KV pool holds requests back for %.3g s, with %s preemptions; less memory per request is "
@@ -378,7 +386,7 @@ static void say_flags(const struct kv_traffic *t)
     const struct kv_settings *s = t->settings;
     if (s->engine.scheduler != KV_SCHEDULER_VLLM)
         return;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     printf("  What vLLM runs of this: vllm serve MODEL --max-num-seqs %lld --block-size %lld%s%s\n",
            (long long)s->engine.max_num_seqs, (long long)s->engine.block_size,
            s->engine.max_num_batched_tokens == KV_UNSET
@@ -405,7 +413,7 @@ static void say_refused(const struct kv_traffic *t)
 void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
 {
     struct kv_table table;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     kv_print_model(&t->model, t->asked[0].dtype);
     kv_pool_print(&r->pool, t->settings, &t->model);
     print_traffic(t, a);

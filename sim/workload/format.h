@@ -35,9 +35,9 @@ bool kv_row_fail(const struct kv_rows *r, int64_t line, int column, struct kv_er
     __attribute__((format(printf, 5, 6)));
 
 void kv_row_add_block(struct kv_rows *r, uint64_t name);
-/* There is a name for each block of the prompt: whole ones, and one for what is left unless block_tokens was set by
- * hand, as some files name whole blocks only. */
-bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, struct kv_err *e);
+/* There is a name for each block of the prompt: whole ones and one for what is left, or, if `whole_do`, whole ones
+ * alone. */
+bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, bool whole_do, struct kv_err *e);
 
 /* A session's name as a number: itself when it is a small one, else a hash. */
 int64_t kv_name_number(const char *text, size_t length);

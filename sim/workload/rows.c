@@ -134,10 +134,10 @@ void kv_row_add_block(struct kv_rows *r, uint64_t name)
     r->block[r->n_blocks++] = name;
 }
 
-bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, struct kv_err *e)
+bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, bool whole_do, struct kv_err *e)
 {
     int64_t whole = row->prompt / row->block_tokens, all = whole + (row->prompt % row->block_tokens != 0);
-    if (r->n_blocks == all || (r->n_blocks == whole && r->block_tokens != KV_UNSET))
+    if (r->n_blocks == all || (r->n_blocks == whole && whole_do))
         return true;
     return kv_row_fail(
         r, row->line, 1, e,

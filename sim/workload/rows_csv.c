@@ -382,7 +382,7 @@ static enum kv_next next_csv(struct kv_rows *r, void *state, struct kv_row *row,
     }
     good = good && read_count(r, c, &line, c->column[PROMPT], &row->prompt, e) &&
            read_count(r, c, &line, c->column[OUTPUT], &row->output, e) &&
-           (c->column[HASHES] < 0 || (read_hashes(r, c, &line, row, e) && kv_row_check_blocks(r, row, e)));
+           (c->column[HASHES] < 0 || (read_hashes(r, c, &line, row, e) && kv_row_check_blocks(r, row, true, e)));
     if (good && c->column[SESSION] >= 0) {
         struct cell cell = trimmed(c->cell[c->column[SESSION]]);
         row->session = cell.length ? kv_name_number(cell.text, cell.length) : KV_UNSET;

@@ -81,7 +81,7 @@ static bool read_hashes(struct kv_rows *r, const struct kv_line *line, const jso
                                "\"hash_ids\" holds, as number %zu, what is no whole number from 0 on", i + 1);
         kv_row_add_block(r, (uint64_t)json_integer_value(value));
     }
-    return kv_row_check_blocks(r, row, e);
+    return kv_row_check_blocks(r, row, r->block_tokens != KV_UNSET, e);
 }
 
 static bool same_as_first(struct kv_rows *r, const struct kv_line *line, const char *what, bool first, bool now,
@@ -191,7 +191,7 @@ static enum kv_next next_mooncake(struct kv_rows *r, void *state, struct kv_row 
     row->column = 1;
     const struct mooncake *m = state;
     if (m->asked && r->times && r->blocks && plain_row(r, &line, row))
-        return kv_row_check_blocks(r, row, e) ? KV_NEXT_ROW : KV_NEXT_BAD;
+        return kv_row_check_blocks(r, row, r->block_tokens != KV_UNSET, e) ? KV_NEXT_ROW : KV_NEXT_BAD;
     r->n_blocks = 0;
     json_error_t mistake;
     json_t *json = json_loadb(line.text, line.length, JSON_REJECT_DUPLICATES, &mistake);

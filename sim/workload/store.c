@@ -31,7 +31,7 @@ static void print_row(const struct kv_arrival *r, bool times, bool sessions, boo
             fprintf(out, "%" PRId64, r->session);
     }
     if (blocks) {
-        fprintf(out, ",%" PRId64 ",", r->block_tokens ? r->block_tokens : 1);
+        fprintf(out, ",%" PRId64 ",", r->block_tokens);
         for (int64_t i = 0; i < r->n_blocks; i++)
             fprintf(out, i ? " %" PRIu64 : "%" PRIu64, r->block[i]);
     }

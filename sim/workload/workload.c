@@ -208,7 +208,7 @@ bool kv_workload_has_turns(const struct kv_workload *w)
 
 bool kv_workload_has_blocks(const struct kv_workload *w)
 {
-    return w->rows && kv_rows_have_blocks(w->rows);
+    return w->rows && kv_rows_have_blocks(w->rows) && w->s->workload.context_scale == 1;
 }
 
 const char *kv_workload_format(const struct kv_workload *w)

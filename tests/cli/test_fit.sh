@@ -99,6 +99,48 @@ refuses "a share beyond 1" 2 "--holdout: '120 %' is outside 0 % .. 100 %" fit pr
 kv fit
 is "no profile: status" 2 "$rc"
 
+# ---- the file in a plan ----------------------------------------------------------------------------------------------
+
+cat >plan.ini <<'INI'
+[model]
+name = Llama-3.1-8B
+[workload]
+arrivals = poisson
+rate = 1 /s
+requests = 20
+prompt_tokens = 2000
+output_tokens = 50
+[timing]
+model = fitted
+profile = timing.ini
+[policy full]
+kind = full
+INI
+kv plan plan.ini
+is "a plan takes the fitted model" 0 "$rc"
+has "a plan takes the fitted model: its stamp" "fitted to profile.csv, mean error" out
+kv plan plan.ini --set timing.on_missing=error --set workload.prompt_tokens=20000
+is "beyond what was fitted, on_missing = error: status" 1 "$rc"
+has "beyond what was fitted, on_missing = error: said" "outside the tables, and on_missing = error" err
+sed '/^token_s = /d' timing.ini >missing.ini
+kv plan plan.ini --set timing.profile=missing.ini
+is "a coefficient is missing: status" 2 "$rc"
+has "a coefficient is missing: said" "missing.ini: [fitted] has no key 'token_s'" err
+sed 's/^token_s = .*/token_s = -1/' timing.ini >negative.ini
+kv plan plan.ini --set timing.profile=negative.ini
+is "a coefficient below 0: status" 2 "$rc"
+has "a coefficient below 0: said where" "negative.ini:$(grep -n '^token_s = ' timing.ini | cut -d : -f 1): [fitted] token_s" err
+kv plan plan.ini --set timing.profile=plan.ini
+has "no fitted model" "no section [fitted]" err
+kv plan plan.ini --set model.name=Llama-3.2-1B
+has "a model it was not fitted to" "was fitted to Llama-3.1-8B, but the model is Llama-3.2-1B" err
+kv plan plan.ini --set timing.model=table --set timing.profile=profile.csv
+is "the profile itself as a table" 0 "$rc"
+has "the profile itself as a table: its stamp" "measured passes" out
+kv plan plan.ini --set timing.model=table --set timing.profile=nowhere
+is "no such profile: status" 3 "$rc"
+has "no such profile: said" "cannot open profile 'nowhere': No such file or directory" err
+
 # ---- tables of others, where they are --------------------------------------------------------------------------------
 
 measured=$(cd "$tree" && cd "${MEASURED:-nowhere}" 2>/dev/null && pwd)

@@ -97,6 +97,13 @@ is "convert hashes: what it writes" "request,arrival_s,prompt_tokens,output_toke
 0,0,1025,5,512,0 1 2
 1,27,1024,1,512,0 1
 2,27,700,2,512,0 9" "$(cat m.csv)"
+echo '{"arrival_ns": 5, "input_length": 40, "output_length": 1, "hash_ids": [4, 5]}' >whole.jsonl
+works "convert whole blocks alone" workload convert whole.jsonl whole.csv --block-tokens 16
+works "convert whole blocks alone: they are read back" workload info whole.csv --csv
+is "convert whole blocks alone: all of them" 2 "$(column out blocks)"
+works "convert stretched prompts" workload convert mooncake.jsonl stretched.csv --context-scale 2
+is "convert stretched prompts: without hashes" "request,arrival_s,prompt_tokens,output_tokens
+0,0,2050,5" "$(head -n 2 stretched.csv)"
 works "convert to standard output" workload convert m.csv -
 is "convert to standard output: the same" "$(cat m.csv)" "$(cat out)"
 works "convert --sort" workload convert mixed.csv sorted.csv --sort
