@@ -7,7 +7,7 @@
 #include "sim/core/preset.h"
 #include "sim/csv.h"
 #include "sim/output.h"
-#include "sim/plot_data.h"
+#include "sim/plot.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -369,15 +369,16 @@ static bool has_column(const char *path, const char *column, struct kv_arena *a)
 
 /* Plans and replays both have policies.csv; only a replay says what it kept of heads, only traffic how long requests
  * took. *result becomes the file itself of a sweep. */
-static bool is_result(const char **result, enum kv_plot_result *of, struct kv_arena *a, struct kv_err *e)
+bool kv_plot_is_result(const char **result, enum kv_plot_result *of, const char *verb, struct kv_arena *a,
+                       struct kv_err *e)
 {
     static const char *const what = "make one with 'kvsim plan CONFIG -o DIR'";
     const char *path = *result, *sweep = kv_format(a, "%s/sweep.csv", path);
     struct stat st;
     if (stat(path, &st))
-        return kv_fail(e, KV_DATA, "cannot plot '%s': %s; %s", path, strerror(errno), what);
+        return kv_fail(e, KV_DATA, "cannot %s '%s': %s; %s", verb, path, strerror(errno), what);
     if (!S_ISDIR(st.st_mode) && !has_column(path, "workload.rate", a))
-        return kv_fail(e, KV_DATA, "cannot plot '%s': it is no folder of results; %s", path, what);
+        return kv_fail(e, KV_DATA, "cannot %s '%s': it is no folder of results; %s", verb, path, what);
     bool plan = !access(kv_format(a, "%s/policies.csv", path), F_OK);
     bool critical = !plan && !access(kv_format(a, "%s/critical.csv", path), F_OK);
     bool replay = plan && !access(kv_format(a, "%s/heads.csv", path), F_OK);
@@ -390,7 +391,7 @@ static bool is_result(const char **result, enum kv_plot_result *of, struct kv_ar
                     : KV_PLOT_PLAN;
     *result = swept && S_ISDIR(st.st_mode) ? sweep : path;
     return plan || critical || swept ||
-           kv_fail(e, KV_DATA, "cannot plot '%s': there is no policies.csv in it; %s", path, what);
+           kv_fail(e, KV_DATA, "cannot %s '%s': there is no policies.csv in it; %s", verb, path, what);
 }
 
 /* Pictures beside what they show: in a result's folder, or in that of a sweep's file. */
@@ -495,10 +496,48 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     q.verbose = kv_arg_flag(args, "verbose");
     if (q.term && (format || kv_arg_flag(args, "output")))
         return kv_fail(e, KV_USAGE, "--term writes no files; leave out --%s", format ? "format" : "output");
-    if (!is_result(&q.result, &q.of, a, e) || !set_measured(&q, kv_arg_text(args, "measured", NULL), e))
+    if (!kv_plot_is_result(&q.result, &q.of, "plot", a, e) || !set_measured(&q, kv_arg_text(args, "measured", NULL), e))
         return false;
     q.folder = kv_arg_text(args, "output", default_folder(&q));
     return read_choices(&q, args, &device, e) && make_facts(&q, device, e) && draw_all(&q, e);
+}
+
+/* Whether q's plots were drawn; nothing to draw, KV_NO, is no failure here. */
+static bool draw_silently(struct request *q, struct kv_err *e)
+{
+    const char *device = NULL;
+    if (!read_choices(q, NULL, &device, e) || !make_facts(q, device, e))
+        return false;
+    bool drawn = draw_all(q, e);
+    if (!drawn && e->status == KV_NO)
+        *e = (struct kv_err){0};
+    return drawn || !e->n;
+}
+
+bool kv_plot_draw(struct kv_drawn *d, const char *result, const char *measured, const char *folder, struct kv_arena *a,
+                  struct kv_err *e)
+{
+    struct request q;
+    open_request(&q, result, a);
+    q.folder = folder;
+    q.quiet = q.silent = true;
+    *d = (struct kv_drawn){0};
+    if (!kv_plot_is_result(&q.result, &q.of, "draw", a, e) || !draw_silently(&q, e))
+        return false;
+    d->of = q.of;
+    if (measured) {
+        memset(q.kind, 0, sizeof q.kind);
+        if (!set_measured(&q, measured, e) || !draw_silently(&q, e))
+            return false;
+    }
+    for (int i = 0; i < KV_PLOT_KINDS; i++) {
+        const char *name = kv_plot_kinds[i].name, *path = kv_format(a, "%s/%s.", folder, name);
+        bool mine = kv_plot_kinds[i].of == d->of || (measured && kv_plot_kinds[i].of == KV_PLOT_MEASURED);
+        if (mine && !access(kv_format(a, "%ssvg", path), F_OK))
+            d->name[d->n++] = name;
+        d->missing |= mine && !access(kv_format(a, "%sgp", path), F_OK) && access(kv_format(a, "%ssvg", path), F_OK);
+    }
+    return true;
 }
 
 const struct kv_command kv_command_plot = {
