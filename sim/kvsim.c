@@ -11,11 +11,11 @@
 #endif
 
 extern const struct kv_command kv_command_footprint, kv_command_plan, kv_command_plot, kv_command_policies,
-    kv_command_config, kv_command_critical, kv_command_replay, kv_command_trace;
+    kv_command_config, kv_command_critical, kv_command_replay, kv_command_sweep, kv_command_trace;
 
-static const struct kv_command *const commands[] = {&kv_command_footprint, &kv_command_plan,     &kv_command_replay,
-                                                    &kv_command_trace,     &kv_command_critical, &kv_command_plot,
-                                                    &kv_command_policies,  &kv_command_config,   NULL};
+static const struct kv_command *const commands[] = {
+    &kv_command_footprint, &kv_command_plan, &kv_command_sweep,    &kv_command_replay, &kv_command_trace,
+    &kv_command_critical,  &kv_command_plot, &kv_command_policies, &kv_command_config, NULL};
 
 static const char sections[] =
     ".Sh POLICIES\nA policy is given as\n.Ar kind Ns Op : Ns Ar key Ns = Ns Ar value , Ns ...\n"
