@@ -67,7 +67,7 @@ static bool print_template(struct kv_arena *a)
         if (!kv_in_list("kind, keep, patch", kv_policy_fields[f].key))
             template_field(&kv_policy_fields[f], kv_kind_default(kind, &kv_policy_fields[f], a), a);
     printf("\n; keys of other sections with several values, or first:last:step; 'kvsim sweep' plans each combination\n"
-           "[sweep]\n; policy pyramidkv.keep = 10 %%:50 %%:10 %%\n; engine.block_size = 16, 32\n");
+           "[sweep]\n; policy pyramidkv.keep = 10 %%:50 %%:10 %%\n; policy pyramidkv.patch = 0, 64\n");
     return true;
 }
 
