@@ -72,11 +72,25 @@ static bool status(const struct kv_args *args, const struct kv_sweep *s, struct 
     return true;
 }
 
+static int count_done(const struct kv_sweep *s, struct kv_arena *a)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_points; i++)
+        n += kv_sweep_state(s, i, a) == KV_POINT_DONE;
+    return n;
+}
+
+/* Another sweep that ends meanwhile gathers too, and its files must not be replaced by ours, which know of less: so
+ * ours are written again until nothing was done while they were. */
 static bool gather(const struct kv_sweep *s, struct kv_arena *a, struct kv_err *e)
 {
     int64_t rows;
-    if (!kv_sweep_write_points(s, a, e) || !kv_sweep_gather(s, &rows, a, e))
-        return false;
+    int done;
+    do {
+        done = count_done(s, a);
+        if (!kv_sweep_write_points(s, a, e) || !kv_sweep_gather(s, &rows, a, e))
+            return false;
+    } while (count_done(s, a) != done);
     printf("%lld rows of %d points in %s/sweep.csv\n", (long long)rows, s->n_points, s->folder);
     return kv_sweep_complete(s, a, e);
 }
