@@ -20,6 +20,7 @@ struct kv_lane_pages {
 struct kv_seq {
     int64_t store_heads;
     int64_t seen;        /* tokens of the passes that ended */
+    bool lost;           /* a pass of it stopped midway: it can only be closed */
     bool slot_positions; /* keys are kept raw and rotated by their place in the lane (StreamingLLM) */
     struct kv_lane_pages *lane;
     int64_t window;  /* last queries kept, for scores over them; 0: none */
@@ -37,7 +38,7 @@ struct kv_part {
     float *logits;    /* (n_logits, vocab) */
 };
 
-/* Called when a layer's attention has ended for all parts. False stops the pass: the sequences are lost then. */
+/* Called when a layer's attention has ended for all parts. False stops the pass. */
 typedef bool kv_layer_hook(void *context, int64_t layer, struct kv_err *e);
 
 struct kv_backend_asked {
@@ -63,8 +64,10 @@ struct kv_backend_ops {
     bool (*seq_open)(struct kv_backend *b, struct kv_seq *s, struct kv_err *e);
     void (*seq_close)(struct kv_backend *b, struct kv_seq *s); /* its pages go back */
 
-    /* KV_ENV when the pool has no page left: nothing of the pass was done to any sequence but pages taken, which
-     * seq_close gives back. */
+    /* False before the first layer, when the pass itself cannot be (KV_USAGE, or KV_ENV without memory for it): the
+     * sequences are as they were. False later, when the pool has no page left (KV_ENV) or the hook says so: its
+     * sequences are lost, for lower layers have grown and evicted, and what was evicted is gone. They keep their pages
+     * until seq_close; the backend and its other sequences go on. */
     bool (*forward)(struct kv_backend *b, struct kv_part *part, int n_parts, kv_layer_hook *hook, void *context,
                     struct kv_err *e);
 

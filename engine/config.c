@@ -216,6 +216,7 @@ static void read_flags(struct reader *r)
 {
     struct kv_config *c = r->c;
     c->tied = read_bool(r, "tie_word_embeddings");
+    c->random = read_bool(r, "random_weights");
     c->o_bias = read_bias(r, "attention_bias", r->class->attention_bias);
     c->qkv_bias = c->o_bias || r->class->qkv_bias;
     c->mlp_bias = read_bias(r, "mlp_bias", r->class->mlp_bias);

@@ -25,6 +25,7 @@ struct kv_config {
     int32_t bos;                             /* -1: none */
     int32_t eos[8];                          /* config.json and generation_config.json */
     int n_eos;
+    bool random; /* "random_weights": they were drawn, not trained (kv_weights_random says so of its own) */
 };
 
 /* FOLDER/config.json (and generation_config.json). KV_DATA with the file and what to do. */

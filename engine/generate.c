@@ -17,6 +17,9 @@ static const struct kv_option generate_options[] = {
     {.name = "top-p", .value = "X", .help = "share of probability that is sampled from (default 1)"},
     {.name = "seed", .letter = 's', .value = "N", .help = "of sampling (default 0)"},
     {.name = "no-stop", .help = "go on after the end-of-text token"},
+    {.name = "max-num-seqs",
+     .value = "N",
+     .help = "prompts in the batch at most (default all); the next one joins when one has ended"},
     {.name = "print-ids", .help = "print token ids instead of text"},
     KV_OPTIONS_COMMON,
 };
@@ -31,6 +34,9 @@ static const struct kv_option run_options[] = {
     {.name = "top-p", .value = "X", .help = "share of probability that is sampled from (default 1)"},
     {.name = "seed", .letter = 's', .value = "N", .help = "of sampling (default 0)"},
     {.name = "no-stop", .help = "go on after the end-of-text token"},
+    {.name = "max-num-seqs",
+     .value = "N",
+     .help = "prompts in the batch at most (default all); the next one joins when one has ended"},
     {.name = "slot-positions",
      .help = "rotate keys by their place in the cache, as StreamingLLM does; policies of sinks and recents only"},
     {.name = "timeline", .value = "FILE", .help = "write entries, pages and bytes at each pass as CSV"},
@@ -45,8 +51,20 @@ struct sequence {
     bool ended;
     int64_t generated;
     double prefill_s;          /* when the prompt was through; NaN: not yet */
-    struct kv_table *timeline; /* or NULL */
+    struct kv_backend_use use; /* as it ended, its pages included */
     const char *prompt;
+};
+
+/* All prompts under one policy. */
+struct batch {
+    struct kv_host *h;
+    struct kv_arena *a;
+    const struct kv_policy *policy;
+    struct sequence *s;        /* (prompts,) the first `joined` were opened */
+    struct kv_table *timeline; /* or NULL */
+    int joined, going, most;   /* at most `most` go at a time */
+    bool stops, slots;
+    struct kv_progress progress;
 };
 
 static bool read_real(const struct kv_args *args, const char *name, double least, double most, double *out,
@@ -88,27 +106,6 @@ static void choose(const struct kv_host *h, struct sequence *s, bool stops)
     s->ended = s->generated == l->request.output || (stops && kv_host_ends(h, token));
 }
 
-static bool open_sequences(struct kv_host *h, const struct kv_policy *policy, struct sequence *s,
-                           struct kv_table *timeline, struct kv_arena *a, struct kv_err *e)
-{
-    for (int i = 0; i < h->n_prompts; i++) {
-        s[i] = (struct sequence){
-            .sampler = h->sampler, .prefill_s = NAN, .prompt = h->prompt[i].name, .timeline = timeline};
-        s[i].sampler.stream = (uint64_t)i;
-        if (!kv_live_open(&s[i].live, h->backend, &h->weights, policy, &h->run, h->prompt[i].id, h->prompt[i].n,
-                          h->output, 0, h->asked.page, false, a, e))
-            return kv_while(e, "%s", h->prompt[i].name);
-    }
-    return true;
-}
-
-static void close_sequences(struct sequence *s, int n)
-{
-    for (int i = 0; i < n; i++)
-        if (s[i].live.backend)
-            kv_live_close(&s[i].live);
-}
-
 static const struct kv_column timeline_columns[] = {
     {"policy", NULL, KV_CELL_TEXT},       {"prompt", NULL, KV_CELL_TEXT},
     {"pass", NULL, KV_CELL_COUNT},        {"seen_tokens", NULL, KV_CELL_COUNT},
@@ -119,13 +116,12 @@ static const struct kv_column timeline_columns[] = {
 };
 
 /* What the last pass of a sequence left. */
-static void add_timeline(const struct kv_host *h, const struct sequence *s, double seconds)
+static void add_timeline(const struct kv_host *h, const struct sequence *s, double seconds, struct kv_table *t)
 {
     const struct kv_live *l = &s->live;
     const struct kv_ledger *g = &l->cache.ledger;
-    const struct kv_table *t = s->timeline;
     int64_t page = kv_ledger_page_bytes(g, KV_PER_HEAD);
-    struct kv_cell *row = kv_table_row(s->timeline);
+    struct kv_cell *row = kv_table_row(t);
     kv_set_text(t, row, "policy", l->policy.name);
     kv_set_text(t, row, "prompt", s->prompt);
     kv_set_whole(t, row, "pass", l->pass.index);
@@ -139,53 +135,96 @@ static void add_timeline(const struct kv_host *h, const struct sequence *s, doub
     kv_set_real(t, row, "pass_s", seconds);
 }
 
-/* One pass of all sequences that have not ended, together. */
-static bool step_all(const struct kv_host *h, struct sequence *s, struct kv_live **live, bool stops,
-                     struct kv_progress *progress, struct kv_err *e)
+/* Prompts join in their order while there is place. */
+static bool join(struct batch *b, struct kv_err *e)
 {
-    int going = 0;
-    KV_ASSERT(h->n_prompts > 0);
-    double before[h->n_prompts];
-    int64_t seen = 0;
-    for (int i = 0; i < h->n_prompts; i++) {
-        before[i] = s[i].live.pass_s;
-        seen -= s[i].live.cache.seen;
-        if (!s[i].ended)
-            live[going++] = &s[i].live;
+    struct kv_host *h = b->h;
+    for (; b->joined < h->n_prompts && b->going < b->most; b->joined++, b->going++) {
+        const struct kv_prompt *p = &h->prompt[b->joined];
+        struct sequence *s = &b->s[b->joined];
+        *s = (struct sequence){.sampler = h->sampler, .prefill_s = NAN, .prompt = p->name};
+        s->sampler.stream = (uint64_t)b->joined;
+        if (!kv_live_open(&s->live, h->backend, &h->weights, b->policy, &h->run, p->id, p->n, h->output, 0,
+                          h->asked.page, false, b->a, e))
+            return kv_while(e, "%s", p->name);
+        s->live.seq.slot_positions = b->slots;
     }
-    if (!kv_live_step(live, going, e))
-        return false;
-    for (int i = 0; i < h->n_prompts; i++) {
-        struct kv_live *l = &s[i].live;
-        seen += l->cache.seen;
-        if (isnan(s[i].prefill_s) && l->cache.seen >= l->request.prefill)
-            s[i].prefill_s = l->pass_s;
-        if (!s[i].ended && s[i].timeline)
-            add_timeline(h, &s[i], l->pass_s - before[i]);
-        choose(h, &s[i], stops);
-    }
-    kv_progress_add(progress, seen);
     return true;
 }
 
-/* All sequences together, until each has ended. */
-static bool run_all(const struct kv_host *h, struct sequence *s, bool stops, struct kv_arena *a, struct kv_err *e)
+/* What a pass of a sequence leaves behind; when it was the last, its place. */
+static void after_pass(struct batch *b, struct sequence *s, double seconds)
 {
-    struct kv_live **live = KV_NEW_N(a, struct kv_live *, h->n_prompts);
-    struct kv_progress progress;
+    struct kv_live *l = &s->live;
+    if (isnan(s->prefill_s) && l->cache.seen >= l->request.prefill)
+        s->prefill_s = l->pass_s;
+    if (b->timeline)
+        add_timeline(b->h, s, seconds, b->timeline);
+    choose(b->h, s, b->stops);
+    if (!s->ended)
+        return;
+    s->use = b->h->backend->ops->use(b->h->backend);
+    kv_live_leave(l);
+    b->going--;
+}
+
+/* One pass of all sequences that go, together. */
+static bool step(struct batch *b, struct kv_err *e)
+{
+    KV_ASSERT(b->going > 0);
+    struct sequence *who[b->going];
+    struct kv_live *live[b->going];
+    double before[b->going];
+    int64_t seen = 0;
+    int n = 0;
+    for (int i = 0; i < b->joined; i++)
+        if (!b->s[i].ended) {
+            who[n] = &b->s[i];
+            live[n] = &who[n]->live;
+            before[n] = live[n]->pass_s;
+            seen -= live[n++]->cache.seen;
+        }
+    if (!kv_live_step(live, n, e))
+        return false;
+    for (int i = 0; i < n; i++) {
+        seen += live[i]->cache.seen;
+        after_pass(b, who[i], live[i]->pass_s - before[i]);
+    }
+    kv_progress_add(&b->progress, seen);
+    return true;
+}
+
+/* Until each prompt has ended. */
+static bool run_all(struct batch *b, struct kv_err *e)
+{
     int64_t tokens = 0;
     bool good = true;
-    for (int i = 0; i < h->n_prompts; i++)
-        tokens += kv_request_steps(&s[i].live.request);
-    kv_progress_start(&progress, "tokens run", tokens, h->quiet);
-    for (bool going = true; good && going && !kv_host_interrupted();) {
-        good = step_all(h, s, live, stops, &progress, e);
-        going = false;
-        for (int i = 0; i < h->n_prompts; i++)
-            going |= !s[i].ended;
-    }
-    kv_progress_end(&progress);
+    for (int i = 0; i < b->h->n_prompts; i++)
+        tokens += kv_request_steps(
+            &(struct kv_request){.prompt = b->h->prompt[i].n, .output = b->h->output, .prefill = b->h->prompt[i].n});
+    kv_progress_start(&b->progress, "tokens run", tokens, b->h->quiet);
+    while (good && (b->going || b->joined < b->h->n_prompts) && !kv_host_interrupted())
+        good = join(b, e) && step(b, e);
+    kv_progress_end(&b->progress);
     return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
+}
+
+static bool open_batch(struct batch *b, struct kv_host *h, const struct kv_args *args, const struct kv_policy *policy,
+                       struct kv_arena *a, struct kv_err *e)
+{
+    int64_t most = h->n_prompts;
+    *b = (struct batch){.h = h, .a = a, .policy = policy, .stops = !kv_arg_flag(args, "no-stop")};
+    kv_arg_count(args, "max-num-seqs", 1, INT32_MAX, &most, a, e);
+    b->most = (int)most;
+    b->s = KV_NEW_N(a, struct sequence, h->n_prompts);
+    return !e->n;
+}
+
+static void close_batch(struct batch *b)
+{
+    for (int i = 0; b->s && i < b->h->n_prompts; i++)
+        if (b->s[i].live.backend)
+            kv_live_close(&b->s[i].live);
 }
 
 /* ---- generate ---- */
@@ -214,15 +253,14 @@ static bool generate(const struct kv_args *args, struct kv_arena *a, struct kv_e
 {
     struct kv_host h;
     struct kv_policy full;
-    bool good =
-        kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e) && kv_policy_from_spec(&full, "full", a, e);
-    struct sequence *s = good ? KV_NEW_N(a, struct sequence, h.n_prompts) : NULL;
+    struct batch b = {0};
+    bool good = kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e) &&
+                kv_policy_from_spec(&full, "full", a, e) && open_batch(&b, &h, args, &full, a, e);
     kv_host_catch_signals();
-    good = good && open_sequences(&h, &full, s, NULL, a, e) && run_all(&h, s, !kv_arg_flag(args, "no-stop"), a, e);
+    good = good && run_all(&b, e);
     for (int i = 0; good && i < h.n_prompts; i++)
-        good = print_text(&h, &s[i], kv_arg_flag(args, "print-ids"), e);
-    if (s)
-        close_sequences(s, h.n_prompts);
+        good = print_text(&h, &b.s[i], kv_arg_flag(args, "print-ids"), e);
+    close_batch(&b);
     kv_host_close(&h);
     return good;
 }
@@ -276,19 +314,17 @@ static const char *text_of(const struct kv_host *h, const struct sequence *s, st
     return copy;
 }
 
-static void fill_row(const struct kv_host *h, const struct sequence *s, const char *prompt, double prefill_s,
-                     struct kv_table *t, struct kv_arena *a)
+static void fill_row(const struct kv_host *h, const struct sequence *s, struct kv_table *t, struct kv_arena *a)
 {
     const struct kv_live *l = &s->live;
     const struct kv_ledger *g = &l->cache.ledger;
-    struct kv_backend_use use = h->backend->ops->use(h->backend);
     double lanes = (double)g->lanes, steps = (double)g->steps;
     int64_t page = kv_ledger_page_bytes(g, KV_PER_HEAD), ties = 0;
     for (int64_t i = 0; i < l->cache.lanes; i++)
         ties += l->cache.lane[i].ties;
     struct kv_cell *row = kv_table_row(t);
     kv_set_text(t, row, "policy", l->policy.name);
-    kv_set_text(t, row, "prompt", prompt);
+    kv_set_text(t, row, "prompt", s->prompt);
     kv_set_whole(t, row, "prompt_tokens", l->request.prompt);
     kv_set_whole(t, row, "generated_tokens", s->generated);
     kv_set_real(t, row, "kv_footprint", (double)g->entry_steps / (lanes * steps * (steps + 1) / 2));
@@ -296,33 +332,34 @@ static void fill_row(const struct kv_host *h, const struct sequence *s, const ch
     kv_set_whole(t, row, "held_peak_bytes", g->peak_bytes[KV_SCOPE_LAYER]);
     kv_set_whole(t, row, "pages_peak_bytes", g->pages[KV_PER_HEAD][KV_COMPACT].peak[KV_SCOPE_LAYER].value * page);
     kv_set_whole(t, row, "pages_end_bytes", g->pages[KV_PER_HEAD][KV_COMPACT].end * page);
-    kv_set_whole(t, row, "pool_pages", use.pages_live);
-    kv_set_whole(t, row, "resident_bytes", use.resident_bytes);
+    kv_set_whole(t, row, "pool_pages", s->use.pages_live);
+    kv_set_whole(t, row, "resident_bytes", s->use.resident_bytes);
     kv_set_whole(t, row, "ties", ties);
     kv_set_whole(t, row, "passes", g->passes);
-    kv_set_real(t, row, "prefill_s", prefill_s);
+    kv_set_real(t, row, "prefill_s", s->prefill_s);
     kv_set_real(t, row, "score_s", l->score_s);
     kv_set_real(t, row, "evict_s", l->evict_s);
     kv_set_real(t, row, "pass_s", l->pass_s);
     kv_set_text(t, row, "text", text_of(h, s, a));
 }
 
-static bool run_policy(struct kv_host *h, const char *spec, bool slots, bool stops, struct kv_table *t,
+static bool run_policy(struct kv_host *h, const char *spec, const struct kv_args *args, struct kv_table *t,
                        struct kv_table *timeline, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_policy policy;
+    struct batch b;
+    bool slots = kv_arg_flag(args, "slot-positions");
     if (!kv_policy_from_spec(&policy, spec, a, e))
         return false;
     if (slots && !policy.score->positional)
         return kv_fail(e, KV_USAGE, "%s --slot-positions goes with policies of sinks and recents only", policy.where);
-    struct sequence *s = KV_NEW_N(a, struct sequence, h->n_prompts);
-    bool good = open_sequences(h, &policy, s, timeline, a, e);
+    bool good = open_batch(&b, h, args, &policy, a, e);
+    b.slots = slots;
+    b.timeline = timeline;
+    good = good && run_all(&b, e);
     for (int i = 0; good && i < h->n_prompts; i++)
-        s[i].live.seq.slot_positions = slots;
-    good = good && run_all(h, s, stops, a, e);
-    for (int i = 0; good && i < h->n_prompts; i++)
-        fill_row(h, &s[i], h->prompt[i].name, s[i].prefill_s, t, a);
-    close_sequences(s, h->n_prompts);
+        fill_row(h, &b.s[i], t, a);
+    close_batch(&b);
     return good;
 }
 
@@ -364,8 +401,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     kv_host_catch_signals();
     kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
     for (int i = 0; good && i < (n ? n : 1); i++)
-        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", kv_arg_flag(args, "slot-positions"),
-                          !kv_arg_flag(args, "no-stop"), &t, path ? &timeline : NULL, a, e);
+        good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", args, &t, path ? &timeline : NULL, a, e);
     if (good && path)
         good = write_timeline(&timeline, path, a, e);
     if (good)

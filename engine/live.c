@@ -1,17 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "engine/live.h"
 #include "engine/sample.h"
+#include "sim/progress.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* ---- open and close ---- */
 
@@ -51,10 +44,15 @@ bool kv_live_open(struct kv_live *l, struct kv_backend *b, const struct kv_weigh
     return b->ops->seq_open(b, &l->seq, e);
 }
 
-void kv_live_close(struct kv_live *l)
+void kv_live_leave(struct kv_live *l)
 {
     if (l->seq.lane)
         l->backend->ops->seq_close(l->backend, &l->seq);
+}
+
+void kv_live_close(struct kv_live *l)
+{
+    kv_live_leave(l);
     kv_cache_close(&l->cache);
     kv_cache_work_close(&l->work);
     for (int k = 0; k < KV_SCORE_CHANNELS; k++)
@@ -164,7 +162,7 @@ static bool layer_ends(struct kv_live *l, int part, int64_t layer, struct kv_err
 {
     const struct kv_backend_ops *ops = l->backend->ops;
     bool watched_rows = false;
-    double start = now();
+    int64_t start = kv_clock_ns();
     unsigned wants = kv_cache_wants(&l->cache, layer);
     l->query_rows = kv_live_query_rows(l);
     l->wants = wants;
@@ -173,15 +171,15 @@ static bool layer_ends(struct kv_live *l, int part, int64_t layer, struct kv_err
     l->query_rows |= watched_rows && l->shape.store_heads == l->shape.kv_heads;
     if (!fetch_scores(l, part, layer, e) || (l->watch && !l->watch->scores(l->watch->context, l, layer, e)))
         return false;
-    double scored = now();
+    int64_t scored = kv_clock_ns();
     decide(l, layer, wants);
     for (int64_t h = 0; h < l->shape.store_heads; h++) {
         bool left = survivors(l, layer, h);
         if (left || l->pass.n_patch)
             ops->compact(l->backend, part, layer, h, left ? l->stay : NULL);
     }
-    l->score_s += scored - start;
-    l->evict_s += now() - scored;
+    l->score_s += (double)(scored - start) * 1e-9;
+    l->evict_s += (double)(kv_clock_ns() - scored) * 1e-9;
     return true;
 }
 
@@ -229,11 +227,13 @@ bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
     struct kv_live *going[n];
     struct kv_part part[n];
     struct step step = {.live = going};
-    double start = now();
+    int64_t start = kv_clock_ns();
+    int64_t tokens = 0;
     for (int i = 0; i < n; i++)
         if (kv_live_next(live[i])) {
             if (!begin(live[i], &part[step.n], e))
                 return false;
+            tokens += part[step.n].n_new + part[step.n].n_patch;
             going[step.n++] = live[i];
         }
     if (!step.n)
@@ -241,10 +241,10 @@ bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
     struct kv_backend *b = going[0]->backend;
     if (!b->ops->forward(b, part, step.n, hook, &step, e))
         return false;
-    double each = (now() - start) / step.n;
+    double each = (double)(kv_clock_ns() - start) * 1e-9 / (double)tokens;
     for (int i = 0; i < step.n; i++) {
         kv_cache_end(&going[i]->cache);
-        going[i]->pass_s += each;
+        going[i]->pass_s += each * (double)(part[i].n_new + part[i].n_patch);
         if (going[i]->watch && !going[i]->watch->ends(going[i]->watch->context, going[i], e))
             return false;
     }

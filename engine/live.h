@@ -48,7 +48,7 @@ struct kv_live {
     uint64_t *old_set; /* (store heads, words) before the layer decides */
     uint64_t *stay;
     int64_t words;
-    double score_s, evict_s, pass_s; /* seconds in all */
+    double score_s, evict_s, pass_s; /* seconds in all; of a pass with others its share, by tokens */
 };
 
 /* `policy` was read and is copied; prompt tokens are copied. `output`: tokens that will be generated at most. `window`:
@@ -58,10 +58,14 @@ bool kv_live_open(struct kv_live *l, struct kv_backend *b, const struct kv_weigh
                   int64_t window, int64_t page, bool in_place, struct kv_arena *a, struct kv_err *e);
 void kv_live_close(struct kv_live *l);
 
+/* Gives the pages back. What was counted and generated can be read until it is closed; there is no further pass. */
+void kv_live_leave(struct kv_live *l);
+
 /* Whether there is another pass: the prompt is not through, or a token was added that was not fed. */
 bool kv_live_next(const struct kv_live *l);
 
-/* One pass of each of n sequences, in one forward. Those without a next pass are left out. */
+/* One pass of each of n sequences, in one forward. Those without a next pass are left out. False: those that were in it
+ * can only be closed, others go on. */
 bool kv_live_step(struct kv_live **l, int n, struct kv_err *e);
 
 /* Whether the policy pools or picks among the query heads of a KV head before it adds them up: then rows are of each.

@@ -18,7 +18,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const struct kv_option options[] = {
     {.name = "output-file", .letter = 'o', .value = "FILE", .help = "the table, as CSV (default: standard output)"},
@@ -51,13 +50,6 @@ struct profile {
     float *logits;  /* (batch, vocab) */
     struct kv_progress progress;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static int by_value(const void *a, const void *b)
 {
@@ -100,9 +92,9 @@ static bool pass(struct profile *p, struct kv_seq *seq, int batch, int64_t n, do
                                    .n_new = n,
                                    .n_logits = 1,
                                    .logits = p->logits + i * p->host->weights.config.vocab};
-    double start = now();
+    int64_t start = kv_clock_ns();
     bool good = b->ops->forward(b, part, batch, NULL, NULL, e);
-    *second = now() - start;
+    *second = (double)(kv_clock_ns() - start) * 1e-9;
     return good;
 }
 

@@ -30,11 +30,32 @@ static const struct kv_option options[] = {
 
 static const char *const axes[] = {"kv", "q", NULL};
 
+/* What no live run makes: it comes with a trace, or is another form of what is made. */
+static bool is_made(int channel)
+{
+    return channel != KV_EXTERNAL && channel != KV_EXPECTED && channel != KV_WINDOW_LOGITS;
+}
+
+static bool deny_channel(const char *name, bool known, struct kv_arena *a, struct kv_err *e)
+{
+    const char *names[KV_CHANNELS], *all = "", *near;
+    int n = 0;
+    for (int k = 0; k < KV_CHANNELS; k++)
+        if (is_made(k)) {
+            all = kv_format(a, "%s%s%s", all, n ? ", " : "", kv_channels[k].name);
+            names[n++] = kv_channels[k].name;
+        }
+    near = known ? NULL : kv_nearest(name, names, n);
+    return kv_fail(e, KV_USAGE, "--channels: '%s' is %s%s%s%s makes %s", name,
+                   known ? "not made by a live run" : "no channel", near ? "; did you mean '" : "", near ? near : "",
+                   near    ? "'? a live run"
+                   : known ? "; it"
+                           : "; a live run",
+                   all);
+}
+
 static bool read_channels(const char *list, unsigned *out, struct kv_arena *a, struct kv_err *e)
 {
-    const char *names[KV_CHANNELS];
-    for (int k = 0; k < KV_CHANNELS; k++)
-        names[k] = kv_channels[k].name;
     *out = 0;
     while (*list) {
         list += strspn(list, ", ");
@@ -43,12 +64,8 @@ static bool read_channels(const char *list, unsigned *out, struct kv_arena *a, s
             break;
         const char *name = kv_copy_part(a, list, length);
         int k = kv_channel_find(name);
-        const char *near = kv_nearest(name, names, KV_CHANNELS);
-        if (k < 0)
-            return kv_fail(e, KV_USAGE, "--channels: '%s' is no channel%s%s%s", name, near ? "; did you mean '" : "",
-                           near ? near : "", near ? "'?" : "");
-        if (k == KV_EXTERNAL || k == KV_EXPECTED || k == KV_WINDOW_LOGITS)
-            return kv_fail(e, KV_USAGE, "--channels: '%s' is not made by a live run", name);
+        if (k < 0 || !is_made(k))
+            return deny_channel(name, k >= 0, a, e);
         *out |= KV_BIT(k);
         list += length;
     }

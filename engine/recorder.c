@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "engine/recorder.h"
 
+#include "sim/progress.h"
+
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct kv_recorder {
     struct kv_recorder_asked asked;
@@ -28,13 +29,6 @@ struct kv_recorder {
     float *log_probability;
     int32_t *ids;
 };
-
-static int64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 static bool has_query_rows(const struct kv_recorder *r)
 {
@@ -205,7 +199,7 @@ static bool begin_tick(struct kv_recorder *r, struct kv_err *e)
                                                            : KV_TICK_PREFILL,
                                .begin = p->seen,
                                .n_patch = p->n_patch,
-                               .start_ns = clock_ns()};
+                               .start_ns = kv_clock_ns()};
     r->open = true;
     return !r->closed || list_sets(r, e);
 }
@@ -293,7 +287,7 @@ static bool watch_ends(void *context, struct kv_live *l, struct kv_err *e)
     int column = find_channel(r, KV_COLUMN_SUM);
     struct kv_backend_use use = l->backend->ops->use(l->backend);
     r->tick.end = l->pass.seen + l->pass.n_new;
-    r->tick.end_ns = clock_ns();
+    r->tick.end_ns = kv_clock_ns();
     r->tick.kv_bytes = use.pages_live * use.page_bytes;
     if (!grow_ticks(r, e) || (r->asked.channels & KV_BIT(KV_LATER_SUM) && !keep_for_later(r, column, e)) ||
         !write_tick(r, e))

@@ -437,6 +437,7 @@ static json_t *pack_config(const struct kv_config *c, enum kv_tensor_type type)
                   (json_int_t)c->vocab, "max_position_embeddings", (json_int_t)c->max_positions, "rms_norm_eps",
                   c->rms_eps, "rope_theta", c->rope_theta, "rope_scaling", pack_rope(c), "tie_word_embeddings", c->tied,
                   "attention_bias", c->o_bias, "mlp_bias", c->mlp_bias, "eos_token_id", pack_eos(c));
+    json_object_set_new(root, "random_weights", json_true());
     json_object_set_new(root, "bos_token_id", c->bos >= 0 ? json_integer(c->bos) : json_null());
     json_object_set_new(root, "sliding_window", c->sliding_window ? json_integer(c->sliding_window) : json_null());
     if (!strncmp(m.type, "qwen", 4)) {

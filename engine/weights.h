@@ -51,7 +51,8 @@ bool kv_safetensors_write(const char *path, const struct kv_tensor_out *tensor, 
                           struct kv_err *e);
 
 /* A checkpoint of seeded random weights (normal, standard deviation 0.02 unless `scale` says otherwise, norms near 1)
- * in the shape of `c`: FOLDER, made if it is not there, gets config.json and model.safetensors. KV_ENV. */
+ * in the shape of `c`: FOLDER, made if it is not there, gets config.json, which says that they are random, and
+ * model.safetensors. KV_ENV. */
 bool kv_weights_random(const char *folder, const struct kv_config *c, enum kv_tensor_type type, uint64_t seed,
                        double scale, struct kv_arena *a, struct kv_err *e);
 

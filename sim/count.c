@@ -84,14 +84,22 @@ void kv_count_read(struct kv_count *out, const struct kv_ledger *l, const struct
     read_paper(p, r, out);
 }
 
-bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_count *out, struct kv_err *e)
+struct kv_request kv_counter_request(const struct kv_counter *c, const struct kv_request *r)
 {
-    if (!kv_request_check(r, &c->shape, e))
+    struct kv_request own = *r;
+    own.output = kv_policy_output(&c->policy, r->output);
+    return own;
+}
+
+bool kv_counter_run(struct kv_counter *c, const struct kv_request *asked, struct kv_count *out, struct kv_err *e)
+{
+    const struct kv_request r = kv_counter_request(c, asked);
+    if (!kv_request_check(&r, &c->shape, e))
         return false;
-    kv_walk_restart(&c->walk, r);
+    kv_walk_restart(&c->walk, &r);
     kv_ledger_reset(&c->ledger);
     for (struct kv_run run; kv_walk_next(&c->walk, INT64_MAX, &run);)
         kv_ledger_add(&c->ledger, &run);
-    kv_count_read(out, &c->ledger, r);
+    kv_count_read(out, &c->ledger, &r);
     return true;
 }

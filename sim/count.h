@@ -52,6 +52,9 @@ bool kv_counter_open(struct kv_counter *c, const struct kv_policy *policy, const
 /* What a ledger says after the last pass of a request. */
 void kv_count_read(struct kv_count *out, const struct kv_ledger *l, const struct kv_request *r);
 
+/* The request as it is under the counter's policy, whose answers may be longer or shorter (output_scale). */
+struct kv_request kv_counter_request(const struct kv_counter *c, const struct kv_request *r);
+
 /* KV_USAGE when the lengths cannot be counted. */
 bool kv_counter_run(struct kv_counter *c, const struct kv_request *r, struct kv_count *out, struct kv_err *e);
 

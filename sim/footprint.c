@@ -234,7 +234,8 @@ static void walk_timeline(const struct asked *q, struct kv_counter *c, FILE *out
 {
     struct kv_table t; /* of one row, used again: a long request has millions */
     kv_table_open(&t, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
-    kv_walk_restart(&c->walk, &q->request);
+    const struct kv_request r = kv_counter_request(c, &q->request);
+    kv_walk_restart(&c->walk, &r);
     kv_ledger_reset(&c->ledger);
     for (struct kv_run run; kv_walk_next(&c->walk, 1, &run); t.n_rows = 0) {
         kv_ledger_add(&c->ledger, &run);

@@ -36,6 +36,13 @@ bool kv_out_close(struct kv_out *o, struct kv_err *e)
     return kv_fail(e, KV_ENV, "cannot write '%s': %s", o->path, strerror(why));
 }
 
+void kv_out_drop(struct kv_out *o)
+{
+    fclose(o->file);
+    if (o->part)
+        unlink(o->part);
+}
+
 static bool make_folders(char *path)
 {
     for (char *c = path + 1; *c; c++)

@@ -15,6 +15,7 @@ struct kv_out {
 /* KV_ENV, with the reason, when it cannot be written. */
 bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct kv_err *e);
 bool kv_out_close(struct kv_out *o, struct kv_err *e);
+void kv_out_drop(struct kv_out *o); /* nothing is left of it */
 
 /* FNV-1a of a file's bytes, in hexadecimal: enough to tell that an input changed. */
 const char *kv_file_hash(const char *path, struct kv_arena *a);

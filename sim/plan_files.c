@@ -48,8 +48,10 @@ static const struct kv_column timeline_columns[] = {
     {"held_end_bytes", NULL, KV_CELL_BYTES},
 };
 
-static void timeline_rows(const struct kv_plan *p, struct kv_counter *c, const struct kv_request *r, struct kv_table *t)
+static void timeline_rows(const struct kv_plan *p, struct kv_counter *c, const struct kv_request *asked,
+                          struct kv_table *t)
 {
+    const struct kv_request own = kv_counter_request(c, asked), *r = &own;
     int64_t prefill = r->prefill / c->policy.when.chunk / TIMELINE_ROWS + 1;
     int64_t decode = (kv_request_steps(r) - r->prefill) / TIMELINE_ROWS + 1;
     int64_t page = kv_ledger_page_bytes(&c->ledger, p->layout);

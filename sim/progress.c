@@ -7,7 +7,7 @@
 
 #define SECOND_NS INT64_C(1000000000)
 
-static int64_t now_ns(void)
+int64_t kv_clock_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -20,7 +20,7 @@ void kv_progress_start(struct kv_progress *p, const char *what, int64_t total, b
     p->total = total;
     p->quiet = quiet;
     p->terminal = isatty(STDERR_FILENO);
-    p->start_ns = now_ns();
+    p->start_ns = kv_clock_ns();
     atomic_store(&p->done, 0);
     atomic_store(&p->next_ns, p->start_ns + (p->terminal ? 1 : 30) * SECOND_NS);
 }
@@ -30,7 +30,7 @@ void kv_progress_add(struct kv_progress *p, int64_t n)
     int64_t done = atomic_fetch_add(&p->done, n) + n, due = atomic_load(&p->next_ns);
     if (p->quiet || done <= 0)
         return;
-    int64_t now = now_ns();
+    int64_t now = kv_clock_ns();
     int64_t next = now + (p->terminal ? SECOND_NS / 10 : 30 * SECOND_NS);
     if (now < due || !atomic_compare_exchange_strong(&p->next_ns, &due, next))
         return;

@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Nanoseconds that only ever grow, since some moment. */
+int64_t kv_clock_ns(void);
+
 struct kv_progress {
     const char *what; /* "requests counted" */
     int64_t total;

@@ -5,6 +5,7 @@
 
 #include "sim/progress.h"
 #include "sim/replay_feed.h"
+#include "sim/table.h"
 #include "sim/team.h"
 
 #include <math.h>
@@ -262,6 +263,34 @@ static void add_point(struct kv_replay *r, struct kv_replay_run *run, int64_t ti
     at->end_bytes = l->pages[q->layout][how].end * page + beside;
 }
 
+/* Kept positions as spans of neighbours; `before` begins each line. */
+void kv_replay_put_kept(struct kv_replay_run *run, const char *before, FILE *out)
+{
+    for (int64_t lane = 0; lane < run->cache.lanes; lane++) {
+        struct kv_cache *c = &run->cache;
+        int64_t layer = lane / c->shape->store_heads, head = lane % c->shape->store_heads, begin = -1;
+        const uint64_t *set = kv_cache_set(c, layer, head);
+        for (int64_t t = 0; t <= c->seen; t++) {
+            bool in = t < c->seen && kv_set_has(set, t);
+            if (in && begin < 0)
+                begin = t;
+            if (in || begin < 0)
+                continue;
+            kv_csv_put(run->policy.name, out);
+            fprintf(out, "%s,%lld,%lld,%lld,%lld\n", before, (long long)layer, (long long)head, (long long)begin,
+                    (long long)t - 1);
+            begin = -1;
+        }
+    }
+}
+
+static void put_tick(const struct kv_replay *r, struct kv_replay_run *run, int64_t tick)
+{
+    char before[64];
+    snprintf(before, sizeof before, ",%lld,%lld", (long long)tick, (long long)run->cache.seen);
+    kv_replay_put_kept(run, before, r->asked.kept);
+}
+
 /* Shares of the marked tokens that lanes still hold. */
 static void look_at_marks(const struct kv_replay *r, struct kv_replay_run *run, int place)
 {
@@ -312,6 +341,8 @@ static bool run_tick(struct kv_replay *r, struct kv_team *team, struct replay_wo
     for (int i = 0; i < r->n_runs; i++)
         if (r->run[i].cache.passes) {
             add_point(r, &r->run[i], tick);
+            if (r->asked.kept)
+                put_tick(r, &r->run[i], tick);
             if (t->end == r->about.prefill)
                 look_at_marks(r, &r->run[i], 0);
         }

@@ -7,6 +7,8 @@
 #include "sim/count.h"
 #include "sim/source.h"
 
+#include <stdio.h>
+
 struct kv_replay_asked {
     int64_t page;
     bool in_place; /* count pages without compaction */
@@ -15,6 +17,7 @@ struct kv_replay_asked {
     int64_t mass_sinks, mass_recents; /* left out of the inner mass */
     int threads;
     bool quiet;
+    FILE *kept; /* NULL, or where kept positions go at the end of each tick, as kept_passes.csv has them */
     struct kv_defaults run;
 };
 
@@ -80,5 +83,8 @@ bool kv_replay_open(struct kv_replay *r, const char *path, const struct kv_repla
 bool kv_replay_add(struct kv_replay *r, const struct kv_policy *policy, struct kv_arena *a, struct kv_err *e);
 bool kv_replay_run(struct kv_replay *r, struct kv_arena *a, struct kv_err *e);
 void kv_replay_close(struct kv_replay *r);
+
+/* Kept positions of a run as spans of neighbours, a line each: policy, `before`, layer, head, first and last token. */
+void kv_replay_put_kept(struct kv_replay_run *run, const char *before, FILE *out);
 
 #endif

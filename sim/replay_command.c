@@ -6,6 +6,7 @@
 #include "sim/replay_print.h"
 #include "sim/team.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,7 @@ static const struct kv_option options[] = {
      .help = "tokens whose survival is looked at, besides those the trace marks"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "write a result folder, for 'kvsim plot' and scripts"},
     {.name = "kept", .help = "with -o: write the kept positions too (kept.csv)"},
+    {.name = "kept-passes", .help = "with -o: write those after each recorded pass (kept_passes.csv)"},
     {.name = "jobs", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"},
     KV_OPTIONS_TABLE,
     KV_OPTIONS_COMMON,
@@ -62,6 +64,8 @@ static bool read_asked(const struct kv_args *args, struct kv_replay_asked *q, st
     q->run.dtype = kv_dtype_of_choice(dtype, KV_BF16);
     if (kv_arg_flag(args, "kept") && !kv_arg_flag(args, "output"))
         kv_fail(e, KV_USAGE, "--kept needs -o DIR, the folder to write kept.csv into");
+    if (kv_arg_flag(args, "kept-passes") && !kv_arg_flag(args, "output"))
+        kv_fail(e, KV_USAGE, "--kept-passes needs -o DIR, the folder to write kept_passes.csv into");
     return !e->n;
 }
 
@@ -176,8 +180,12 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     const char *folder = kv_arg_text(args, "output", NULL);
     if (!read_asked(args, &asked, a, e) || (folder && !kv_result_folder_check(folder, a, e)))
         return false;
+    if (kv_arg_flag(args, "kept-passes") && !(asked.kept = tmpfile()))
+        return kv_fail(e, KV_ENV, "cannot make a temporary file for kept positions: %s", strerror(errno));
     bool good = replay(&r, args, &asked, a, e);
     kv_replay_close(&r);
+    if (asked.kept)
+        fclose(asked.kept);
     return good;
 }
 

@@ -146,29 +146,26 @@ static void write_marks(const struct kv_replay *r, const char *path, FILE *out, 
     kv_table_csv(&t, out);
 }
 
-/* Kept positions at the end, as spans of neighbours. */
+/* Kept positions at the end. */
 static void write_kept(const struct kv_replay *r, const char *path, FILE *out, struct kv_arena *a)
 {
     (void)path;
     (void)a;
     fputs("policy,layer,head,first_token,last_token\n", out);
     for (int i = 0; i < r->n_runs; i++)
-        for (int64_t lane = 0; lane < r->run[i].cache.lanes; lane++) {
-            struct kv_cache *c = &r->run[i].cache;
-            int64_t layer = lane / c->shape->store_heads, head = lane % c->shape->store_heads, begin = -1;
-            const uint64_t *set = kv_cache_set(c, layer, head);
-            for (int64_t t = 0; t <= c->seen; t++) {
-                bool in = t < c->seen && kv_set_has(set, t);
-                if (in && begin < 0)
-                    begin = t;
-                if (in || begin < 0)
-                    continue;
-                kv_csv_put(r->run[i].policy.name, out);
-                fprintf(out, ",%lld,%lld,%lld,%lld\n", (long long)layer, (long long)head, (long long)begin,
-                        (long long)t - 1);
-                begin = -1;
-            }
-        }
+        kv_replay_put_kept(&r->run[i], "", out);
+}
+
+/* At the end of each tick, as it was written down while the replay ran. */
+static void write_kept_passes(const struct kv_replay *r, const char *path, FILE *out, struct kv_arena *a)
+{
+    char some[65536];
+    (void)path;
+    (void)a;
+    fputs("policy,tick,seen_tokens,layer,head,first_token,last_token\n", out);
+    rewind(r->asked.kept);
+    for (size_t n; (n = fread(some, 1, sizeof some, r->asked.kept)) > 0;)
+        fwrite(some, 1, n, out);
 }
 
 static void write_summary(const struct kv_replay *r, const char *path, FILE *out, struct kv_arena *a)
@@ -209,6 +206,7 @@ bool kv_replay_write(const struct kv_replay *r, const char *path, const char *fo
         {"heads.csv", write_heads, true},
         {"marks.csv", write_marks, r->about.n_marks > 0},
         {"kept.csv", write_kept, kept},
+        {"kept_passes.csv", write_kept_passes, r->asked.kept != NULL},
         {"policies.csv", write_policies, true},
         {"summary.json", write_summary, true},
     };

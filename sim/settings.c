@@ -20,6 +20,7 @@ static const char *const missing_words[] = {"extrapolate", "error", NULL};
 const char *const kv_timing_models[] = {"roofline", "table", "fitted", NULL};
 const char *const kv_timing_formats[] = {"auto", "step-time", "llmservingsim", "aiconfigurator", "kvengine", NULL};
 static const char *const distribution_words[] = {"fixed", "uniform", "lognormal", "histogram", NULL};
+static const char *const find_words[] = {"none", "max_rate", "max_context", "min_gpus", "best_policy", NULL};
 static const char *const too_long_words[] = {"refuse", "shorten", NULL};
 static const char *const arrival_words[] = {"none", "poisson", "gamma", "onoff", "diurnal", "closed", NULL};
 static const char *const between_words[] = {"drop", "hold", "offload", NULL};
@@ -112,8 +113,9 @@ static const struct kv_field engine_fields[] = {
      .help = "a request is admitted only when its whole prompt fits into free blocks (vLLM's "
              "scheduler_reserve_full_isl)"},
     {FIELD(engine, cudagraph_capture_sizes, KV_T_COUNTS), .min = 1, .max = TOKENS_MAX, .also = "graph_sizes",
-     .help = "a step computes as many tokens as the next of these (vLLM); auto: what vLLM captures for max_num_seqs and "
-             "max_num_batched_tokens"},
+     .help =
+         "a step computes as many tokens as the next of these (vLLM); auto: what vLLM captures for max_num_seqs and "
+         "max_num_batched_tokens"},
     {FIELD(engine, enforce_eager, KV_T_BOOL), .def = "false",
      .help = "no graphs: a step computes the tokens it has (vLLM); so under sarathi, always"},
     {FIELD(engine, watermark, KV_T_SHARE), .def = "1 %", .help = "sarathi: blocks that an admission leaves free"},
@@ -126,11 +128,13 @@ static const struct kv_field engine_fields[] = {
     {FIELD(engine, replicas, KV_T_COUNT), .def = "1", .min = 1, .max = 4096, .also = "data_parallel_size, num_replicas",
      .help = "engines that share the traffic"},
     {FIELD(engine, router, KV_T_CHOICE), .def = "round-robin", .choices = router_words,
-     .help = "which replica a request goes to: each in turn, the one with the fewest tokens left to compute, or the one "
-             "that served the longest beginning of its prompt"},
+     .help =
+         "which replica a request goes to: each in turn, the one with the fewest tokens left to compute, or the one "
+         "that served the longest beginning of its prompt"},
     {FIELD(engine, tensor_parallel_size, KV_T_COUNT), .def = "1", .min = 1, .max = 1024, .also = "tp, tp_size",
-     .help = "devices that share each layer of a replica (vLLM); KV heads are dealt out in order, and each device holds "
-             "at least one"},
+     .help =
+         "devices that share each layer of a replica (vLLM); KV heads are dealt out in order, and each device holds "
+         "at least one"},
 };
 static const struct kv_field slo_fields[] = {
     {FIELD(slo, ttft, KV_T_SECONDS), .min = 1e-9, .max = 1e9, .also = "ttft_p99",
@@ -220,16 +224,17 @@ static const struct kv_field workload_fields[] = {
      .help = "rows of the trace before this time are left out, and what follows arrives that much earlier"},
     {FIELD(workload, duration, KV_T_SECONDS), .min = 1e-9, .max = 1e10, .also = "horizon, length",
      .help = "requests that arrive later are left out"},
-    {FIELD(workload, rate_scale, KV_T_REAL), .def = "1", .min = 1e-9, .max = 1e9, .also = "speedup",
+    {FIELD(workload, rate_scale, KV_T_REAL), .def = "1.0", .min = 1e-9, .max = 1e9, .also = "speedup",
      .help = "arrivals come this many times as fast (vidur: 1 / time_scale_factor)"},
-    {FIELD(workload, context_scale, KV_T_REAL), .def = "1", .min = 1e-9, .max = 1e6,
+    {FIELD(workload, context_scale, KV_T_REAL), .def = "1.0", .min = 1e-9, .max = 1e6,
      .also = "prompt_scale, prefill_scale_factor", .help = "prompts are this many times as long, rounded, at least 1"},
-    {FIELD(workload, output_scale, KV_T_REAL), .def = "1", .min = 1e-9, .max = 1e6, .also = "decode_scale_factor",
+    {FIELD(workload, output_scale, KV_T_REAL), .def = "1.0", .min = 1e-9, .max = 1e6, .also = "decode_scale_factor",
      .help = "outputs are this many times as long, rounded, at least 1"},
     {FIELD(workload, block_tokens, KV_T_COUNT), .min = 1, .max = TOKENS_MAX,
      .also = "hash_block_size, trace_block_size",
      .help = "prompt tokens that one block hash of the trace stands for; auto: what the trace says, 512 in mooncake's"},
-    {FIELD(workload, too_long, KV_T_CHOICE), .def = "refuse", .choices = too_long_words, .also = "truncate_prompt_tokens",
+    {FIELD(workload, too_long, KV_T_CHOICE), .def = "refuse", .choices = too_long_words,
+     .also = "truncate_prompt_tokens",
      .help = "requests of more than max_model_len tokens: refused, as vLLM does, or served with a shorter prompt"},
     {FIELD(workload, skip_bad, KV_T_BOOL), .def = "false", .also = "ignore_errors",
      .help = "rows that cannot be used are counted and left out; false: they are errors"},
@@ -241,13 +246,13 @@ static const struct kv_field workload_fields[] = {
     {FIELD(workload, think_time, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e9,
      .also = "session_turn_delay_mean, conversation_turn_delay_mean, turn_delay",
      .help = "mean time from an answer to the next turn, or to the next request of a closed loop's client"},
-    {FIELD(workload, think_cv, KV_T_REAL), .def = "1", .min = 0, .max = 100,
+    {FIELD(workload, think_cv, KV_T_REAL), .def = "1.0", .min = 0, .max = 100,
      .help = "standard deviation / mean of think times (gamma; 1: exponential, 0: all alike)"},
     {FIELD(workload, tool_share, KV_T_SHARE), .def = "0 %", .also = "tool_rate",
      .help = "agents: later turns that bring what a tool found, not what a user said"},
     {FIELD(workload, tool_wait, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e9, .also = "tool_time",
      .help = "agents: mean time a tool takes"},
-    {FIELD(workload, tool_cv, KV_T_REAL), .def = "1", .min = 0, .max = 100,
+    {FIELD(workload, tool_cv, KV_T_REAL), .def = "1.0", .min = 0, .max = 100,
      .help = "standard deviation / mean of tool waits (gamma; 1: exponential, 0: all alike)"},
     DRAWN(tool_prompt, "tool_prompt_tokens", "2048", "tool_tokens, tool_result_tokens",
           "new prompt tokens of a turn that brings what a tool found, or their mean", "what tools add",
@@ -261,6 +266,20 @@ static const struct kv_field plan_fields[] = {
      .help = "prefill chunks to plan with; a policy's own `chunk` replaces them"},
     {FIELD(plan, chunk_sweep, KV_T_COUNTS), .def = "512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072", .min = 1,
      .max = TOKENS_MAX, .help = "chunks of the footprint-against-chunk plot"},
+    {FIELD(plan, find, KV_T_CHOICE), .def = "none", .choices = find_words, .also = "search, goal",
+     .help =
+         "with traffic, for each policy within [slo]: the highest rate, the longest prompts, the fewest replicas; or "
+         "the policy of good quality that bears the highest rate"},
+    {FIELD(plan, precision, KV_T_SHARE), .def = "2 %", .also = "tolerance",
+     .help = "how close a rate or a scale of prompts is found"},
+    {FIELD(plan, min_footprint, KV_T_SHARE), .also = "footprint_floor, floor",
+     .help =
+         "best_policy: the KV footprint (actual) below which a policy's quality is not trusted, from measured critical "
+         "footprints"},
+    {FIELD(plan, scores, KV_T_TEXT), .also = "task_scores, quality",
+     .help = "best_policy: a CSV of policy,task,score with the scores of 'full' among them"},
+    {FIELD(plan, min_score, KV_T_SHARE), .def = "90 %", .also = "threshold",
+     .help = "best_policy: share of full's score that a policy must keep on each task"},
     {FIELD(plan, baselines, KV_T_BOOL), .def = "true",
      .help = "add rows for the full cache, in fp8 too, when no policy has them"},
 };
@@ -450,9 +469,10 @@ static bool check(struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e)
 {
-    struct kv_ini ini;
+    struct kv_ini ini = {.path = "--set"};
     *s = (struct kv_settings){.path = path};
-    kv_ini_read(path, &ini, a, e);
+    if (path)
+        kv_ini_read(path, &ini, a, e);
     if (e->status == KV_DATA)
         return false;
     s->path = ini.path;
@@ -475,6 +495,20 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
     }
     read_policies(&ini, s, a, e);
     return !e->n && check(s, a, e);
+}
+
+bool kv_settings_of_workload(const struct kv_setting *setting, int n, struct kv_settings *s, struct kv_arena *a,
+                             struct kv_err *e)
+{
+    *s = (struct kv_settings){.path = "command line", .bind = KV_NEW_N(a, struct kv_bind, kv_n_sections)};
+    for (int i = 0; i < kv_n_sections; i++) {
+        const struct kv_section *section = &kv_sections[i];
+        bool mine = !strcmp(section->name, "workload");
+        s->bind[i] = (struct kv_bind){.field = section->field, .n = section->n, .base = (char *)s + section->offset};
+        kv_bind(&s->bind[i], 1, NULL, 0, mine ? setting : NULL, mine ? n : 0, a, e);
+    }
+    check_drawn(s, a, e);
+    return !e->n;
 }
 
 bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e)

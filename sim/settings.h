@@ -26,6 +26,8 @@ struct kv_lengths {
 enum kv_arrivals { KV_NO_ARRIVALS, KV_POISSON, KV_GAMMA, KV_ONOFF, KV_DIURNAL, KV_CLOSED };
 enum kv_between_turns { KV_BETWEEN_DROP, KV_BETWEEN_HOLD, KV_BETWEEN_OFFLOAD };
 
+enum kv_find { KV_FIND_NONE, KV_FIND_RATE, KV_FIND_CONTEXT, KV_FIND_GPUS, KV_FIND_POLICY };
+
 struct kv_settings {
     struct {
         const char *name, *output;
@@ -73,6 +75,9 @@ struct kv_settings {
     struct {
         struct kv_counts chunks, chunk_sweep;
         bool baselines;
+        int find; /* enum kv_find */
+        double precision, min_footprint, min_score;
+        const char *scores;
     } plan;
     struct {
         int model, format, on_missing; /* enum kv_timing_model, kv_timing_format, kv_timing_missing */
@@ -101,10 +106,15 @@ struct kv_section {
 extern const struct kv_section kv_sections[];
 extern const int kv_n_sections;
 
-/* Reads CONFIG and the `--set` assignments over it; hardware keys that the config leaves out come from the device's
+/* Reads CONFIG (NULL: none) and the `--set` assignments over it; hardware keys that the config leaves out come from the device's
  * preset. KV_USAGE with every mistake, `file:line` each. */
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e);
+
+/* Without a config: defaults, and the settings of [workload] given on a command line. [model] and [hardware] are empty.
+ */
+bool kv_settings_of_workload(const struct kv_setting *setting, int n, struct kv_settings *s, struct kv_arena *a,
+                             struct kv_err *e);
 
 /* The model of the settings, read and with its overrides. */
 bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e);

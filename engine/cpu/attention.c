@@ -20,13 +20,19 @@ void kv_cpu_rotate(const struct kv_cpu *b, float *x, int64_t heads, int64_t posi
         }
 }
 
+/* How many of n entries from one on lie in its page. */
+static int64_t in_page(int64_t page, int64_t first, int64_t n)
+{
+    int64_t left = page - first % page;
+    return left < n ? left : n;
+}
+
 void kv_cpu_tile(const struct kv_cpu *b, const struct kv_seq *s, const struct kv_lane_pages *lane, int64_t first,
                  int64_t n, float *keys, float *values)
 {
     int64_t d = kv_cpu_d(b), page = b->asked.page;
     for (int64_t i = 0, many; i < n; i += many) {
-        int64_t in_page = page - (first + i) % page;
-        many = in_page < n - i ? in_page : n - i;
+        many = in_page(page, first + i, n - i);
         memcpy(keys + i * d, kv_cpu_key(b, lane, first + i), sizeof(float) * (size_t)(many * d));
         if (values)
             memcpy(values + i * d, kv_cpu_value(b, lane, first + i), sizeof(float) * (size_t)(many * d));
@@ -68,6 +74,20 @@ static int64_t seen_in_tile(const struct block *k, int64_t token, int64_t first,
     return seen < 0 ? 0 : seen < n ? seen : n;
 }
 
+/* A row's scores become weights under its highest one so far; what was summed under a lower one shrinks. */
+static void take_weights(const struct kv_cpu *b, struct kv_cpu_work *w, int64_t row, int64_t n)
+{
+    int64_t d = kv_cpu_d(b);
+    float *s = w->s + row * KV_CPU_TILE, top = b->k->max(s, n);
+    if (top > w->top[row]) {
+        float shrink = w->top[row] == -INFINITY ? 0 : expf(w->top[row] - top);
+        w->sum[row] *= shrink;
+        b->k->scale(w->o + row * d, shrink, d);
+        w->top[row] = top;
+    }
+    w->sum[row] += b->k->softmax(s, n, w->top[row]);
+}
+
 static void add_tile(const struct kv_cpu *b, const struct block *k, int64_t first, int64_t n, struct kv_cpu_work *w)
 {
     int64_t d = kv_cpu_d(b), rows = k->tokens * k->group;
@@ -77,16 +97,8 @@ static void add_tile(const struct kv_cpu *b, const struct block *k, int64_t firs
         float *s = w->s + r * KV_CPU_TILE;
         int64_t seen = seen_in_tile(k, r / k->group, first, n);
         memset(s + seen, 0, sizeof *s * (size_t)(n - seen));
-        if (!seen)
-            continue;
-        float top = b->k->max(s, seen);
-        if (top > w->top[r]) {
-            float shrink = w->top[r] == -INFINITY ? 0 : expf(w->top[r] - top);
-            w->sum[r] *= shrink;
-            b->k->scale(w->o + r * d, shrink, d);
-            w->top[r] = top;
-        }
-        w->sum[r] += b->k->softmax(s, seen, w->top[r]);
+        if (seen)
+            take_weights(b, w, r, seen);
     }
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)d, (int)n, 1, w->s, KV_CPU_TILE, w->values,
                 (int)d, 1, w->o, (int)d);
@@ -96,21 +108,24 @@ static void add_tile(const struct kv_cpu *b, const struct block *k, int64_t firs
 static void add_tile_alone(const struct kv_cpu *b, const struct block *k, int64_t first, int64_t n,
                            struct kv_cpu_work *w)
 {
-    int64_t d = kv_cpu_d(b);
-    for (int64_t r = 0; r < k->group; r++) {
-        float *s = w->s;
-        for (int64_t i = 0; i < n; i++)
-            s[i] = b->k->dot(w->q + r * d, kv_cpu_key(b, k->lane, first + i), d);
-        float top = b->k->max(s, n);
-        if (top > w->top[r]) {
-            float shrink = w->top[r] == -INFINITY ? 0 : expf(w->top[r] - top);
-            w->sum[r] *= shrink;
-            b->k->scale(w->o + r * d, shrink, d);
-            w->top[r] = top;
+    int64_t d = kv_cpu_d(b), page = b->asked.page;
+    for (int64_t i = 0, many; i < n; i += many) {
+        many = in_page(page, first + i, n - i);
+        for (int64_t r = 0; r < k->group; r += KV_MOST_VECTORS) {
+            int heads = (int)(k->group - r < KV_MOST_VECTORS ? k->group - r : KV_MOST_VECTORS);
+            const float *q[KV_MOST_VECTORS];
+            for (int h = 0; h < heads; h++)
+                q[h] = w->q + (r + h) * d;
+            b->k->multiply(kv_cpu_key(b, k->lane, first + i), KV_TENSOR_F32, d, many, q, heads,
+                           w->s + r * KV_CPU_TILE + i, KV_CPU_TILE);
         }
-        w->sum[r] += b->k->softmax(s, n, w->top[r]);
-        for (int64_t i = 0; i < n; i++)
-            b->k->axpy(w->o + r * d, s[i], kv_cpu_value(b, k->lane, first + i), d);
+    }
+    for (int64_t r = 0; r < k->group; r++)
+        take_weights(b, w, r, n);
+    for (int64_t i = 0, many; i < n; i += many) {
+        many = in_page(page, first + i, n - i);
+        for (int64_t r = 0; r < k->group; r++)
+            b->k->add_rows(w->o + r * d, w->s + r * KV_CPU_TILE + i, kv_cpu_value(b, k->lane, first + i), d, many);
     }
 }
 
@@ -192,7 +207,5 @@ static void attend_blocks(void *attention_, int member)
 void kv_cpu_attention(struct kv_cpu *b, int64_t layer)
 {
     struct attention a = {.b = b, .layer = layer};
-    openblas_set_num_threads(1); /* each member multiplies for itself */
     kv_team_run(b->team, attend_blocks, &a);
-    openblas_set_num_threads(kv_team_members(b->team));
 }

@@ -221,8 +221,6 @@ bool kv_cpu_channel(struct kv_backend *backend, int part, int64_t layer, enum kv
                               .out = out};
     if (what == KV_EXTERNAL || what == KV_EXPECTED || what == KV_LATER_SUM || (int)what >= KV_SCORE_CHANNELS)
         return kv_fail(e, KV_USAGE, "channel '%s' cannot be made in a live run", kv_channels[what].name);
-    openblas_set_num_threads(1);
     kv_team_run(b->team, some_lanes, &c);
-    openblas_set_num_threads(kv_team_members(b->team));
     return !atomic_load(&c.failed) || kv_fail(e, KV_ENV, "no memory for the scores of a layer");
 }

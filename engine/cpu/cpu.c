@@ -5,6 +5,7 @@
 #include "sim/core/select.h"
 
 #include <cblas.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,9 +36,10 @@ static void cpu_close(struct kv_backend *backend)
         free(b->work[i].s);
         free(b->work[i].o);
         free(b->work[i].top);
+        free(b->work[i].weight);
     }
-    void *buffers[] = {b->x,  b->norm, b->q,      b->key,    b->value,    b->attention, b->gate,
-                       b->up, b->lse,  b->weight, b->cosine, b->position, b->first,     b->work};
+    void *buffers[] = {b->x,   b->norm,   b->q,      b->key,      b->value, b->attention, b->gate, b->up,
+                       b->lse, b->weight, b->cosine, b->position, b->first, b->logits,    b->work};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]);
     kv_pages_close(&b->pages);
@@ -60,7 +62,8 @@ static bool open_work(struct kv_cpu *b, struct kv_err *e)
             !make(&w->keys, KV_CPU_TILE * d, sizeof(float), "keys", e) ||
             !make(&w->values, KV_CPU_TILE * d, sizeof(float), "values", e) ||
             !make(&w->s, rows * KV_CPU_TILE, sizeof(float), "scores", e) ||
-            !make(&w->o, rows * d, sizeof(float), "outputs", e) || !make(&w->top, 2 * rows, sizeof(float), "sums", e))
+            !make(&w->o, rows * d, sizeof(float), "outputs", e) || !make(&w->top, 2 * rows, sizeof(float), "sums", e) ||
+            !make(&w->weight, KV_CPU_BLOCK_OUTPUTS * KV_CPU_BLOCK_INPUTS, sizeof(float), "weights", e))
             return false;
         w->sum = w->top + rows;
     }
@@ -80,14 +83,10 @@ static bool cpu_open(struct kv_backend **out, const struct kv_weights *w, const 
     b->k = kv_kernels_best();
     b->arena = kv_arena_open();
     b->team = kv_team_open(asked->threads, b->arena);
-    openblas_set_num_threads(kv_team_members(b->team));
-    int64_t widest = w->config.intermediate > w->config.hidden ? w->config.intermediate : w->config.hidden;
-    widest = widest > w->config.vocab ? widest : w->config.vocab;
-    widest = widest > w->config.q_heads * w->config.head_dim ? widest : w->config.q_heads * w->config.head_dim;
-    int64_t block = 1024 * widest; /* outputs x inputs that are widened at a time */
+    int64_t widest = w->config.hidden > w->config.head_dim ? w->config.hidden : w->config.head_dim;
     *out = &b->base;
     if (kv_pages_open(&b->pages, 2 * asked->page * w->config.head_dim * (int64_t)sizeof(float), asked->pool_bytes, e) &&
-        make(&b->weight, block > widest ? block : widest, sizeof(float), "weights", e) && open_work(b, e))
+        make(&b->weight, widest, sizeof(float), "weights of a norm", e) && open_work(b, e))
         return true;
     cpu_close(*out);
     *out = NULL;
@@ -223,8 +222,13 @@ static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv
     int64_t rows = 0, last = 0;
     b->part = part;
     b->n_parts = n_parts;
+    openblas_set_num_threads(1); /* the team's members multiply, each for itself */
     free(b->first);
-    if (!make(&b->first, n_parts + 1, sizeof *b->first, "parts", e))
+    free(b->logits);
+    b->first = NULL;
+    b->logits = NULL;
+    if (!make(&b->first, 2 * (n_parts + 1), sizeof *b->first, "parts", e) ||
+        !make(&b->logits, n_parts, sizeof *b->logits, "parts", e))
         return false;
     for (int p = 0; p < n_parts; p++) {
         int64_t tokens = part[p].n_new + part[p].n_patch, end = part[p].seq->seen + tokens;
@@ -232,7 +236,7 @@ static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv
         rows += tokens;
         last = end > last ? end : last;
     }
-    b->tokens = rows;
+    b->first[n_parts] = b->tokens = rows;
     if (b->config.sliding_window && last > b->config.sliding_window)
         return kv_fail(e, KV_USAGE,
                        "the model attends over a sliding window of %lld tokens, which is not computed here; prompt and "
@@ -250,21 +254,84 @@ static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv
     return true;
 }
 
-static void norm_rows(const struct kv_cpu *b, const struct kv_tensor *weight, const float *x, int64_t rows, float *out)
+/* ---- what is done row by row: the team shares the rows of a chunk ---- */
+
+struct by_rows {
+    struct kv_cpu *b;
+    void (*work)(const struct kv_cpu *b, const struct by_rows *r, int64_t from, int64_t n);
+    const float *x, *weight;
+    float *out;
+    int64_t rows;
+    atomic_llong next;
+};
+enum { ROWS_AT_ONCE = 16 };
+
+static void take_rows(void *by_rows_, int member)
 {
-    int64_t n = b->config.hidden;
-    kv_tensor_read(weight, 0, n, b->weight);
-    for (int64_t r = 0; r < rows; r++)
-        b->k->rms_norm(x + r * n, b->weight, n, (float)b->config.rms_eps, out + r * n);
+    struct by_rows *r = by_rows_;
+    (void)member;
+    for (int64_t i; (i = atomic_fetch_add(&r->next, ROWS_AT_ONCE)) < r->rows;)
+        r->work(r->b, r, i, r->rows - i < ROWS_AT_ONCE ? r->rows - i : ROWS_AT_ONCE);
 }
 
-static void norm_heads(const struct kv_cpu *b, const struct kv_tensor *weight, float *x, int64_t heads)
+static void do_rows(struct by_rows *r)
+{
+    if (r->rows <= ROWS_AT_ONCE)
+        r->work(r->b, r, 0, r->rows);
+    else
+        kv_team_run(r->b->team, take_rows, r);
+}
+
+static const float *read_weight(const struct kv_cpu *b, const struct kv_tensor *weight, int64_t n)
+{
+    b->k->widen(weight->data, weight->type, n, b->weight);
+    return b->weight;
+}
+
+static void norm_some(const struct kv_cpu *b, const struct by_rows *r, int64_t from, int64_t n)
+{
+    int64_t width = b->config.hidden;
+    for (int64_t i = from; i < from + n; i++)
+        b->k->rms_norm(r->x + i * width, r->weight, width, (float)b->config.rms_eps, r->out + i * width);
+}
+
+static void norm_rows(struct kv_cpu *b, const struct kv_tensor *weight, const float *x, int64_t rows, float *out)
+{
+    struct by_rows r = {.b = b, .work = norm_some, .x = x, .out = out, .rows = rows};
+    r.weight = read_weight(b, weight, b->config.hidden);
+    do_rows(&r);
+}
+
+static void norm_heads(struct kv_cpu *b, const struct kv_tensor *weight, float *x, int64_t heads)
 {
     int64_t d = kv_cpu_d(b);
-    kv_tensor_read(weight, 0, d, b->weight);
+    const float *w = read_weight(b, weight, d);
     for (int64_t i = 0; i < b->tokens * heads; i++)
-        b->k->rms_norm(x + i * d, b->weight, d, (float)b->config.rms_eps, x + i * d);
+        b->k->rms_norm(x + i * d, w, d, (float)b->config.rms_eps, x + i * d);
 }
+
+static void silu_some(const struct kv_cpu *b, const struct by_rows *r, int64_t from, int64_t n)
+{
+    int64_t width = b->config.intermediate;
+    b->k->silu_times(r->out + from * width, r->x + from * width, n * width);
+}
+
+static void rotate_some(const struct kv_cpu *b, const struct by_rows *r, int64_t from, int64_t n)
+{
+    const struct kv_config *c = &b->config;
+    int part = 0;
+    (void)r;
+    for (int64_t row = from; row < from + n; row++) {
+        while (row >= b->first[part + 1])
+            part++;
+        if (b->part[part].seq->slot_positions)
+            continue;
+        kv_cpu_rotate(b, b->q + row * c->q_heads * c->head_dim, c->q_heads, b->position[row]);
+        kv_cpu_rotate(b, b->key + row * c->kv_heads * c->head_dim, c->kv_heads, b->position[row]);
+    }
+}
+
+/* ---- layers ---- */
 
 /* New keys and values go behind what each lane holds. */
 static bool append(struct kv_cpu *b, int64_t layer, struct kv_err *e)
@@ -289,29 +356,22 @@ static bool append(struct kv_cpu *b, int64_t layer, struct kv_err *e)
     return true;
 }
 
-static void rotate(struct kv_cpu *b)
-{
-    const struct kv_config *c = &b->config;
-    for (int p = 0; p < b->n_parts; p++)
-        for (int64_t t = 0; t < b->part[p].n_new + b->part[p].n_patch && !b->part[p].seq->slot_positions; t++) {
-            int64_t row = b->first[p] + t;
-            kv_cpu_rotate(b, b->q + row * c->q_heads * c->head_dim, c->q_heads, b->position[row]);
-            kv_cpu_rotate(b, b->key + row * c->kv_heads * c->head_dim, c->kv_heads, b->position[row]);
-        }
-}
-
 static bool attention_layer(struct kv_cpu *b, int64_t layer, kv_layer_hook *hook, void *context, struct kv_err *e)
 {
     const struct kv_layer_weights *w = &b->weights->layer[layer];
     norm_rows(b, &w->attention_norm, b->x, b->tokens, b->norm);
-    kv_cpu_linear(b, &w->q, w->q_bias, b->norm, b->tokens, b->q, false);
-    kv_cpu_linear(b, &w->k, w->k_bias, b->norm, b->tokens, b->key, false);
-    kv_cpu_linear(b, &w->v, w->v_bias, b->norm, b->tokens, b->value, false);
+    const struct kv_cpu_rows rows = {.n_parts = b->n_parts, .first = b->first};
+    const struct kv_cpu_product in[] = {{.w = &w->q, .bias = w->q_bias, .y = b->q},
+                                        {.w = &w->k, .bias = w->k_bias, .y = b->key},
+                                        {.w = &w->v, .bias = w->v_bias, .y = b->value}},
+                                out = {.w = &w->o, .bias = w->o_bias, .y = b->x, .add = true};
+    kv_cpu_linear(b, &rows, b->norm, b->config.hidden, in, 3);
     if (w->q_norm)
         norm_heads(b, w->q_norm, b->q, b->config.q_heads);
     if (w->k_norm)
         norm_heads(b, w->k_norm, b->key, b->config.kv_heads);
-    rotate(b);
+    struct by_rows turns = {.b = b, .work = rotate_some, .rows = b->tokens};
+    do_rows(&turns);
     if (!append(b, layer, e))
         return false;
     kv_cpu_attention(b, layer);
@@ -319,7 +379,7 @@ static bool attention_layer(struct kv_cpu *b, int64_t layer, kv_layer_hook *hook
         return false;
     for (int p = 0; p < b->n_parts; p++)
         kv_cpu_keep_queries(b, p, layer);
-    kv_cpu_linear(b, &w->o, w->o_bias, b->attention, b->tokens, b->x, true);
+    kv_cpu_linear(b, &rows, b->attention, b->config.q_heads * kv_cpu_d(b), &out, 1);
     return true;
 }
 
@@ -327,36 +387,57 @@ static void mlp_layer(struct kv_cpu *b, int64_t layer)
 {
     const struct kv_layer_weights *w = &b->weights->layer[layer];
     norm_rows(b, &w->mlp_norm, b->x, b->tokens, b->norm);
-    kv_cpu_linear(b, &w->gate, w->gate_bias, b->norm, b->tokens, b->gate, false);
-    kv_cpu_linear(b, &w->up, w->up_bias, b->norm, b->tokens, b->up, false);
-    b->k->silu_times(b->gate, b->up, b->tokens * b->config.intermediate);
-    kv_cpu_linear(b, &w->down, w->down_bias, b->gate, b->tokens, b->x, true);
+    const struct kv_cpu_rows rows = {.n_parts = b->n_parts, .first = b->first};
+    const struct kv_cpu_product in[] = {{.w = &w->gate, .bias = w->gate_bias, .y = b->gate},
+                                        {.w = &w->up, .bias = w->up_bias, .y = b->up}},
+                                out = {.w = &w->down, .bias = w->down_bias, .y = b->x, .add = true};
+    kv_cpu_linear(b, &rows, b->norm, b->config.hidden, in, 2);
+    struct by_rows silu = {.b = b, .work = silu_some, .x = b->up, .out = b->gate, .rows = b->tokens};
+    do_rows(&silu);
+    kv_cpu_linear(b, &rows, b->gate, b->config.intermediate, &out, 1);
 }
 
+/* Of all parts at once: the head is the largest matrix of many models, and is read once. */
 static void make_logits(struct kv_cpu *b)
 {
-    int64_t n = b->config.hidden;
+    int64_t n = b->config.hidden, *first = b->first + b->n_parts + 1;
+    first[0] = 0;
     for (int p = 0; p < b->n_parts; p++) {
         const struct kv_part *part = &b->part[p];
-        if (!part->n_logits)
-            continue;
+        first[p + 1] = first[p] + part->n_logits;
+        b->logits[p] = part->logits;
         norm_rows(b, &b->weights->norm, b->x + (b->first[p] + part->n_new - part->n_logits) * n, part->n_logits,
-                  b->norm);
-        kv_cpu_linear(b, &b->weights->head, NULL, b->norm, part->n_logits, part->logits, false);
+                  b->norm + first[p] * n);
     }
+    const struct kv_cpu_rows rows = {.n_parts = b->n_parts, .first = first};
+    const struct kv_cpu_product head = {.w = &b->weights->head, .part_y = b->logits};
+    if (first[b->n_parts])
+        kv_cpu_linear(b, &rows, b->norm, n, &head, 1);
+}
+
+static bool do_layers(struct kv_cpu *b, kv_layer_hook *hook, void *context, struct kv_err *e)
+{
+    for (int64_t layer = 0; layer < b->config.layers; layer++) {
+        if (!attention_layer(b, layer, hook, context, e))
+            return false;
+        mlp_layer(b, layer);
+    }
+    return true;
 }
 
 static bool cpu_forward(struct kv_backend *backend, struct kv_part *part, int n_parts, kv_layer_hook *hook,
                         void *context, struct kv_err *e)
 {
     struct kv_cpu *b = cpu_of(backend);
+    for (int p = 0; p < n_parts; p++)
+        KV_ASSERT(!part[p].seq->lost);
     if (!begin(b, part, n_parts, e))
         return false;
-    for (int64_t layer = 0; layer < b->config.layers; layer++) {
-        if (!attention_layer(b, layer, hook, context, e))
-            return false;
-        mlp_layer(b, layer);
-    }
+    bool good = do_layers(b, hook, context, e);
+    for (int p = 0; p < n_parts; p++)
+        part[p].seq->lost = !good;
+    if (!good)
+        return false;
     make_logits(b);
     for (int p = 0; p < n_parts; p++) {
         part[p].seq->seen += part[p].n_new;

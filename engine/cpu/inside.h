@@ -16,8 +16,15 @@ struct kv_cpu_work {
     float *s;         /* (QUERY_ROWS, TILE) */
     float *o;         /* (QUERY_ROWS, d) */
     float *top, *sum; /* (QUERY_ROWS,) */
+    float *weight;    /* (BLOCK_OUTPUTS, BLOCK_INPUTS) weights widened to f32 */
 };
-enum { KV_CPU_TILE = 256, KV_CPU_QUERY_ROWS = 256 };
+enum { KV_CPU_TILE = 256, KV_CPU_QUERY_ROWS = 256, KV_CPU_BLOCK_OUTPUTS = 384, KV_CPU_BLOCK_INPUTS = 1024 };
+
+/* Rows of activations by part: part p has first[p] to first[p + 1]. */
+struct kv_cpu_rows {
+    int n_parts;
+    const int64_t *first; /* (n_parts + 1,) */
+};
 
 struct kv_cpu {
     struct kv_backend base;
@@ -35,12 +42,13 @@ struct kv_cpu {
     /* The pass that is on. */
     struct kv_part *part;
     int n_parts;
-    int64_t tokens, room;                                      /* rows of all parts; rows there is room for */
-    int64_t *first;                                            /* (parts,) each part's first row */
-    int64_t *position;                                         /* (rows,) */
+    float **logits;       /* (parts,) where each part's go */
+    int64_t tokens, room; /* rows of all parts; rows there is room for */
+    int64_t *first;       /* (parts + 1,) each part's first row, twice: of tokens and of logits */
+    int64_t *position;    /* (rows,) */
     float *x, *norm, *q, *key, *value, *attention, *gate, *up; /* (rows, ...) */
     float *lse;    /* (rows, q heads) of the layer: logarithm of the sum of exponentials */
-    float *weight; /* a block of weights widened to f32 */
+    float *weight; /* of a norm, as f32 */
 };
 
 static inline int64_t kv_cpu_d(const struct kv_cpu *b)
@@ -65,9 +73,18 @@ static inline struct kv_lane_pages *kv_cpu_lane(const struct kv_seq *s, int64_t 
     return &s->lane[layer * s->store_heads + head];
 }
 
-/* y (rows, outputs) = x (rows, inputs) W^T + bias; += where `add`. */
-void kv_cpu_linear(struct kv_cpu *b, const struct kv_tensor *w, const struct kv_tensor *bias, const float *x,
-                   int64_t rows, float *y, bool add);
+/* y = x W^T + bias; += where `add`. */
+struct kv_cpu_product {
+    const struct kv_tensor *w; /* (outputs, inputs) */
+    const struct kv_tensor *bias;
+    float *y;             /* (rows, outputs) */
+    float *const *part_y; /* or (parts,) of that, each part's rows on their own */
+    bool add;
+};
+
+/* Products of the same x (rows, inputs), together. */
+void kv_cpu_linear(struct kv_cpu *b, const struct kv_cpu_rows *rows, const float *x, int64_t inputs,
+                   const struct kv_cpu_product *product, int n_products);
 
 /* Attention of a part's rows in a layer, from its lanes; queries in b->q, result in b->attention, b->lse. */
 void kv_cpu_attention(struct kv_cpu *b, int64_t layer);

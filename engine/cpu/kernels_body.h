@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Included once for each instruction set, with NAME(x) and TARGET. Lanes are vectors of 16 floats, which the compiler
- * makes of what there is; sums have one order for each set. */
+/* Included once for each instruction set, with the macros that kernels.c names; it takes them away again. Most loops
+ * are over vectors of 16 floats, which the compiler makes of what there is; sums have one order for each set. */
 
 typedef float NAME(f16) __attribute__((vector_size(64), aligned(4)));
 typedef int32_t NAME(i16) __attribute__((vector_size(64), aligned(4)));
@@ -157,77 +157,156 @@ TARGET static void NAME(rms_norm)(const float *x, const float *weight, int64_t n
         out[i] = x[i] * by * weight[i];
 }
 
-TARGET ALWAYS static inline NAME(f16) NAME(load_any)(const void *from, enum kv_tensor_type type, int64_t i)
+/* ---- rows of weights, in vectors of LANES that the machine has, with products and sums rounded once if it can ---- */
+
+typedef float NAME(wide) __attribute__((vector_size(4 * LANES)));
+typedef float NAME(wide_at) __attribute__((vector_size(4 * LANES), aligned(1), may_alias)); /* anywhere */
+
+TARGET ALWAYS static inline NAME(wide) NAME(get)(const char *row, enum kv_tensor_type type, int64_t i)
 {
+    NAME(wide) v;
     if (type == KV_TENSOR_F32)
-        return NAME(load)((const float *)from + i);
-    if (type == KV_TENSOR_F16) {
-        struct kv_tensor some = {.type = type, .rows = 1, .columns = i + 16, .data = from};
-        float x[16];
-        kv_tensor_read(&some, i, 16, x);
-        return NAME(load)(x);
-    }
-    NAME(i16) bits;
-    WIDEN(bits, (const char *)from + 2 * i);
-    return (NAME(f16))(bits << 16);
+        v = *(const NAME(wide_at) *)(const void *)(row + 4 * i);
+    else if (type == KV_TENSOR_BF16)
+        FROM_BF16(v, row + 2 * i);
+    else
+        FROM_F16(v, row + 2 * i);
+    return v;
+}
+
+/* Numbers from i on, fewer than LANES, and zeros behind them. */
+TARGET ALWAYS static inline NAME(wide) NAME(get_last)(const char *row, enum kv_tensor_type type, int64_t i, int64_t n)
+{
+    struct kv_tensor tail = {.type = type, .rows = 1, .columns = n, .data = row};
+    NAME(wide) v;
+    float x[LANES] = {0};
+    kv_tensor_read(&tail, i, n - i, x);
+    memcpy(&v, x, sizeof v);
+    return v;
 }
 
 TARGET static void NAME(widen)(const void *from, enum kv_tensor_type type, int64_t n, float *out)
 {
     int64_t i = 0;
     struct kv_tensor tail = {.type = type, .rows = 1, .columns = n, .data = from};
-    for (; type != KV_TENSOR_F16 && i + 16 <= n; i += 16)
-        PUT(out + i, NAME(load_any)(from, type, i));
+    for (; i + LANES <= n; i += LANES)
+        PUT(out + i, NAME(get)(from, type, i));
     if (i < n)
         kv_tensor_read(&tail, i, n - i, out + i);
 }
 
-/* What 16 does not divide. */
-TARGET static float NAME(dot_tail)(const void *row, enum kv_tensor_type type, int64_t from, int64_t n, const float *x)
+/* Halves are added to each other until one is left. */
+TARGET ALWAYS static inline float NAME(sum_wide)(NAME(wide) v)
 {
-    struct kv_tensor tail = {.type = type, .rows = 1, .columns = n, .data = row};
-    float w[16], sum = 0;
-    kv_tensor_read(&tail, from, n - from, w);
-    for (int64_t i = from; i < n; i++)
-        sum += w[i - from] * x[i];
-    return sum;
+    typedef float four __attribute__((vector_size(16)));
+    four s[LANES / 4];
+    memcpy(s, &v, sizeof s);
+    if (LANES == 16) {
+        s[0] += s[LANES / 8];
+        s[1] += s[LANES / 8 + 1];
+    }
+    s[0] += s[1];
+    return (s[0][0] + s[0][2]) + (s[0][1] + s[0][3]);
 }
 
-TARGET static void NAME(dot_rows)(const void *row, enum kv_tensor_type type, int64_t n, const float *x, int64_t stride,
-                                  int n_x, float *y)
+/* One sum for each row and vector. Rows and vectors are constants where this is called, so sums stay in registers.
+ * While these rows are read memory fetches the next as many: it would not by itself begin at so many places. */
+TARGET ALWAYS static inline void NAME(multiply_block)(const char *row, enum kv_tensor_type type, int64_t n,
+                                                      const int rows, const float *const *x, const int n_x, float *out,
+                                                      int64_t stride)
 {
-    int m = 0;
-    for (; m + 4 <= n_x; m += 4, x += 4 * stride) {
-        NAME(f16) s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int64_t i = 0; i + 16 <= n; i += 16) {
-            NAME(f16) w = NAME(load_any)(row, type, i);
-            s0 += w * NAME(load)(x + i);
-            s1 += w * NAME(load)(x + stride + i);
-            s2 += w * NAME(load)(x + 2 * stride + i);
-            s3 += w * NAME(load)(x + 3 * stride + i);
+    int64_t bytes = n * (type == KV_TENSOR_F32 ? 4 : 2), i = 0;
+    NAME(wide) sum[MOST_ROWS][KV_MOST_VECTORS], w[MOST_ROWS];
+    UNROLL for (int j = 0; j < rows; j++) UNROLL for (int m = 0; m < n_x; m++) sum[j][m] = (NAME(wide)){0};
+    for (; i + LANES <= n; i += LANES) {
+        UNROLL for (int j = 0; j < rows; j++)
+        {
+            w[j] = NAME(get)(row + j * bytes, type, i);
+            __builtin_prefetch(row + (j + rows) * bytes + i * (type == KV_TENSOR_F32 ? 4 : 2), 0, 2);
         }
-        y[m] = NAME(total)(s0);
-        y[m + 1] = NAME(total)(s1);
-        y[m + 2] = NAME(total)(s2);
-        y[m + 3] = NAME(total)(s3);
-        for (int j = 0; j < 4 && n % 16; j++)
-            y[m + j] += NAME(dot_tail)(row, type, n / 16 * 16, n, x + j * stride);
-    }
-    for (; m < n_x; m++, x += stride) {
-        NAME(f16) s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        int64_t i = 0;
-        for (; i + 64 <= n; i += 64) {
-            s0 += NAME(load_any)(row, type, i) * NAME(load)(x + i);
-            s1 += NAME(load_any)(row, type, i + 16) * NAME(load)(x + i + 16);
-            s2 += NAME(load_any)(row, type, i + 32) * NAME(load)(x + i + 32);
-            s3 += NAME(load_any)(row, type, i + 48) * NAME(load)(x + i + 48);
+        UNROLL for (int m = 0; m < n_x; m++)
+        {
+            NAME(wide) v = NAME(get)((const char *)x[m], KV_TENSOR_F32, i);
+            UNROLL for (int j = 0; j < rows; j++) sum[j][m] = FMA(w[j], v, sum[j][m]);
         }
-        for (; i + 16 <= n; i += 16)
-            s0 += NAME(load_any)(row, type, i) * NAME(load)(x + i);
-        y[m] = NAME(total)((s0 + s1) + (s2 + s3));
-        if (n % 16)
-            y[m] += NAME(dot_tail)(row, type, n / 16 * 16, n, x);
     }
+    UNROLL for (int j = 0; j < rows && i < n; j++) UNROLL for (int m = 0; m < n_x; m++) sum[j][m] =
+        FMA(NAME(get_last)(row + j * bytes, type, i, n), NAME(get_last)((const char *)x[m], KV_TENSOR_F32, i, n),
+            sum[j][m]);
+    UNROLL for (int j = 0; j < rows; j++) UNROLL for (int m = 0; m < n_x; m++) out[m * stride + j] =
+        NAME(sum_wide)(sum[j][m]);
+}
+
+TARGET ALWAYS static inline void NAME(multiply_many)(const char *row, enum kv_tensor_type type, int64_t n,
+                                                     int64_t n_rows, const float *const *x, const int n_x, float *out,
+                                                     int64_t stride)
+{
+    const int at_once = MOST_ROWS * 2 / n_x < 1 ? 1 : MOST_ROWS * 2 / n_x > MOST_ROWS ? MOST_ROWS : MOST_ROWS * 2 / n_x;
+    int64_t bytes = n * (type == KV_TENSOR_F32 ? 4 : 2), j = 0;
+    for (; j + at_once <= n_rows; j += at_once)
+        NAME(multiply_block)(row + j * bytes, type, n, at_once, x, n_x, out + j, stride);
+    for (; j < n_rows; j++)
+        NAME(multiply_block)(row + j * bytes, type, n, 1, x, n_x, out + j, stride);
+}
+
+#define VECTORS(type, k)                                                                                               \
+    case k:                                                                                                            \
+        NAME(multiply_many)(rows, type, n, n_rows, x, k, out, stride);                                                 \
+        break;
+#define TYPE(type)                                                                                                     \
+    TARGET static void NAME(multiply_##type)(const void *rows, int64_t n, int64_t n_rows, const float *const *x,       \
+                                             int n_x, float *out, int64_t stride)                                      \
+    {                                                                                                                  \
+        switch (n_x) {                                                                                                 \
+            VECTORS(type, 1)                                                                                           \
+            VECTORS(type, 2)                                                                                           \
+            VECTORS(type, 3)                                                                                           \
+            VECTORS(type, 4)                                                                                           \
+            VECTORS(type, 5)                                                                                           \
+            VECTORS(type, 6)                                                                                           \
+            VECTORS(type, 7)                                                                                           \
+            VECTORS(type, 8)                                                                                           \
+        }                                                                                                              \
+    }
+TYPE(KV_TENSOR_F32)
+TYPE(KV_TENSOR_BF16)
+TYPE(KV_TENSOR_F16)
+#undef VECTORS
+#undef TYPE
+
+static void NAME(multiply)(const void *rows, enum kv_tensor_type type, int64_t n, int64_t n_rows, const float *const *x,
+                           int n_x, float *out, int64_t stride)
+{
+    switch (type) {
+    case KV_TENSOR_F32:
+        NAME(multiply_KV_TENSOR_F32)(rows, n, n_rows, x, n_x, out, stride);
+        break;
+    case KV_TENSOR_BF16:
+        NAME(multiply_KV_TENSOR_BF16)(rows, n, n_rows, x, n_x, out, stride);
+        break;
+    case KV_TENSOR_F16:
+        NAME(multiply_KV_TENSOR_F16)(rows, n, n_rows, x, n_x, out, stride);
+        break;
+    }
+}
+
+TARGET static void NAME(add_rows)(float *y, const float *by, const float *rows, int64_t n, int64_t n_rows)
+{
+    enum { AT_ONCE = 4 };
+    int64_t i = 0;
+    for (; i + AT_ONCE * LANES <= n; i += AT_ONCE * LANES) {
+        NAME(wide) sum[AT_ONCE];
+        UNROLL for (int k = 0; k < AT_ONCE; k++) sum[k] = NAME(get)((const char *)y, KV_TENSOR_F32, i + k * LANES);
+        for (int64_t j = 0; j < n_rows; j++) {
+            NAME(wide) b = (NAME(wide)){0} + by[j];
+            UNROLL for (int k = 0; k < AT_ONCE; k++) sum[k] =
+                FMA(b, NAME(get)((const char *)(rows + j * n), KV_TENSOR_F32, i + k * LANES), sum[k]);
+        }
+        UNROLL for (int k = 0; k < AT_ONCE; k++) * (NAME(wide_at) *)(void *)(y + i + k * LANES) = sum[k];
+    }
+    for (; i < n; i++)
+        for (int64_t j = 0; j < n_rows; j++)
+            y[i] += by[j] * rows[j * n + i];
 }
 
 static const struct kv_kernels NAME(kernels) = {
@@ -240,6 +319,16 @@ static const struct kv_kernels NAME(kernels) = {
     .add_exp = NAME(add_exp),
     .silu_times = NAME(silu_times),
     .rms_norm = NAME(rms_norm),
-    .dot_rows = NAME(dot_rows),
+    .multiply = NAME(multiply),
+    .add_rows = NAME(add_rows),
     .widen = NAME(widen),
 };
+
+#undef KERNEL_SET
+#undef NAME
+#undef TARGET
+#undef LANES
+#undef MOST_ROWS
+#undef FMA
+#undef FROM_BF16
+#undef FROM_F16

@@ -2,9 +2,20 @@
 /* The one place that shapes passes: chunks, the patch behind them, Locret's own last chunk, decode steps. */
 #include "sim/core/policy.h"
 
+#include <math.h>
+
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+int64_t kv_policy_output(const struct kv_policy *p, int64_t output)
+{
+    static const int64_t most = 1 << 30;
+    double scaled = (double)output * p->keys.output_scale;
+    if (p->keys.output_scale == 1 || output < 1)
+        return output;
+    return scaled < 1 ? 1 : scaled < (double)most ? llrint(scaled) : most;
 }
 
 int64_t kv_request_steps(const struct kv_request *r)

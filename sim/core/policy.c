@@ -22,7 +22,8 @@ static const unsigned when_bits[] = {
 static const char *const store_words[] = {"kv-head", "query-head", NULL};
 enum { TOKENS_MAX = 1 << 30 };
 
-#define AT(member) offsetof(struct kv_policy_keys, member)
+#define AT(member)           offsetof(struct kv_policy_keys, member)
+#define NAMED(member, kind_) .key = #member, .type = kind_, .offset = AT(member)
 const struct kv_field kv_policy_fields[] = {
     {.key = "kind",
      .type = KV_T_TEXT,
@@ -128,25 +129,18 @@ const struct kv_field kv_policy_fields[] = {
      .choices = kv_dtype_choices,
      .also = "dtype",
      .help = "element type of the entries; auto: the run's"},
-    {.key = "group_size",
-     .type = KV_T_COUNT,
-     .offset = AT(group_size),
-     .def = "32",
-     .min = 1,
-     .max = 65536,
+    {NAMED(group_size, KV_T_COUNT), .def = "32", .min = 1, .max = 65536,
      .help = "int8, int4: elements that share a scale and a minimum (KIVI's G)"},
-    {.key = "residual_length",
-     .type = KV_T_COUNT,
-     .offset = AT(residual_length),
-     .def = "32",
-     .min = 1,
-     .max = 65536,
-     .also = "residual",
+    {NAMED(residual_length, KV_T_COUNT), .def = "32", .min = 1, .max = 65536, .also = "residual",
      .help = "int8, int4: newest entries that stay in fp16 (KIVI's R)"},
+    {NAMED(output_scale, KV_T_REAL), .def = "1.0", .min = 0.001, .max = 1000,
+     .help = "answers under this policy are this many times as long, for models that evict may ramble: in counts and "
+             "traffic, not in recorded or live runs"},
     {.key = "law", .type = KV_T_TEXT, .offset = AT(law), .help = "how many entries stay; auto: the kind's"},
     {.key = "score", .type = KV_T_TEXT, .offset = AT(score), .help = "which entries stay; auto: the kind's"},
 };
 const int kv_n_policy_fields = sizeof kv_policy_fields / sizeof *kv_policy_fields;
+#undef NAMED
 #undef AT
 
 int64_t kv_trunc_share(double share, int64_t n)

@@ -162,6 +162,7 @@ struct kv_policy_keys {
     int store;
     int kv_cache_dtype;
     int64_t group_size, residual_length;
+    double output_scale;
 };
 
 struct kv_kind {
@@ -202,6 +203,9 @@ bool kv_policy_read(struct kv_policy *p, const char *name, const char *where, co
 
 /* `kind[:key=value,...]`, as --policy takes it; the SPEC is its name. */
 bool kv_policy_from_spec(struct kv_policy *p, const char *spec, struct kv_arena *a, struct kv_err *e);
+
+/* Tokens of an answer that is `output` long under the full cache. */
+int64_t kv_policy_output(const struct kv_policy *p, int64_t output);
 
 /* What the run says where a policy says nothing. */
 struct kv_defaults {

@@ -44,7 +44,7 @@ void kv_engine_close(struct kv_engine *e)
         free(e->slot[i]->block);
     if (!e)
         return;
-    void *lists[] = {e->slot, e->idle, e->ending, e->prefill, e->event, e->chunk, e->ran};
+    void *lists[] = {e->keep, e->slot, e->idle, e->ending, e->prefill, e->event, e->chunk, e->ran};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]);
 }
@@ -61,6 +61,8 @@ void kv_engine_add(struct kv_engine *e, struct kv_job *job)
     e->last_waiting = &job->next;
     e->n_waiting++;
     e->tokens_left += job->target + job->left - 1;
+    if (job->is.turn)
+        kv_keep_find(e, job);
 }
 
 double kv_engine_clock(const struct kv_engine *e)
@@ -73,9 +75,12 @@ double kv_engine_clock(const struct kv_engine *e)
 static void leave(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
-    if (e->blocks && s->ending && s->seen > s->target && s->seen % e->holder->page == 0)
-        kv_slot_name_last(e, s);
-    kv_slot_give_pages(e, s);
+    if (s->ending && s->names_last)
+        kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], s->last_name);
+    if (s->keeps)
+        kv_keep_slot(e, s);
+    else
+        kv_slot_give_pages(e, s);
     kv_slot_leave(e, number);
     e->full = false;
 }
@@ -96,8 +101,12 @@ static void finish(struct kv_engine *e, int32_t number)
     struct kv_job *job = s->job;
     job->finish_s = job->last_token_s = e->clock;
     e->ended = true;
+    s->keeps = job->is.follows && e->rules.between != KV_BETWEEN_DROP && !e->blocks && !e->holder->policy->when.patch;
+    s->session = job->is.request;
     if (e->rules.async_scheduling) {
         s->ending = true;
+        s->names_last = e->blocks && s->seen > s->target && s->seen % e->holder->page == 0;
+        s->last_name = s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job goes before them */
         e->ending[e->n_ending++] = number;
     } else {
         leave(e, number);
@@ -248,6 +257,9 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     e->now.decode_kv_squares = d->held_held + 2 * d->held + (double)d->n;
     e->now.moved_bytes += d->moved_bytes;
     e->now.scored_bytes += d->scored_bytes;
+    e->now.offload_bytes = e->offload_bytes;
+    e->sums.offloaded_bytes += e->offload_bytes;
+    e->offload_bytes = 0;
     int64_t tokens = e->now.tokens;
     e->now.tokens = padded(e, tokens);
     if (!kv_timing_step(e->timing, &e->now, &time, err))
@@ -292,6 +304,7 @@ static void give_up(struct kv_engine *e)
     struct kv_job *job = kv_engine_next_job(e);
     e->full = false;
     e->ended = true;
+    kv_keep_end(e, job);
     e->tokens_left -= job->target + job->left - 1;
     kv_engine_tell(e, KV_REFUSED, job, 0, 0);
 }

@@ -29,8 +29,9 @@ struct kv_engine_rules {
     const int64_t
         *graph_sizes; /* ascending: a step of up to the last of them computes as many tokens as the next one */
     int64_t n_graph_sizes;
-    double link_bandwidth; /* bytes a second to the host: preempted and waiting sequences are moved there; 0: computed
-                              again */
+    bool offload; /* entries of preempted requests go to the host and come back; else they are computed again */
+    enum kv_between_turns between; /* under prefix caching entries of sessions are found by name, and this is drop */
+    int64_t page_bytes;            /* of the layout */
 };
 
 /* One request in an engine. */
@@ -48,7 +49,10 @@ struct kv_job {
     int64_t generated_before;      /* the last preemption */
     int64_t recompute;             /* tokens that were computed once */
     int64_t prefill_peak, peak_of; /* pages of a prefill of so many tokens */
-    struct kv_job *next;           /* in the queue */
+    int64_t there;                 /* tokens whose entries exist while it waits */
+    bool on_host;                  /* they are there; else in the pool, in `kept` pages */
+    int64_t kept[KV_LAYOUTS];
+    struct kv_job *next; /* in the queue */
 };
 
 enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHED, KV_STEPPED, KV_REFUSED };
@@ -68,6 +72,8 @@ enum kv_limit { KV_LIMIT_PAGES, KV_LIMIT_SEQUENCES, KV_LIMIT_TOKENS, KV_LIMITS }
 
 /* Sums of a replica's life. Page counts by layout; areas in pages x seconds. */
 struct kv_engine_sums {
+    int64_t dropped_sessions; /* kept for a next turn, and given up for others */
+    double offloaded_bytes;   /* to the host or from it */
     int64_t steps, preemptions, recomputed_tokens, cached_tokens, prompt_tokens, output_tokens;
     int64_t peak_pages[KV_LAYOUTS], returned_pages[KV_LAYOUTS];
     double page_area[KV_LAYOUTS];

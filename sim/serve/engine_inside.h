@@ -20,9 +20,13 @@ struct kv_slot {
     int64_t start;                   /* decode: step of the run's beginning; `seen` is of then */
     int64_t pages[KV_LAYOUTS];       /* held between steps; of decodes the sums tell */
     bool single;                     /* the run is one pass that may give pages back */
-    bool reserved;                   /* pages of the whole prefill were taken at its beginning */
-    int32_t *block;                  /* with prefix caching: in order of position */
+    bool keeps;                      /* ending: its entries wait for the session's next turn */
+    int64_t session;
+    bool reserved;  /* pages of the whole prefill were taken at its beginning */
+    int32_t *block; /* with prefix caching: in order of position */
     int64_t n_blocks, room;
+    bool names_last; /* ending: the last one gets this name when it goes */
+    uint64_t last_name;
     int64_t found; /* of them those from the cache */
     int32_t phase_older, phase_newer;
 };
@@ -34,6 +38,13 @@ struct kv_decodes {
     double moved_bytes, scored_bytes;
     int64_t rise[KV_LAYOUTS];   /* pages that are needed within a step and given back at its end */
     int64_t *phase[KV_LAYOUTS]; /* (page,) taken for good by the steps of that number modulo page */
+};
+
+/* Entries of a session between two turns: in the pool, or on the host. */
+struct kv_keep {
+    int64_t session, tokens;
+    int64_t pages[KV_LAYOUTS]; /* in the pool; all 0: on the host */
+    struct kv_job *job;        /* the next turn, which waits already; or NULL */
 };
 
 struct kv_event {
@@ -68,6 +79,10 @@ struct kv_engine {
     int32_t n_events;
     int32_t *in_phase; /* (page,) with prefix caching: the first of the decodes that take a block at those steps */
 
+    struct kv_keep *keep; /* those kept longest first */
+    int64_t n_keep, keep_room;
+    double offload_bytes; /* that the next step waits for */
+
     struct kv_decodes decodes;
     int64_t pages[KV_LAYOUTS];  /* held between steps */
     int64_t claims[KV_LAYOUTS]; /* beside them within the step */
@@ -77,6 +92,7 @@ struct kv_engine {
     struct kv_step_chunk *chunk; /* (room,) */
     int32_t *ran;                /* (room,) slots with a prefill pass in it */
     int32_t n_ran;
+    bool decodes_counted;       /* they are in `now`, `claims` and `budget` */
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */
     enum kv_limit limit;        /* of the last admission that failed */
@@ -107,13 +123,25 @@ void kv_slot_end_prefill(struct kv_engine *e, int32_t number);
 
 /* The decode run that begins with this step joins the sums; false: the sequence has no step left. */
 bool kv_slot_next_run(struct kv_engine *e, int32_t number);
-void kv_slot_stop(struct kv_engine *e, int32_t number); /* its run leaves the sums, before this step */
+void kv_slot_begin_run(struct kv_engine *e, int32_t number); /* the same, of the pass that is there */
+void kv_slot_stop(struct kv_engine *e, int32_t number);      /* its run leaves the sums, before this step */
 int64_t kv_slot_generated(const struct kv_engine *e, const struct kv_slot *s);
 
 /* Pages this decode takes in the step that begins, those it gives back at its end included. */
 int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s);
 void kv_slot_give_pages(struct kv_engine *e, struct kv_slot *s);
 int64_t kv_engine_free_pages(const struct kv_engine *e);
+
+/* ---- sessions and the host (engine_keep.c) ---- */
+
+/* Puts a slot's entries by for the session's next turn. */
+void kv_keep_slot(struct kv_engine *e, struct kv_slot *s);
+/* Whether the job finds entries of the turn before it. */
+void kv_keep_find(struct kv_engine *e, struct kv_job *job);
+/* The job has them now, or they are of no use to it. */
+void kv_keep_end(struct kv_engine *e, struct kv_job *job);
+/* Gives back the pages kept longest, but not those of `job`. False: there are none. */
+bool kv_keep_drop(struct kv_engine *e, const struct kv_job *job);
 
 /* With prefix caching: the name of a block of the job; blocks up to `tokens`, the full ones behind `from` named. */
 uint64_t kv_job_block_name(const struct kv_engine *e, const struct kv_job *job, int64_t block);

@@ -4,6 +4,7 @@
 #include "sim/serve/engine_inside.h"
 
 #include <math.h>
+#include <string.h>
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -44,16 +45,37 @@ static void wait_first(struct kv_engine *e, struct kv_job *job)
     e->full = false;
 }
 
+/* What decodes take in this step and some give back at its end. */
+static void claim(struct kv_engine *e, int64_t sign)
+{
+    const struct kv_decodes *d = &e->decodes;
+    int64_t phase = e->step % e->holder->page;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
+}
+
+/* A decode is not of this step, or no longer so. */
+static void stop_decode(struct kv_engine *e, int32_t number)
+{
+    bool counted = e->decodes_counted;
+    if (counted && !e->blocks)
+        claim(e, -1);
+    kv_slot_stop(e, number);
+    if (!counted)
+        return;
+    if (!e->blocks)
+        claim(e, 1);
+    e->now.decodes--;
+    e->now.sequences--;
+    e->now.tokens--;
+    e->budget++;
+}
+
 /* ---- preemption: what was computed is dropped, and computed again with what was generated ---- */
 
-static void preempt(struct kv_engine *e, int32_t number)
+static void compute_again(struct kv_engine *e, const struct kv_slot *s)
 {
-    struct kv_slot *s = e->slot[number];
     struct kv_job *job = s->job;
-    if (s->decoding)
-        kv_slot_stop(e, number);
-    else
-        e->prefill_held -= s->held;
     int64_t done = job->generated - job->generated_before;
     e->tokens_left += s->seen;
     job->recompute = most(job->recompute, s->seen);
@@ -64,6 +86,29 @@ static void preempt(struct kv_engine *e, int32_t number)
         job->target += done;
         job->left -= done;
     }
+}
+
+static void move_out(struct kv_engine *e, const struct kv_slot *s)
+{
+    s->job->there = s->seen;
+    s->job->on_host = true;
+    e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
+}
+
+static void preempt(struct kv_engine *e, int32_t number)
+{
+    struct kv_slot *s = e->slot[number];
+    struct kv_job *job = s->job;
+    if (s->decoding) {
+        stop_decode(e, number);
+        job->last_token_s = e->clock; /* decodes are a token further with every step */
+    } else {
+        e->prefill_held -= s->held;
+    }
+    if (e->rules.offload && !e->blocks && !e->holder->policy->when.patch && s->seen)
+        move_out(e, s);
+    else
+        compute_again(e, s);
     job->generated_before = job->generated;
     job->preemptions++;
     e->sums.preemptions++;
@@ -91,6 +136,8 @@ static void drop_ending(struct kv_engine *e, int32_t number)
 static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *preempted)
 {
     while (kv_engine_free_pages(e) < need) {
+        if (kv_keep_drop(e, NULL))
+            continue;
         int32_t victim = e->newest;
         *preempted = true;
         if (e->slot[victim]->ending)
@@ -104,14 +151,6 @@ static bool make_room(struct kv_engine *e, int32_t number, int64_t need, bool *p
 }
 
 /* ---- decodes ---- */
-
-static void claim(struct kv_engine *e, int64_t sign)
-{
-    const struct kv_decodes *d = &e->decodes;
-    int64_t phase = e->step % e->holder->page;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
-}
 
 /* One after another, in order of admission: each takes what it needs, and who needs more than there is preempts the
  * newest. */
@@ -164,12 +203,15 @@ static int64_t decodes_need(const struct kv_engine *e)
 
 static bool schedule_decodes(struct kv_engine *e)
 {
+    while (decodes_need(e) > kv_engine_free_pages(e) && kv_keep_drop(e, NULL))
+        ;
     bool preempted = e->decodes.n && decodes_need(e) > kv_engine_free_pages(e) && walk_decodes(e);
     if (e->blocks)
         take_blocks(e);
     else
         claim(e, 1);
     e->now.decodes = e->now.sequences = e->now.tokens = e->decodes.n;
+    e->decodes_counted = true;
     e->budget -= e->decodes.n;
     return preempted;
 }
@@ -279,12 +321,42 @@ static struct kv_request request_of(const struct kv_job *job)
     return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
 }
 
+/* Goes on behind the entries that wait for the job. */
+static void find_entries(struct kv_engine *e, struct kv_slot *s)
+{
+    kv_hold_seek(&s->hold, s->job->there, e->rules.max_num_batched_tokens);
+    s->seen = s->job->there;
+    s->held = s->hold.held;
+    memcpy(s->pages, s->hold.pages, sizeof s->pages);
+}
+
+static void take_entries(struct kv_engine *e, struct kv_slot *s)
+{
+    struct kv_job *job = s->job;
+    if (!job->there)
+        return;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->pages[layout] += s->pages[layout] - job->kept[layout];
+    if (job->on_host)
+        e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
+    if (!job->generated)
+        e->tokens_left -= s->seen;
+    kv_keep_end(e, job);
+}
+
+static bool next_decode(struct kv_slot *s)
+{
+    s->pass = kv_hold_next(&s->hold, INT64_MAX);
+    return s->pass != NULL;
+}
+
 /* Whether there are pages for the first pass, and for what else the rules ask. */
 static bool fits(struct kv_engine *e, struct kv_slot *s)
 {
     const struct kv_engine_rules *r = &e->rules;
     struct kv_request request = request_of(s->job);
-    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, free_pages, whole;
+    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages,
+            whole;
     bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
     free_pages = kv_engine_free_pages(e);
     kv_hold_start(&s->hold, &request);
@@ -292,20 +364,27 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
         int64_t found = find_blocks(e, s, &unused);
         s->found = s->seen = found * page;
         s->held = (double)s->seen;
-        kv_hold_skip(&s->hold, s->seen);
-        whole = ((s->target + page - 1) / page - found + unused) * tables;
-    } else if (e->holder->plain) {
+        kv_hold_seek(&s->hold, s->seen, r->max_num_batched_tokens);
+        there = (found - unused) * tables;
+    }
+    if (e->holder->plain) {
         whole = (s->target + page - 1) / page * tables;
     } else {
         whole = prefill_peak(e, s);
         kv_hold_start(&s->hold, &request);
     }
-    if ((r->reserve_prompt || sarathi) && whole > free_pages - r->watermark)
+    if (whole > r->pages) /* by pieces it would come as far as the pool goes, again and again */
         return false;
-    if (!next_pass(e, s))
+    if ((r->reserve_prompt || sarathi) && whole - there - s->job->kept[r->layout] > free_pages - r->watermark)
         return false;
-    if (pass_need(e, s) + unused * tables > free_pages - r->watermark)
+    if (s->job->there)
+        find_entries(e, s);
+    int64_t back = s->pages[r->layout] - s->job->kept[r->layout]; /* pages for what comes back from the host */
+    if (s->seen >= s->target ? !next_decode(s) : !next_pass(e, s))
         return false;
+    if (pass_need(e, s) + unused * tables + back > free_pages - r->watermark)
+        return false;
+    take_entries(e, s);
     for (int64_t i = 0; i < s->n_blocks; i++)
         kv_blocks_share(e->blocks, s->block[i]);
     s->reserved = sarathi && !e->blocks && e->holder->plain;
@@ -315,6 +394,19 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
             e->pages[layout] += s->pages[layout];
         }
     return true;
+}
+
+/* It was preempted among decodes, and its entries are back: it goes on with this step. */
+static void resume_decode(struct kv_engine *e, int32_t number)
+{
+    kv_slot_end_prefill(e, number);
+    claim(e, -1);
+    kv_slot_begin_run(e, number);
+    claim(e, 1);
+    e->now.decodes++;
+    e->now.sequences++;
+    e->now.tokens++;
+    e->budget--;
 }
 
 enum admission { ADMITTED, NOT_NOW, NO_MEMORY };
@@ -333,15 +425,18 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     if (!s)
         return NO_MEMORY;
     s->target = job->target;
-    if (!fits(e, s)) {
+    while (!fits(e, s)) {
+        s->n_blocks = s->seen = s->found = 0;
+        s->held = 0;
+        memset(s->pages, 0, sizeof s->pages);
+        if (kv_keep_drop(e, job) || kv_keep_drop(e, NULL))
+            continue;
         e->idle[e->n_idle++] = number;
-        s->n_blocks = 0;
         e->full = true;
         return NOT_NOW;
     }
     kv_engine_next_job(e);
     kv_slot_run(e, number);
-    e->prefill_held += s->held;
     if (isnan(job->scheduled_s))
         job->scheduled_s = e->clock;
     if (!job->preemptions)
@@ -350,7 +445,12 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     e->tokens_left -= s->found;
     e->sums.cached_tokens += s->found;
     kv_engine_tell(e, job->preemptions ? KV_RESUMED : KV_ADMITTED, job, 0, s->found);
-    run_pass(e, number);
+    if (s->seen < s->target) {
+        e->prefill_held += s->held;
+        run_pass(e, number);
+    } else {
+        resume_decode(e, number);
+    }
     e->limit = KV_LIMIT_TOKENS;
     return ADMITTED;
 }
@@ -364,6 +464,7 @@ static void begin_step(struct kv_engine *e)
     e->now = (struct kv_step){.chunk = e->chunk};
     e->n_ran = 0;
     e->recomputed = 0;
+    e->decodes_counted = false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] = 0;
 }
@@ -372,10 +473,11 @@ static void begin_step(struct kv_engine *e)
 bool kv_engine_schedule(struct kv_engine *e, double cutoff)
 {
     begin_step(e);
-    if (e->blocks)
-        e->full = false; /* what is cached may have changed */
+    if (e->blocks || !e->holder->plain)
+        e->full = false; /* what is cached may have changed, and evictions give pages back */
     bool preempted = schedule_decodes(e);
     preempted |= schedule_prefills(e);
+    preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
     enum admission last = ADMITTED;
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);

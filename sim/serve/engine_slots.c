@@ -52,7 +52,7 @@ struct kv_slot *kv_slot_take(struct kv_engine *e, struct kv_job *job, int32_t *n
     s->job = job;
     s->pass = NULL;
     s->held = 0;
-    s->decoding = s->ending = s->single = s->reserved = false;
+    s->decoding = s->ending = s->single = s->reserved = s->keeps = false;
     s->seen = s->found = s->n_blocks = 0;
     memset(s->pages, 0, sizeof s->pages);
     return s;
@@ -227,8 +227,14 @@ bool kv_slot_next_run(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
     s->pass = kv_hold_next(&s->hold, INT64_MAX);
-    if (!s->pass)
-        return false;
+    if (s->pass)
+        kv_slot_begin_run(e, number);
+    return s->pass != NULL;
+}
+
+void kv_slot_begin_run(struct kv_engine *e, int32_t number)
+{
+    struct kv_slot *s = e->slot[number];
     s->decoding = true;
     s->start = e->step;
     s->single = is_single(e, s->pass);
@@ -236,7 +242,6 @@ bool kv_slot_next_run(struct kv_engine *e, int32_t number)
     if (e->blocks)
         enter_phase(e, number, true);
     sift_up(e, e->n_events++, (struct kv_event){.step = e->step + s->pass->passes, .order = s->order, .slot = number});
-    return true;
 }
 
 void kv_slot_stop(struct kv_engine *e, int32_t number)

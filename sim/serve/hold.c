@@ -74,12 +74,6 @@ void kv_hold_start(struct kv_hold *h, const struct kv_request *r)
     kv_walk_restart(&h->walk, r);
 }
 
-void kv_hold_skip(struct kv_hold *h, int64_t tokens)
-{
-    KV_ASSERT(h->holder->plain && tokens < h->walk.request.prefill);
-    h->walk.seen = tokens;
-}
-
 /* The longest of a table's lanes in the first pass, and for how many passes it stays the longest. */
 static struct kv_hold_line longest(const struct kv_hold_table *t, const struct kv_run *run, int64_t *passes)
 {
@@ -214,31 +208,47 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     return p;
 }
 
+/* Layers that have evicted beside one that grows: what a pass needs beyond what it leaves is not the same where a lane
+ * begins a page. Passes for which it is. */
+static int64_t until_crossing(const struct kv_holder *h, const struct kv_run *run)
+{
+    int64_t passes = INT64_MAX, growing = 0;
+    for (int64_t i = 0; i < h->classes->n; i++) {
+        int64_t in_page = run->before[i] % h->page;
+        if (run->gain[i] != 1)
+            continue;
+        growing++;
+        passes = least(passes, in_page ? h->page - in_page : 1);
+    }
+    return growing == h->classes->n ? INT64_MAX : passes;
+}
+
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
 {
     struct kv_hold_pass *p = &h->pass;
     struct kv_walk *w = &h->walk;
-    struct kv_run run;
     if (h->holder->plain)
         return next_plain(h, limit);
     bool decode = w->seen >= w->request.prefill;
     w->limit = decode ? INT64_MAX : limit;
-    if (!kv_walk_next(w, decode ? INT64_MAX : 1, &run))
+    if (!kv_walk_next(w, decode ? INT64_MAX : 1, &h->run))
         return NULL;
-    p->n_new = run.pass.n_new;
-    p->n_patch = run.pass.n_patch;
-    p->passes = run.passes;
+    p->n_new = h->run.pass.n_new;
+    p->n_patch = h->run.pass.n_patch;
+    p->passes = h->run.passes;
     p->decode = decode;
-    p->last = run.pass.last;
+    p->last = h->run.pass.last;
     for (int64_t i = 0; i < h->holder->classes->n; i++)
-        if (run.gain[i] < 0 || run.gain[i] > 1)
+        if (h->run.gain[i] < 0 || h->run.gain[i] > 1)
             p->passes = 1;
-    count_pages(h, &run, p);
-    count_entries(h->holder, &run, p);
+    if (decode && h->holder->scope == KV_SCOPE_LAYER)
+        p->passes = least(p->passes, until_crossing(h->holder, &h->run));
+    count_pages(h, &h->run, p);
+    count_entries(h->holder, &h->run, p);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         p->returned[layout] = most(0, p->during[layout] - p->after[layout]);
-    if (p->passes < run.passes)
-        kv_walk_shorten(w, &run, p->passes);
+    if (p->passes < h->run.passes)
+        kv_walk_shorten(w, &h->run, p->passes);
     return p;
 }
 
@@ -251,4 +261,35 @@ int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
         sum += holder->table[layout][i].tables * pages_of(line->value + line->gain * j, holder->page);
     }
     return sum;
+}
+
+static void seek_pass(struct kv_hold *h, int64_t tokens, int64_t limit)
+{
+    struct kv_walk *w = &h->walk;
+    const struct kv_hold_pass *p = kv_hold_next(h, least(limit, most(1, tokens - w->seen)));
+    int64_t passes = p->passes;
+    if (w->seen > tokens) { /* of a run of decodes only the first ones */
+        passes -= (w->seen - tokens) / p->n_new;
+        kv_walk_shorten(w, &h->run, passes);
+    }
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        h->pages[layout] = passes == 1 ? p->after[layout] : kv_hold_pages(h, (enum kv_layout)layout, passes);
+    h->held = p->held + p->gain * (double)passes;
+}
+
+void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit)
+{
+    const struct kv_holder *holder = h->holder;
+    KV_ASSERT(!holder->policy->when.patch);
+    memset(h->pages, 0, sizeof h->pages);
+    h->held = 0;
+    if (holder->plain) {
+        h->walk.seen = tokens;
+        h->held = (double)tokens;
+        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+            h->pages[layout] = holder->table[layout]->tables * pages_of(tokens, holder->page);
+        return;
+    }
+    while (h->walk.seen < tokens)
+        seek_pass(h, tokens, limit);
 }

@@ -54,15 +54,18 @@ struct kv_hold {
     const struct kv_holder *holder;
     struct kv_walk walk;
     struct kv_hold_line *line[KV_LAYOUTS];
-    int64_t *longest; /* (tables,) work space */
     struct kv_hold_pass pass;
+    struct kv_run run;
+    int64_t pages[KV_LAYOUTS]; /* where kv_hold_seek came to */
+    double held;               /* entries, mean over lanes */
 };
 
 void kv_hold_open(struct kv_hold *h, const struct kv_holder *holder);
 void kv_hold_start(struct kv_hold *h, const struct kv_request *r);
 
-/* The first tokens of the prompt are there already. Of a plain holder only. */
-void kv_hold_skip(struct kv_hold *h, int64_t tokens);
+/* The first tokens are there already, decoded ones too: goes on behind them. A policy that evicts holds of them what
+ * passes of `limit` tokens would have left. Not for policies with a patch. */
+void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit);
 
 /* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);

@@ -134,6 +134,16 @@ static void pass_over(const struct kv_ragged *r, int k, int64_t first, int64_t l
     *j = r->least[k][high] > x ? *j : high;
 }
 
+/* Beyond the only key of a slice: time in proportion, of pairs where it is the prefix of a chunk. */
+static double alone(const struct kv_ragged *r, int k, double key, const double *x, double *outside)
+{
+    bool prefix = k > 0 && r->law[k - 1] == KV_AXIS_PAIRS;
+    double more = prefix ? pairs(x[k - 1], x[k]) / pairs(x[k - 1], key)
+                         : measure(r->law[k], x[k], 0) / measure(r->law[k], key, 0);
+    *outside = fmax(*outside, more);
+    return isfinite(more) ? more : 1;
+}
+
 static double at_level(const struct kv_ragged *r, int k, int64_t first, int64_t end, const double *x, double *outside)
 {
     const double *at = r->at[k], next = k + 1 < r->keys ? x[k + 1] : 0;
@@ -149,15 +159,16 @@ static double at_level(const struct kv_ragged *r, int k, int64_t first, int64_t 
                from = measure(law, at[i], next);
         return low + (measure(law, x[k], next) - from) / (measure(law, at[j], next) - from) * (high - low);
     }
-    *outside = at[last] > 0 ? fmax(*outside, x[k] / at[last]) : INFINITY;
+    if (first == last && (law == KV_AXIS_LINEAR || law == KV_AXIS_SQUARES))
+        return value_at(r, k, last, x, outside) * alone(r, k, at[last], x, outside);
+    *outside = fmax(*outside, x[k] / at[last]);
     if (law == KV_AXIS_LINEAR || law == KV_AXIS_SQUARES) {
         int64_t half = find(at, first, last, at[last] / 2);
-        double high = value_at(r, k, last, x, outside), slope = 0;
-        if (half < last)
-            slope = (high - value_at(r, k, half, x, outside)) / (measure(law, at[last], 0) - measure(law, at[half], 0));
+        double high = value_at(r, k, last, x, outside), run = measure(law, at[last], 0) - measure(law, at[half], 0);
+        double slope = (high - value_at(r, k, half, x, outside)) / run;
         return high + fmax(slope, 0) * (measure(law, x[k], 0) - measure(law, at[last], 0));
     }
-    double same[KV_RAGGED_KEYS] = {0}, ignored = 1, more = at[last] > 0 ? x[k] / at[last] : 1;
+    double same[KV_RAGGED_KEYS] = {0}, ignored = 1, more = x[k] / at[last];
     for (int j = 0; j < r->keys; j++)
         same[j] = x[j];
     same[k] = at[last];

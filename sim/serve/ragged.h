@@ -2,7 +2,8 @@
 /* A time measured at points with up to four keys, whose grid need not be full: which second keys there are may depend
  * on the first, and so on. Between points it is multilinear, each of two neighbouring slices on its own grid; a slice
  * whose last keys begin above what is asked is passed over where one beyond it has smaller ones. Below an axis' least
- * key it is what it is there. Beyond its largest it goes on by the law of the axis, never cut off. */
+ * key it is what it is there. Beyond its largest it goes on by the law of the axis, never cut off; beyond the only
+ * key of a slice in proportion. */
 #ifndef KV_RAGGED_H
 #define KV_RAGGED_H
 

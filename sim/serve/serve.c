@@ -283,6 +283,7 @@ static bool make_pool(struct run *r, struct kv_err *e)
                        (long long)out->blocks);
     rules->watermark =
         rules->scheduler == KV_SCHEDULER_SARATHI ? (int64_t)(s->engine.watermark * (double)out->blocks) * share : 0;
+    rules->page_bytes = out->page_bytes[rules->layout];
     out->pages = rules->pages;
     return true;
 }
@@ -317,7 +318,8 @@ static void make_rules(struct run *r)
         .async_scheduling = s->engine.async_scheduling && s->engine.scheduler == KV_SCHEDULER_VLLM,
         .reserve_prompt = s->engine.reserve_full_prompt,
         .restart_bug = s->engine.restart_bug,
-        .link_bandwidth = s->engine.preemption ? s->hardware.link_bandwidth : 0,
+        .offload = s->engine.preemption,
+        .between = (enum kv_between_turns)s->workload.between_turns,
     };
     if (s->engine.scheduler == KV_SCHEDULER_VLLM && !s->engine.enforce_eager)
         make_graph_sizes(r);
@@ -326,7 +328,7 @@ static void make_rules(struct run *r)
 
 static bool open_replicas(struct run *r, struct kv_err *e)
 {
-    r->replicas = r->out->replicas = r->settings->engine.replicas;
+    r->replicas = r->out->replicas = r->asked->replicas;
     r->replica = KV_NEW_N(r->arena, struct replica, r->replicas);
     r->out->timeline = kv_alloc_many(r->arena, (size_t)r->replicas, sizeof *r->out->timeline, "timelines", e);
     if (!r->out->timeline)
@@ -388,6 +390,12 @@ static struct replica *route(struct run *r, const struct kv_job *job)
     return best;
 }
 
+static int64_t scaled(int64_t tokens, double scale)
+{
+    double x = rint((double)tokens * scale);
+    return x < 1 ? 1 : x > 0x1p53 ? INT64_C(1) << 53 : (int64_t)x;
+}
+
 static bool arrive(struct run *r, double at, const struct kv_arrival *arrival, struct kv_err *e)
 {
     struct kv_job *job = kv_jobs_begin(&r->jobs, arrival);
@@ -395,6 +403,9 @@ static bool arrive(struct run *r, double at, const struct kv_arrival *arrival, s
     if (!job)
         return kv_fail(e, KV_ENV, "no memory for %lld requests at a time", (long long)r->jobs.n);
     job->arrival_s = at;
+    job->is.output = kv_policy_output(&r->out->policy, job->is.output);
+    if (r->asked->context != 1)
+        job->is.prompt = scaled(job->is.prompt, r->asked->context);
     if (r->settings->workload.too_long && job->is.output < r->rules.max_model_len)
         job->is.prompt = least(job->is.prompt, r->rules.max_model_len - job->is.output);
     /* turns of a session have their tokens in common */
@@ -496,7 +507,8 @@ static void add_sums(struct kv_engine_sums *to, const struct kv_engine_sums *fro
 }
 
 /* Overloaded: after the last arrival it takes more than a tenth of the arrivals' time to answer who is left, beyond
- * what the longest answers take. Backlogged: somebody waited in more than a tenth of the time. */
+ * what the longest answers take. Backlogged: one request in a hundred waited for longer than half an answer usually
+ * takes. */
 static enum kv_verdict judge(const struct run *r)
 {
     const struct kv_served *out = r->out;
@@ -506,7 +518,7 @@ static enum kv_verdict judge(const struct run *r)
     double usual = kv_quantile(&out->e2e, 0.5);
     if (out->unfinished || (arrivals > 0 && tail > 0.1 * arrivals + 3 * usual && waited > 0.5 * out->sums.busy_s))
         return KV_OVERLOADED;
-    return waited > 0.1 * out->sums.busy_s ? KV_BACKLOGGED : KV_STABLE;
+    return kv_quantile(&out->queue, 0.99) > 0.5 * usual ? KV_BACKLOGGED : KV_STABLE;
 }
 
 static void finish(struct run *r)
@@ -515,6 +527,7 @@ static void finish(struct run *r)
     for (int64_t i = 0; i < r->replicas; i++)
         add_sums(&out->sums, kv_engine_sums(r->replica[i].engine));
     out->unfinished = out->arrived - out->finished - out->refused;
+    out->arrivals_s = r->arrivals_end_s - r->first_s;
     out->span_s = r->last_finish_s - r->first_s;
     out->footprint_actual = r->footprint_sum / (double)out->counted;
     out->footprint_paper = r->paper_sum / (double)out->counted;

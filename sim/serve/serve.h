@@ -21,7 +21,8 @@ struct kv_serve_asked {
     enum kv_dtype dtype;
     bool prefix_caching;
     uint64_t seed;
-    double rate;            /* arrivals come this many times as fast as [workload] says */
+    double rate, context; /* arrivals come this many times as fast, prompts are this many times as long */
+    int64_t replicas;
     FILE *requests, *steps; /* rows of requests.csv and of a log of steps, or NULL */
     bool quiet;             /* no progress bar */
 };
@@ -47,6 +48,7 @@ struct kv_served {
     struct kv_quantiles *gaps; /* between tokens (ITL) */
     int64_t arrived, finished, refused, unfinished;
     const char *refused_first; /* a sentence on the first that was */
+    double arrivals_s;         /* from the first arrival to the last */
     double span_s;             /* from the first arrival to the last token */
     struct kv_engine_sums sums;
     struct kv_timeline *timeline; /* (replicas,) */

@@ -105,11 +105,12 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
                        kv_timing_models[s->timing.model],
                        s->timing.model == KV_TIMING_TABLE ? "a folder of measured tables" : "a file of 'kvsim fit'");
     *out = t;
-    if (s->timing.model == KV_TIMING_ROOFLINE)
-        return kv_timing_open_roofline(t, m, e);
-    if (s->timing.model == KV_TIMING_FITTED)
-        return kv_fail(e, KV_USAGE, "%s model = fitted is not there yet", kv_timing_where(t));
-    return open_table(t, m, e);
+    bool good = s->timing.model == KV_TIMING_ROOFLINE ? kv_timing_open_roofline(t, m, e)
+                : s->timing.model == KV_TIMING_FITTED ? kv_timing_open_fitted(t, m, s->timing.profile, e)
+                                                      : open_table(t, m, e);
+    if (good && !t->knows_evictions)
+        t->stamp = kv_format(a, "%s; evictions by bytes", t->stamp);
+    return good;
 }
 
 static bool missing(const struct kv_step *step, double outside, struct kv_err *e)

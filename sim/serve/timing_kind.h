@@ -23,6 +23,7 @@ struct kv_timing {
     const void *own; /* the kind's tables or coefficients */
     const struct kv_settings *settings;
     bool strict;            /* on_missing = error */
+    bool knows_evictions;   /* the kind has figures of its own for them */
     double overhead;        /* seconds a step */
     double move_s_per_byte; /* of device memory; NaN: the hardware does not say */
     double link_s_per_byte;
@@ -54,6 +55,7 @@ bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, stru
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_passes(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e);
+bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e);
 bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 
 #endif

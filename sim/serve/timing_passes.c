@@ -137,7 +137,7 @@ bool kv_timing_open_passes(struct kv_timing *t, const struct kv_model *m, const 
     good = good && kv_ragged_build(&p->prefill, path, t->arena, e) && kv_ragged_build(&p->decode, path, t->arena, e);
     kv_ragged_drop(&p->prefill);
     kv_ragged_drop(&p->decode);
-    t->stamp = kv_format(t->arena, "table '%s': measured passes%s", path,
-                         moved > 0 && scored > 0 ? "" : "; evictions by bytes");
+    t->knows_evictions = moved > 0 && scored > 0;
+    t->stamp = kv_format(t->arena, "table '%s': measured passes", path);
     return good;
 }

@@ -5,6 +5,8 @@
 #include "sim/output.h"
 #include "sim/team.h"
 
+#include <gsl/gsl_cdf.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +33,9 @@ static struct kv_serve_asked *add_row(struct kv_traffic *t, const char *name, co
                                    .dtype = run,
                                    .prefix_caching = t->settings->engine.enable_prefix_caching,
                                    .seed = (uint64_t)t->settings->run.seed,
-                                   .rate = 1};
+                                   .rate = 1,
+                                   .context = 1,
+                                   .replicas = t->settings->engine.replicas};
     return row;
 }
 
@@ -103,12 +107,64 @@ struct work {
     _Atomic int next;
 };
 
+/* The figures that intervals are given for. */
+const char *const kv_spread_keys[KV_SPREAD] = {"ttft_p99_s",          "tpot_p99_s",      "e2e_p99_s",
+                                               "output_tokens_per_s", "pool_peak_share", "slo_share"};
+
+static void read_figures(const struct kv_served *r, enum kv_layout layout, double figure[KV_SPREAD])
+{
+    figure[0] = kv_quantile(&r->ttft, 0.99);
+    figure[1] = kv_quantile(&r->tpot, 0.99);
+    figure[2] = kv_quantile(&r->e2e, 0.99);
+    figure[3] = r->span_s > 0 ? (double)r->sums.output_tokens / r->span_s : 0;
+    figure[4] = (double)r->sums.peak_pages[layout] / (double)r->pages;
+    figure[5] = r->counted ? (double)r->good / (double)r->counted : 0;
+}
+
+/* The other seeds, and what all of them come to. */
+static bool serve_seeds(const struct kv_traffic *t, int row, struct kv_err *e)
+{
+    int64_t seeds = t->settings->run.seeds;
+    enum kv_layout layout = (enum kv_layout)t->settings->engine.kv_layout;
+    double sum[KV_SPREAD], squares[KV_SPREAD] = {0}, figure[KV_SPREAD], first[KV_SPREAD];
+    struct kv_serve_asked asked = t->asked[row];
+    asked.requests = asked.steps = NULL;
+    asked.quiet = true;
+    read_figures(&t->row[row], layout, first);
+    memset(sum, 0, sizeof sum);
+    for (int64_t i = 1; i < seeds && !kv_interrupted(); i++) {
+        struct kv_arena *a = kv_arena_open();
+        struct kv_served *served = KV_NEW(a, struct kv_served);
+        asked.seed = t->asked[row].seed + (uint64_t)i;
+        bool good = kv_serve(served, &asked, a, e);
+        if (good)
+            read_figures(served, layout, figure);
+        kv_arena_close(a);
+        if (!good)
+            return false;
+        for (int k = 0; k < KV_SPREAD; k++) {
+            sum[k] += figure[k] - first[k];
+            squares[k] += (figure[k] - first[k]) * (figure[k] - first[k]);
+        }
+    }
+    double n = (double)seeds, t95 = gsl_cdf_tdist_Pinv(0.975, n - 1);
+    for (int k = 0; k < KV_SPREAD; k++) {
+        double variance = fmax(0, squares[k] - sum[k] * sum[k] / n) / (n - 1);
+        t->spread[row].mean[k] = first[k] + sum[k] / n;
+        t->spread[row].half[k] = t95 * sqrt(variance / n);
+    }
+    return true;
+}
+
 static void serve_rows(void *context, int member)
 {
     struct work *w = context;
+    const struct kv_traffic *t = w->t;
     (void)member;
-    for (int i; (i = atomic_fetch_add(&w->next, 1)) < w->t->n_rows;)
-        w->good[i] = kv_serve(&w->t->row[i], &w->t->asked[i], w->arena[i], &w->err[i]);
+    for (int i; (i = atomic_fetch_add(&w->next, 1)) < t->n_rows;)
+        w->good[i] = kv_find(t, &t->asked[i], &t->found[i], &w->err[i]) &&
+                     kv_serve(&t->row[i], &t->asked[i], w->arena[i], &w->err[i]) &&
+                     (!t->spread || serve_seeds(t, i, &w->err[i]));
 }
 
 /* Rows of each policy lie in a file without name until all have ended. */
@@ -155,6 +211,22 @@ static void close_files(struct kv_traffic *t)
     }
 }
 
+/* Of the policies whose quality is trusted the one that bears most. */
+static void choose(struct kv_traffic *t)
+{
+    double floor = t->settings->plan.min_footprint;
+    t->best = -1;
+    for (int i = 0; i < t->n_rows; i++) {
+        struct kv_found *f = &t->found[i];
+        if (!t->settings->plan.scores && t->row[i].footprint_actual >= floor) {
+            f->trusted = true;
+            f->quality = "above min_footprint";
+        }
+        if (f->any && f->trusted && (t->best < 0 || f->rate > t->found[t->best].rate))
+            t->best = i;
+    }
+}
+
 static bool serve_all(struct kv_traffic *t, int jobs, struct kv_arena *a, struct kv_err *e)
 {
     struct work work = {.t = t,
@@ -172,6 +244,7 @@ static bool serve_all(struct kv_traffic *t, int jobs, struct kv_arena *a, struct
             return kv_fail(e, work.err[i].status, "%s", work.err[i].text);
         t->complete &= t->row[i].complete;
     }
+    choose(t);
     return true;
 }
 
@@ -185,6 +258,11 @@ bool kv_traffic_compute(struct kv_traffic *t, const struct kv_settings *s, int j
     if (!make_rows(t, dtype, a, e) || !open_timing(t, dtype, a, e))
         return false;
     t->row = KV_NEW_N(a, struct kv_served, t->n_rows);
+    t->found = KV_NEW_N(a, struct kv_found, t->n_rows);
+    if (s->run.seeds > 1)
+        t->spread = KV_NEW_N(a, struct kv_spread, t->n_rows);
+    if (!kv_find_quality(t, a, e))
+        return false;
     for (int i = 0; i < t->n_rows; i++)
         t->asked[i].quiet = quiet || i;
     kv_catch_signals();

@@ -74,7 +74,7 @@ json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a)
 {
     struct kv_table table;
     const struct kv_settings *s = t->settings;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     kv_traffic_table(t, &table, a);
     json_t *root = json_object();
     json_object_set_new(root, "name", kv_json_text(s->run.name));

@@ -10,6 +10,9 @@
 static const struct kv_column columns[] = {
     {"policy", "policy", KV_CELL_TEXT},
     {"chunk_tokens", NULL, KV_CELL_COUNT},
+    {"found_rate_per_s", "found\nrate /s", KV_CELL_REAL},
+    {"found_context_scale", "prompts\nx", KV_CELL_REAL},
+    {"found_replicas", "replicas", KV_CELL_COUNT},
     {"kv_footprint_paper", "footprint\npaper", KV_CELL_SHARE},
     {"kv_footprint_actual", "footprint\nactual", KV_CELL_SHARE},
     {"request_peak_mean_bytes", NULL, KV_CELL_BYTES},
@@ -72,11 +75,18 @@ static const struct kv_column columns[] = {
     {"recompute_s", NULL, KV_CELL_REAL},
     {"offload_s", NULL, KV_CELL_REAL},
     {"waiting_mean", NULL, KV_CELL_REAL},
+    {"ttft_p99_s_ci95", NULL, KV_CELL_REAL},
+    {"tpot_p99_s_ci95", NULL, KV_CELL_REAL},
+    {"e2e_p99_s_ci95", NULL, KV_CELL_REAL},
+    {"output_tokens_per_s_ci95", NULL, KV_CELL_REAL},
+    {"pool_peak_share_ci95", NULL, KV_CELL_REAL},
+    {"slo_share_ci95", NULL, KV_CELL_REAL},
     {"limit", "held back by", KV_CELL_TEXT},
     {"verdict", "verdict", KV_CELL_TEXT},
     {"cost_per_million_tokens", NULL, KV_CELL_REAL},
     {"outside_tables", NULL, KV_CELL_REAL},
     {"quality", "quality", KV_CELL_TEXT},
+    {"pareto", NULL, KV_CELL_BOOL},
     {"complete", NULL, KV_CELL_BOOL},
     {"note", NULL, KV_CELL_TEXT},
 };
@@ -173,6 +183,42 @@ static void fill_rates(const struct kv_traffic *t, const struct kv_served *r, co
     kv_set_real(table, row, "cost_per_million_tokens", cost(t, r));
 }
 
+/* What a search came to, and intervals over seeds. */
+static void fill_found(const struct kv_traffic *t, int i, const struct kv_table *table, struct kv_cell *row,
+                       struct kv_arena *a)
+{
+    const struct kv_found *f = &t->found[i];
+    const struct kv_served *r = &t->row[i];
+    int find = t->settings->plan.find;
+    kv_set_text(table, row, "quality", f->quality);
+    if ((find == KV_FIND_RATE || find == KV_FIND_POLICY) && r->span_s > 0)
+        kv_set_real(table, row, "found_rate_per_s", f->any ? (double)(r->arrived - 1) / r->arrivals_s : 0);
+    if (find == KV_FIND_CONTEXT)
+        kv_set_real(table, row, "found_context_scale", f->any ? f->context : 0);
+    if (find == KV_FIND_GPUS && f->any)
+        kv_set_whole(table, row, "found_replicas", f->replicas);
+    for (int k = 0; t->spread && k < KV_SPREAD; k++) {
+        kv_set_real(table, row, kv_spread_keys[k], t->spread[i].mean[k]);
+        kv_set_real(table, row, kv_format(a, "%s_ci95", kv_spread_keys[k]), t->spread[i].half[k]);
+    }
+}
+
+/* Whether no other policy gives more tokens a second with a smaller peak. */
+static bool on_front(const struct kv_traffic *t, const struct kv_served *r)
+{
+    enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
+    double rate = (double)r->sums.output_tokens / r->span_s;
+    int64_t peak = r->sums.peak_pages[own] * r->page_bytes[own];
+    for (int i = 0; i < t->n_rows; i++) {
+        const struct kv_served *o = &t->row[i];
+        double other = (double)o->sums.output_tokens / o->span_s;
+        int64_t other_peak = o->sums.peak_pages[own] * o->page_bytes[own];
+        if (other >= rate && other_peak <= peak && (other > rate || other_peak < peak))
+            return false;
+    }
+    return true;
+}
+
 static void fill_row(const struct kv_traffic *t, const struct kv_served *r, struct kv_table *table, struct kv_arena *a)
 {
     struct kv_cell *row = kv_table_row(table);
@@ -202,16 +248,37 @@ static void fill_row(const struct kv_traffic *t, const struct kv_served *r, stru
     kv_set_text(table, row, "limit", limit_of(r));
     kv_set_text(table, row, "verdict", kv_verdict_names[r->verdict]);
     kv_set_real(table, row, "outside_tables", r->outside);
-    kv_set_text(table, row, "quality", "unknown");
+    fill_found(t, (int)(r - t->row), table, row, a);
+    kv_set_whole(table, row, "pareto", on_front(t, r));
     kv_set_whole(table, row, "complete", r->complete);
     kv_set_text(table, row, "note",
                 r->policy.kind->reads && r->policy.kind->reads->trained ? r->policy.kind->reads->trained
                                                                         : r->policy.note);
 }
 
+static bool is_shown(const struct kv_traffic *t, const char *key)
+{
+    int find = t->settings->plan.find;
+    if (!strcmp(key, "found_rate_per_s"))
+        return find == KV_FIND_RATE || find == KV_FIND_POLICY;
+    if (!strcmp(key, "found_context_scale"))
+        return find == KV_FIND_CONTEXT;
+    if (!strcmp(key, "found_replicas"))
+        return find == KV_FIND_GPUS;
+    if (!strcmp(key, "slo_share"))
+        return promises(t->settings);
+    return true;
+}
+
 void kv_traffic_table(const struct kv_traffic *t, struct kv_table *table, struct kv_arena *a)
 {
-    kv_table_open(table, columns, sizeof columns / sizeof *columns, a);
+    int n = sizeof columns / sizeof *columns;
+    struct kv_column *shown = KV_NEW_N(a, struct kv_column, n);
+    memcpy(shown, columns, sizeof columns);
+    for (int i = 0; i < n; i++) /* for people: only what was asked for */
+        if (!is_shown(t, shown[i].key))
+            shown[i].title = NULL;
+    kv_table_open(table, shown, n, a);
     for (int i = 0; i < t->n_rows; i++)
         fill_row(t, &t->row[i], table, a);
 }
@@ -231,6 +298,14 @@ bool kv_traffic_answer(const struct kv_traffic *t)
     return false;
 }
 
+const struct kv_served *kv_traffic_first(const struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++)
+        if (t->row[i].policy.store.dtype == t->asked[i].dtype)
+            return &t->row[i];
+    return &t->row[0];
+}
+
 /* ---- the reading ---- */
 
 static const char *bytes_text(struct kv_arena *a, double bytes)
@@ -247,7 +322,7 @@ static const char *count_text(struct kv_arena *a, int64_t count)
 
 static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
 {
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     double rate = r->span_s > 0 ? (double)r->arrived / r->span_s : 0;
     printf("Traffic: %s requests (%.3g /s), prompts of %s tokens and outputs of %s on average; %s replica%s\n",
            count_text(a, r->arrived), rate, count_text(a, r->counted ? r->prompt_tokens / r->counted : 0),
@@ -259,7 +334,7 @@ static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
 static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
 {
     enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     double peak = (double)r->sums.peak_pages[own] / (double)r->pages;
     if (r->sums.limit_s[KV_LIMIT_PAGES] > 0 || r->sums.preemptions)
         printf("  %s: the KV pool holds requests back for %.3g s, with %s preemptions; less memory per request is "
@@ -286,12 +361,32 @@ static void say_layout(const struct kv_traffic *t, struct kv_arena *a)
     }
 }
 
+static void say_found(const struct kv_traffic *t)
+{
+    const struct kv_settings *s = t->settings;
+    static const char *const what[] = {NULL, "rate", "length of prompts", "number of replicas", "rate"};
+    for (int i = 0; s->plan.find && i < t->n_rows; i++) {
+        const struct kv_found *f = &t->found[i];
+        if (!f->any)
+            printf("  %s: no %s that was tried keeps [slo]; its row shows the config's.\n", t->row[i].name,
+                   what[s->plan.find]);
+        else if (f->unbounded)
+            printf("  %s: every %s that was tried keeps [slo]; the row shows the largest.\n", t->row[i].name,
+                   what[s->plan.find]);
+    }
+    if (s->plan.find == KV_FIND_POLICY && t->best >= 0)
+        printf("  Best: %s, by its rate, of the policies whose quality is trusted (%s).\n", t->row[t->best].name,
+               t->found[t->best].quality);
+    else if (s->plan.find == KV_FIND_POLICY)
+        printf("  Best: none; no policy whose quality is trusted keeps [slo].\n");
+}
+
 static void say_flags(const struct kv_traffic *t)
 {
     const struct kv_settings *s = t->settings;
     if (s->engine.scheduler != KV_SCHEDULER_VLLM)
         return;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     printf("  What vLLM runs of this: vllm serve MODEL --max-num-seqs %lld --block-size %lld%s%s\n",
            (long long)s->engine.max_num_seqs, (long long)s->engine.block_size,
            s->engine.max_num_batched_tokens == KV_UNSET
@@ -318,7 +413,7 @@ static void say_refused(const struct kv_traffic *t)
 void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
 {
     struct kv_table table;
-    const struct kv_served *r = &t->row[0];
+    const struct kv_served *r = kv_traffic_first(t);
     kv_print_model(&t->model, t->asked[0].dtype);
     kv_pool_print(&r->pool, t->settings, &t->model);
     print_traffic(t, a);
@@ -328,8 +423,10 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
     say_memory(t, a);
     say_layout(t, a);
     say_refused(t);
+    say_found(t);
     say_flags(t);
-    printf("  quality: unknown for every policy: no task scores were given.\n");
+    if (!t->settings->plan.scores && isnan(t->settings->plan.min_footprint))
+        printf("  quality: unknown for every policy: no task scores were given.\n");
     if (!t->complete)
         printf("  These results are incomplete.\n");
 }

@@ -8,12 +8,12 @@
 
 /* One way to read rows. Its state is its own. */
 struct kv_row_reader {
-    /* Takes the first line (a header, or a row that `next` must give first). NULL after a message. */
-    void *(*open)(struct kv_rows *r, const struct kv_line *first, struct kv_err *e);
+    /* Reads what stands before the first row. NULL after a message. */
+    void *(*open)(struct kv_rows *r, struct kv_err *e);
     enum kv_next (*next)(struct kv_rows *r, void *state, struct kv_row *row, struct kv_err *e);
     void (*close)(void *state);
 };
-extern const struct kv_row_reader kv_read_csv, kv_read_mooncake, kv_read_vllm_result, kv_read_vllm_log;
+extern const struct kv_row_reader kv_read_csv, kv_read_mooncake, kv_read_vllm_result, kv_read_vllm_log, kv_read_sorted;
 
 struct kv_rows {
     struct kv_input *in;
@@ -28,14 +28,16 @@ struct kv_rows {
     struct kv_arena *arena;
 };
 
+bool kv_sorted_rewind(void *state);
+
 /* Says `FILE:LINE:COL: ...` and returns false. */
 bool kv_row_fail(const struct kv_rows *r, int64_t line, int column, struct kv_err *e, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 
 void kv_row_add_block(struct kv_rows *r, uint64_t name);
-/* There is a name for each block of the prompt: whole ones, and one for what is left unless block_tokens was set by
- * hand, as some files name whole blocks only. */
-bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, struct kv_err *e);
+/* There is a name for each block of the prompt: whole ones and one for what is left, or, if `whole_do`, whole ones
+ * alone. */
+bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, bool whole_do, struct kv_err *e);
 
 /* A session's name as a number: itself when it is a small one, else a hash. */
 int64_t kv_name_number(const char *text, size_t length);

@@ -253,6 +253,18 @@ enum kv_next kv_input_line(struct kv_input *in, struct kv_line *line, struct kv_
     return KV_NEXT_ROW;
 }
 
+bool kv_input_peek(struct kv_input *in, char *out, size_t most, struct kv_err *e)
+{
+    while (!in->ended && in->end - in->at < most && !memchr(in->buffer + in->at, '\n', in->end - in->at))
+        if (!fill(in, e))
+            return false;
+    size_t n = in->end - in->at < most ? in->end - in->at : most;
+    memcpy(out, in->buffer + in->at, n);
+    out[n] = '\0';
+    out[strcspn(out, "\r\n")] = '\0';
+    return true;
+}
+
 bool kv_input_rest(struct kv_input *in, char **text, size_t *length, size_t most, struct kv_err *e)
 {
     if (in->failed)

@@ -23,6 +23,9 @@ struct kv_line {
  * are the caller's to find. */
 enum kv_next kv_input_line(struct kv_input *in, struct kv_line *line, struct kv_err *e);
 
+/* Up to `most` bytes of the first line, before any is read: to see what the file is. False after a message. */
+bool kv_input_peek(struct kv_input *in, char *out, size_t most, struct kv_err *e);
+
 /* All that follows, as one text closed by a NUL; for formats that are one JSON document. KV_DATA beyond `most`. */
 bool kv_input_rest(struct kv_input *in, char **text, size_t *length, size_t most, struct kv_err *e);
 

@@ -77,7 +77,7 @@ bool kv_stamp_read(const char *text, size_t length, int64_t *ns)
     int year, month, day;
     int64_t within;
     if (length < 19 || text[4] != '-' || text[7] != '-' || !digits(text, 4, &year) || !digits(text + 5, 2, &month) ||
-        !digits(text + 8, 2, &day) || year < 1970 || year > 2261 || month < 1 || month > 12 || day < 1 ||
+        !digits(text + 8, 2, &day) || year < 1971 || year > 2261 || month < 1 || month > 12 || day < 1 ||
         day > month_days(year, month) || !kv_stamp_within_day(text, length, &within))
         return false;
     *ns = days(year, month, day) * 86400 * second_ns + within;

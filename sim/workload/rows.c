@@ -12,9 +12,8 @@ const char *const kv_format_names[] = {[KV_FORMAT_AUTO] = "auto",         [KV_FO
                                        [KV_FORMAT_CSV] = "csv",           [KV_FORMATS] = NULL};
 
 /* By its first line. Which of the CSV formats a header is, its reader finds out. */
-static enum kv_format look(const struct kv_line *first)
+static enum kv_format look(const char *text)
 {
-    const char *text = first->text + strspn(first->text, " \t");
     if (*text == '{')
         return strstr(text, "\"input_length\"") || strstr(text, "\"hash_ids\"") ? KV_FORMAT_MOONCAKE : KV_FORMAT_VLLM;
     static const char *const log[] = {"INFO ", "DEBUG ", "WARNING ", "(APIServer", "(EngineCore"};
@@ -26,26 +25,21 @@ static enum kv_format look(const struct kv_line *first)
 
 static bool begin(struct kv_rows *r, struct kv_err *e)
 {
-    struct kv_line first;
-    enum kv_next next = kv_input_line(r->in, &first, e);
-    if (next == KV_NEXT_BAD)
+    enum { LOOK = 4096 };
+    char first[LOOK + 1], *text = first;
+    if (!kv_input_peek(r->in, first, LOOK, e))
         return false;
-    if (next == KV_NEXT_END)
-        return kv_fail(e, KV_DATA, "%s:1: the file is empty; expected a header line, or JSON", kv_input_path(r->in));
-    if (first.length >= 3 && !memcmp(first.text, "\xEF\xBB\xBF", 3)) {
-        first.text += 3;
-        first.length -= 3;
-    }
-    if (memchr(first.text, 0, first.length))
-        return kv_fail(e, KV_DATA, "%s:1: not a line of text; expected a header line, or JSON", kv_input_path(r->in));
+    if (!strncmp(text, "\xEF\xBB\xBF", 3))
+        text += 3;
+    text += strspn(text, " \t");
     if (r->format == KV_FORMAT_AUTO)
-        r->format = look(&first);
-    r->reader = r->format == KV_FORMAT_MOONCAKE                ? &kv_read_mooncake
-                : r->format != KV_FORMAT_VLLM                  ? &kv_read_csv
-                : first.text[strspn(first.text, " \t")] == '{' ? &kv_read_vllm_result
-                                                               : &kv_read_vllm_log;
+        r->format = look(text);
+    r->reader = r->format == KV_FORMAT_MOONCAKE ? &kv_read_mooncake
+                : r->format != KV_FORMAT_VLLM   ? &kv_read_csv
+                : *text == '{'                  ? &kv_read_vllm_result
+                                                : &kv_read_vllm_log;
     r->broken = false;
-    r->state = r->reader->open(r, &first, e);
+    r->state = r->reader->open(r, e);
     return r->state;
 }
 
@@ -90,6 +84,8 @@ bool kv_rows_broken(const struct kv_rows *r)
 
 bool kv_rows_rewind(struct kv_rows *r, struct kv_err *e)
 {
+    if (r->reader == &kv_read_sorted)
+        return kv_sorted_rewind(r->state);
     if (!kv_input_rewind(r->in))
         return kv_fail(e, KV_DATA, "'%s' cannot be read twice; write it to a regular file first", kv_input_path(r->in));
     if (r->state)
@@ -138,15 +134,16 @@ void kv_row_add_block(struct kv_rows *r, uint64_t name)
     r->block[r->n_blocks++] = name;
 }
 
-bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, struct kv_err *e)
+bool kv_row_check_blocks(struct kv_rows *r, const struct kv_row *row, bool whole_do, struct kv_err *e)
 {
     int64_t whole = row->prompt / row->block_tokens, all = whole + (row->prompt % row->block_tokens != 0);
-    if (r->n_blocks == all || (r->n_blocks == whole && r->block_tokens != KV_UNSET))
+    if (r->n_blocks == all || (r->n_blocks == whole && whole_do))
         return true;
-    return kv_row_fail(r, row->line, 1, e,
-                       "%lld block hashes, but a prompt of %lld tokens has %lld blocks of %lld; set [workload] "
-                       "block_tokens if they are of another size",
-                       (long long)r->n_blocks, (long long)row->prompt, (long long)all, (long long)row->block_tokens);
+    return kv_row_fail(
+        r, row->line, 1, e,
+        "%lld block hashes for a prompt of %lld tokens, which in blocks of %lld takes %lld; if the blocks "
+        "are of another size, set [workload] block_tokens (--block-tokens)",
+        (long long)r->n_blocks, (long long)row->prompt, (long long)row->block_tokens, (long long)all);
 }
 
 int64_t kv_name_number(const char *text, size_t length)

@@ -43,6 +43,10 @@ void kv_rows_close(struct kv_rows *r);
 enum kv_next kv_rows_next(struct kv_rows *r, struct kv_row *row, struct kv_err *e);
 bool kv_rows_broken(const struct kv_rows *r);
 
+/* Reads all that follows and gives it in order of arrival, rows of the same time as they stood: the one thing here
+ * whose memory grows with the file. With `skip` bad rows are counted; else they fail, all of them said. */
+bool kv_rows_sort(struct kv_rows *r, bool skip, int64_t *skipped, struct kv_err *e);
+
 /* From the first row again. False when the file cannot be read twice. */
 bool kv_rows_rewind(struct kv_rows *r, struct kv_err *e);
 

@@ -232,8 +232,26 @@ static bool check_header(struct kv_rows *r, struct csv *c, struct kv_err *e)
     return true;
 }
 
-static void *open_csv(struct kv_rows *r, const struct kv_line *first, struct kv_err *e)
+static bool read_header(struct kv_rows *r, struct kv_line *first, struct kv_err *e)
 {
+    enum kv_next next = kv_input_line(r->in, first, e);
+    if (next == KV_NEXT_END)
+        return kv_fail(e, KV_DATA, "%s:1: the file is empty; expected a header line, or JSON", kv_input_path(r->in));
+    if (next == KV_NEXT_BAD)
+        return false;
+    if (first->length >= 3 && !memcmp(first->text, "\xEF\xBB\xBF", 3)) {
+        first->text += 3;
+        first->length -= 3;
+    }
+    return !memchr(first->text, 0, first->length) ||
+           kv_fail(e, KV_DATA, "%s:1: not a line of text; expected a header line, or JSON", kv_input_path(r->in));
+}
+
+static void *open_csv(struct kv_rows *r, struct kv_err *e)
+{
+    struct kv_line line, *first = &line;
+    if (!read_header(r, first, e))
+        return NULL;
     struct csv *c = calloc(1, sizeof *c);
     KV_ASSERT(c);
     int most = 1;
@@ -277,11 +295,10 @@ static const char *read_time(struct csv *c, const struct cell *cell, int64_t *ns
     if (cell->length < 19 || cell->text[4] != '-')
         return kv_decimal_ns(cell->text, cell->length, c->time_unit_ns, ns);
     /* the day, and what goes by within it */
-    char text[64];
+    char text[20];
     int64_t within;
     if (memcmp(cell->text, c->day, sizeof c->day) != 0 || !c->day_ns) {
-        memcpy(text, cell->text, sizeof c->day);
-        memcpy(text + sizeof c->day, " 00:00:00", 9);
+        snprintf(text, sizeof text, "%.10s 00:00:00", cell->text);
         if (!kv_stamp_read(text, 19, &c->day_ns)) {
             c->day_ns = 0;
             return "is no date and time; write 2023-11-16 18:15:46.6805900, or seconds";
@@ -365,7 +382,7 @@ static enum kv_next next_csv(struct kv_rows *r, void *state, struct kv_row *row,
     }
     good = good && read_count(r, c, &line, c->column[PROMPT], &row->prompt, e) &&
            read_count(r, c, &line, c->column[OUTPUT], &row->output, e) &&
-           (c->column[HASHES] < 0 || (read_hashes(r, c, &line, row, e) && kv_row_check_blocks(r, row, e)));
+           (c->column[HASHES] < 0 || (read_hashes(r, c, &line, row, e) && kv_row_check_blocks(r, row, true, e)));
     if (good && c->column[SESSION] >= 0) {
         struct cell cell = trimmed(c->cell[c->column[SESSION]]);
         row->session = cell.length ? kv_name_number(cell.text, cell.length) : KV_UNSET;

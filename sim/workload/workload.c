@@ -21,6 +21,7 @@ struct kv_workload {
     struct kv_rows *rows; /* NULL: drawn */
     struct kv_process process;
     bool by_row; /* times are the file's */
+    bool lengths_do;
     bool sessions, closed;
     int64_t longest;      /* prompt and output, of draws */
     int64_t block_tokens; /* of names we make */
@@ -47,6 +48,11 @@ static bool only_of(const struct kv_settings *s, bool wrong, const char *key, co
            kv_fail(e, KV_USAGE, "%s: [workload] %s says nothing without %s; remove it, or set that", s->path, key, of);
 }
 
+static bool has_sessions(const struct kv_settings *s)
+{
+    return s->workload.turns.distribution != KV_FIXED || s->workload.turns.tokens > 1;
+}
+
 static bool check(const struct kv_settings *s, struct kv_err *e)
 {
     int kind = s->workload.arrivals;
@@ -62,7 +68,8 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
                 kind == KV_CLOSED ? "clients of a closed loop ask when they were answered"
                                   : "requests arrive at the trace's times; scale them by rate_scale, or set "
                                     "arrivals = poisson");
-    only_of(s, kind == KV_POISSON && !isnan(s->workload.cv) && s->workload.cv != 1, "cv", "arrivals = gamma", e);
+    only_of(s, !isnan(s->workload.cv) && (!drawn || (kind == KV_POISSON && s->workload.cv != 1)), "cv",
+            "arrivals = gamma", e);
     if (kind == KV_GAMMA && isnan(s->workload.cv))
         kv_fail(e, KV_USAGE, "%s: [workload] arrivals = gamma needs a cv; write cv = 2", s->path);
     if (kind == KV_ONOFF && (isnan(s->workload.on_time) || isnan(s->workload.off_time)))
@@ -70,6 +77,10 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
                 s->path);
     only_of(s, kind != KV_ONOFF && (!isnan(s->workload.on_time) || !isnan(s->workload.off_time)), "on_time or off_time",
             "arrivals = onoff", e);
+    only_of(s, kind != KV_ONOFF && s->workload.off_rate > 0, "off_rate", "arrivals = onoff", e);
+    only_of(s, !has_sessions(s) && kind != KV_CLOSED && s->workload.think_time > 0, "think_time",
+            "turns or arrivals = closed", e);
+    only_of(s, !has_sessions(s) && s->workload.tool_share > 0, "tool_share", "turns", e);
     if (kind == KV_DIURNAL && !(s->workload.amplitude < 1))
         kv_fail(e, KV_USAGE, "%s: [workload] amplitude is below 100 %%", s->path);
     only_of(s, s->workload.from > 0 && (!s->workload.trace || kind != KV_NO_ARRIVALS), "from", "the times of a trace",
@@ -77,23 +88,24 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
     bool endless = !s->workload.trace && s->workload.requests == KV_UNSET;
     if (endless && isnan(s->workload.duration))
         kv_fail(e, KV_USAGE, "%s: [workload] arrivals never end; set requests, or duration = 1 h", s->path);
+    if (kind == KV_CLOSED && has_sessions(s))
+        kv_fail(e, KV_USAGE,
+                "%s: [workload] turns says nothing with arrivals = closed, whose clients ask anew; remove one",
+                s->path);
     if (s->workload.turns.distribution == KV_FIXED && s->workload.turns.tokens < 1)
         kv_fail(e, KV_USAGE, "%s: [workload] turns is 0; a session has at least 1", s->path);
     return !e->n;
 }
 
-static bool has_sessions(const struct kv_settings *s)
-{
-    return s->workload.turns.distribution != KV_FIXED || s->workload.turns.tokens > 1;
-}
-
-static bool check_rows(const struct kv_workload *w, struct kv_err *e)
+static bool check_rows(struct kv_workload *w, struct kv_err *e)
 {
     const struct kv_settings *s = w->s;
     const char *path = kv_rows_path(w->rows);
-    if (w->by_row && !kv_rows_have_times(w->rows))
+    if (w->by_row && !kv_rows_have_times(w->rows) && w->lengths_do)
+        w->by_row = false;
+    else if (w->by_row && !kv_rows_have_times(w->rows))
         return kv_fail(e, KV_DATA,
-                       "%s:1: no column of arrivals (arrival_s, timestamp, ...); name one so, or set [workload] "
+                       "%s:1: no times of arrival (a column arrival_s, timestamp, ...); give them, or set [workload] "
                        "arrivals and rate",
                        path);
     if (kv_rows_have_blocks(w->rows) && (s->workload.shared_prefix || w->sessions))
@@ -129,12 +141,13 @@ static void start(struct kv_workload *w)
     w->ended = false;
 }
 
-bool kv_workload_open(struct kv_workload **out, const struct kv_settings *s, uint64_t seed, struct kv_arena *a,
-                      struct kv_err *e)
+static bool open_workload(struct kv_workload **out, const struct kv_settings *s, uint64_t seed, bool lengths_do,
+                          struct kv_arena *a, struct kv_err *e)
 {
     struct kv_workload *w = *out = calloc(1, sizeof *w);
     KV_ASSERT(w);
-    *w = (struct kv_workload){.s = s, .seed = seed, .arena = a, .rng = kv_draw_open(), .sessions = has_sessions(s)};
+    *w = (struct kv_workload){
+        .s = s, .seed = seed, .arena = a, .rng = kv_draw_open(), .sessions = has_sessions(s), .lengths_do = lengths_do};
     w->closed = s->workload.arrivals == KV_CLOSED;
     w->by_row = s->workload.trace && s->workload.arrivals == KV_NO_ARRIVALS;
     w->block_tokens = s->workload.block_tokens != KV_UNSET ? s->workload.block_tokens : s->engine.block_size;
@@ -148,6 +161,18 @@ bool kv_workload_open(struct kv_workload **out, const struct kv_settings *s, uin
     return kv_rows_open(&w->rows, s->workload.trace, (enum kv_format)s->workload.format, s->workload.block_tokens, a,
                         e) &&
            check_rows(w, e);
+}
+
+bool kv_workload_open(struct kv_workload **w, const struct kv_settings *s, uint64_t seed, struct kv_arena *a,
+                      struct kv_err *e)
+{
+    return open_workload(w, s, seed, false, a, e);
+}
+
+bool kv_workload_open_lengths(struct kv_workload **w, const struct kv_settings *s, uint64_t seed, struct kv_arena *a,
+                              struct kv_err *e)
+{
+    return open_workload(w, s, seed, true, a, e);
 }
 
 void kv_workload_close(struct kv_workload *w)
@@ -164,6 +189,31 @@ void kv_workload_close(struct kv_workload *w)
 int64_t kv_workload_skipped(const struct kv_workload *w)
 {
     return w->skipped;
+}
+
+bool kv_workload_sort(struct kv_workload *w, struct kv_err *e)
+{
+    return !w->rows || kv_rows_sort(w->rows, w->s->workload.skip_bad, &w->skipped, e);
+}
+
+bool kv_workload_has_times(const struct kv_workload *w)
+{
+    return w->by_row || (w->s->workload.arrivals != KV_NO_ARRIVALS && !w->closed);
+}
+
+bool kv_workload_has_turns(const struct kv_workload *w)
+{
+    return w->sessions;
+}
+
+bool kv_workload_has_blocks(const struct kv_workload *w)
+{
+    return w->rows && kv_rows_have_blocks(w->rows) && w->s->workload.context_scale == 1;
+}
+
+const char *kv_workload_format(const struct kv_workload *w)
+{
+    return w->rows ? kv_format_names[kv_rows_format(w->rows)] : "drawn";
 }
 
 bool kv_workload_rewind(struct kv_workload *w, struct kv_err *e)
@@ -204,6 +254,9 @@ static enum kv_next next_row(struct kv_workload *w, struct kv_row *row, struct k
 /* When the row arrives; false after a message. *before: it is left out. */
 static bool row_time(struct kv_workload *w, const struct kv_row *row, double *arrival_s, bool *before, struct kv_err *e)
 {
+    if (row->arrival_ns == KV_UNSET)
+        return kv_fail(e, KV_DATA, "%s:%lld:1: no time of arrival; give one, or set [workload] arrivals and rate",
+                       kv_rows_path(w->rows), (long long)row->line);
     if (w->last_ns != KV_UNSET && row->arrival_ns < w->last_ns)
         return kv_fail(e, KV_DATA,
                        "%s:%lld:%d: arrives %.9g s before the row above it; sort the file: kvsim workload convert %s "
@@ -230,6 +283,7 @@ static enum kv_next from_row(struct kv_workload *w, struct kv_arrival *out, stru
         if (w->by_row && !row_time(w, &row, &out->arrival_s, &before, e))
             return KV_NEXT_BAD;
     }
+    out->session = row.session;
     out->prompt = scaled(row.prompt, w->s->workload.context_scale);
     out->output = scaled(row.output, w->s->workload.output_scale);
     if (w->s->workload.context_scale == 1) { /* of a stretched prompt nothing is known */
@@ -312,7 +366,7 @@ enum kv_next kv_workload_next(struct kv_workload *w, struct kv_arrival *out, str
     const struct kv_settings *s = w->s;
     if (w->ended || !budget_left(w) || (w->closed && w->first_turns >= s->workload.concurrency))
         return KV_NEXT_END;
-    *out = (struct kv_arrival){.request = w->first_turns};
+    *out = (struct kv_arrival){.request = w->first_turns, .session = KV_UNSET};
     if (w->rows) {
         enum kv_next next = from_row(w, out, e);
         if (next != KV_NEXT_ROW) {
@@ -323,7 +377,7 @@ enum kv_next kv_workload_next(struct kv_workload *w, struct kv_arrival *out, str
         draw_lengths(w, out);
     if (w->closed)
         out->arrival_s = 0;
-    else if (!w->by_row)
+    else if (!w->by_row && s->workload.arrivals != KV_NO_ARRIVALS)
         out->arrival_s = kv_process_next(&w->process) / s->workload.rate_scale;
     if (out->arrival_s >= s->workload.duration) { /* false when there is none: it is NaN */
         w->ended = true;
@@ -341,7 +395,7 @@ enum kv_next kv_workload_next(struct kv_workload *w, struct kv_arrival *out, str
 /* A client's next request has nothing in common with its last one. */
 static bool ask_again(struct kv_workload *w, const struct kv_arrival *last, struct kv_arrival *next, struct kv_err *e)
 {
-    struct kv_arrival r = {.request = last->request, .turn = last->turn + 1};
+    struct kv_arrival r = {.request = last->request, .turn = last->turn + 1, .session = KV_UNSET};
     if (w->ended || !budget_left(w))
         return false;
     if (w->rows) {
@@ -364,8 +418,11 @@ static bool go_on(struct kv_workload *w, const struct kv_arrival *last, struct k
 {
     const struct kv_settings *s = w->s;
     int64_t turns = draw_turns(w, last->request);
-    struct kv_arrival r = {
-        .request = last->request, .turn = last->turn + 1, .context = last->prompt + last->output, .output = 1};
+    struct kv_arrival r = {.request = last->request,
+                           .turn = last->turn + 1,
+                           .context = last->prompt + last->output,
+                           .output = 1,
+                           .session = last->session};
     if (r.turn >= turns || r.context >= w->longest - 1)
         return false;
     seek(w, "tool", r.request, r.turn);

@@ -9,13 +9,14 @@
 #include "sim/team.h"
 
 #include <cblas.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { PROMPT = 1024, CHUNK = 512, STEPS = 16, RUNS = 2, WINDOW = 64, PAGE = 64 };
+enum { PROMPT = 1024, CHUNK = 512, STEPS = 16, TIMES = 4, RUNS = 2, WINDOW = 64, PAGE = 64 };
 
 static const struct kv_config shape = {.name = "bench",
                                        .architecture = "LlamaForCausalLM",
@@ -141,7 +142,8 @@ static double memory_limit(struct bench *b, int64_t bytes)
 /* ---- runs ---- */
 
 struct took {
-    double prefill, score, evict, decode; /* seconds */
+    double prefill, score, evict; /* seconds */
+    double decode;                /* of STEPS tokens, the fastest of TIMES */
 };
 
 static unsigned want_windows(void *context, const struct kv_live *l, bool *query_rows)
@@ -177,19 +179,23 @@ static struct took run_once(struct bench *b, const char *spec, bool windows)
     struct kv_defaults run = {.chunk = CHUNK, .dtype = KV_FP32};
     struct took took = {0};
     must(b, kv_policy_from_spec(&policy, spec, b->a, &b->e));
-    must(b,
-         kv_live_open(&l, b->b, &b->w, &policy, &run, b->token, PROMPT, STEPS + 1, WINDOW, PAGE, false, b->a, &b->e));
+    must(b, kv_live_open(&l, b->b, &b->w, &policy, &run, b->token, PROMPT, TIMES * STEPS + 1, WINDOW, PAGE, false, b->a,
+                         &b->e));
     l.watch = windows ? &watch : NULL;
     while (kv_live_next(&l))
         must(b, kv_live_step(one, 1, &b->e));
     took.prefill = l.pass_s;
     took.score = l.score_s;
     took.evict = l.evict_s;
-    for (int i = 0; i < STEPS; i++) {
-        kv_live_add(&l, kv_live_greedy(&l));
-        must(b, kv_live_step(one, 1, &b->e));
+    took.decode = INFINITY;
+    for (int times = 0; times < TIMES; times++) {
+        double before = l.pass_s;
+        for (int i = 0; i < STEPS; i++) {
+            kv_live_add(&l, kv_live_greedy(&l));
+            must(b, kv_live_step(one, 1, &b->e));
+        }
+        took.decode = fmin(took.decode, l.pass_s - before);
     }
-    took.decode = l.pass_s - took.prefill;
     kv_live_close(&l);
     return took;
 }
@@ -268,8 +274,10 @@ static void measure_speed(struct bench *b, enum kv_tensor_type type, const char 
     double memory = memory_limit(b, b->w.bytes);
     struct took full = best_run(b, "full", false), windows = best_run(b, "full", true);
     struct took evicts = best_run(b, "l2:keep=30%,when=chunk,skip_layers=0,recent_size=0", false);
+    gemm = fmax(gemm, gemm_limit(b)); /* the machine may have been busy then */
+    memory = fmax(memory, memory_limit(b, b->w.bytes));
     double rate = flops / full.prefill * 1e-9, step = full.decode / STEPS;
-    double kv = 2.0 * (double)(c->layers * c->kv_heads * c->head_dim) * (PROMPT + STEPS / 2) * 4;
+    double kv = 2.0 * (double)(c->layers * c->kv_heads * c->head_dim) * (PROMPT + TIMES * STEPS / 2) * 4;
     double reads = ((double)b->w.bytes + kv) / step * 1e-9;
     printf("%s, %d threads, %lld M parameters\n", name, b->threads, (long long)(b->w.parameters / 1000000));
     printf("  prefill %d tokens in chunks of %d: %.0f tok/s, %.1f GFLOP/s; sgemm %.1f: %.0f %% (goal 70)\n", PROMPT,
@@ -285,21 +293,24 @@ static void measure_speed(struct bench *b, enum kv_tensor_type type, const char 
 
 /* ---- memory ---- */
 
+/* Resident, page by page of the system: the counter in statm is kept in batches. */
 static double process_mib(void)
 {
-    long long size, resident = 0;
-    FILE *in = fopen("/proc/self/statm", "r");
-    if (!in || fscanf(in, "%lld %lld", &size, &resident) != 2)
-        resident = 0;
+    FILE *in = fopen("/proc/self/smaps_rollup", "r");
+    char line[256];
+    long long kib = 0;
+    while (in && fgets(line, sizeof line, in) && sscanf(line, "Rss: %lld kB", &kib) != 1)
+        ;
     if (in)
         fclose(in);
-    return (double)resident * (double)sysconf(_SC_PAGESIZE) / 1048576;
+    return (double)kib / 1024;
 }
 
-/* A cache of 1 GiB of which 30 % stay. */
-static void measure_memory(struct bench *b)
+/* A cache of more than 1 GiB of which 30 % stay: what the process gives back when the sequence's pages go is what the
+ * ledger, which is the simulator's, said it held; to a page for each thread, the slab of this backend. */
+static bool measure_memory(struct bench *b)
 {
-    enum { LONG = 4096 };
+    enum { LONG = 5120 };
     struct kv_config c = shape;
     c.layers = 64;
     c.hidden = 64;
@@ -311,21 +322,29 @@ static void measure_memory(struct bench *b)
     struct kv_live l, *one[] = {&l};
     struct kv_policy policy;
     struct kv_defaults run = {.chunk = CHUNK, .dtype = KV_FP32};
-    double before = process_mib(), most = 0;
+    double most = 0;
     must(b, kv_policy_from_spec(&policy, "l2:when=postfill,keep=30%,skip_layers=0", b->a, &b->e));
     must(b, kv_live_open(&l, b->b, &b->w, &policy, &run, token, LONG, 1, 0, PAGE, false, b->a, &b->e));
     while (kv_live_next(&l)) {
         must(b, kv_live_step(one, 1, &b->e));
         most = process_mib() > most ? process_mib() : most;
     }
-    double after = process_mib(), page = (double)kv_ledger_page_bytes(&l.cache.ledger, KV_PER_HEAD) / 1048576;
+    double page = (double)kv_ledger_page_bytes(&l.cache.ledger, KV_PER_HEAD) / 1048576, after = process_mib();
     const struct kv_page_count *g = &l.cache.ledger.pages[KV_PER_HEAD][KV_COMPACT];
-    printf("memory: pages of %.0f MiB at their peak, %.0f MiB after eviction; resident pages %.0f MiB\n",
-           (double)g->peak[KV_SCOPE_LAYER].value * page, (double)g->end * page,
-           (double)b->b->ops->use(b->b).resident_bytes / 1048576);
-    printf("  the process: %.0f MiB before, %.0f at most at ends of passes, %.0f after\n", before, most, after);
+    double said = (double)g->end * page;
+    kv_live_leave(&l);
+    double list = said / page * sizeof(int32_t) / 1048576; /* of free pages, which grows as they come back */
+    double held = after - process_mib() + list;
+    bool good = held - said <= page * b->threads && said - held <= page * b->threads;
+    printf("memory: 30 %% of a cache of %.0f MiB stay; pages of %.0f MiB at their peak\n",
+           (double)(2 * c.layers * c.kv_heads * c.head_dim * LONG * 4) / 1048576,
+           (double)g->peak[KV_SCOPE_LAYER].value * page);
+    printf("  resident: %.0f MiB at most at ends of passes, %.0f after eviction, of which pages %.3f; the ledger says "
+           "%.3f%s\n",
+           most, after, held, said, good ? "" : ": more than a page for each thread apart");
     kv_live_close(&l);
     close_model(b);
+    return good;
 }
 
 int main(int argc, char **argv)
@@ -344,8 +363,8 @@ int main(int argc, char **argv)
     printf("%s\n", openblas_get_config());
     measure_speed(&b, KV_TENSOR_F32, "f32");
     measure_speed(&b, KV_TENSOR_BF16, "bf16");
-    measure_memory(&b);
+    bool good = measure_memory(&b);
     rmdir(b.folder);
     kv_arena_close(b.a);
-    return 0;
+    return good ? 0 : 1;
 }

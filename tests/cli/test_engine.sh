@@ -62,6 +62,17 @@ runs "ids from a file" generate model --ids @list -n 3 --print-ids
 same "are the same ids" ids out
 runs "several prompts" generate model -p "a b c" -p "x y" --ids 4,5 -n 6
 is "a text for each" "$(cat text)" "$(head -n "$(wc -l <text)" out)"
+set -- -p "a b c" -p "x y" --ids 4,5 --prompt-file "$needle" --ids 9,8,7,6 -n 20 -c 100 --no-stop
+runs "all prompts together" generate model "$@"
+cp out together
+for most in 1 2 3 5 9; do
+    runs "at most $most of them at a time" generate model "$@" --max-num-seqs $most
+    same "come to the same texts" together out
+done
+ke generate model "$@" --max-num-seqs 1 --pool 4MiB # all at once need more
+is "what has ended makes room" 0 "$rc"
+denies "all at once need more" 4 "the KV pool is full" generate model "$@" --pool 4MiB
+denies "none at a time" 2 "--max-num-seqs" generate model -p hi --max-num-seqs 0
 runs "no output at all" generate model -p hi -n 0
 runs "sampling" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 3
 cp out sampled
@@ -117,6 +128,19 @@ done
 runs "as JSON" run model -p hi -p "a b c" -n 4 --json
 is_json "it is JSON" out
 is "a row for each prompt" 2 "$(grep -c '"policy"' out)"
+set -- --ids @list --ids 5,6,7 --ids 1,2 --ids 9,9,9,9 -n 9 --chunk 128 --csv --no-stop --policy full \
+    --policy snapkv:when=postfill,window_size=32,keep=30%
+runs "several prompts under policies" run mute "$@"
+counted() { for name in policy prompt generated_tokens kv_footprint held_peak_bytes pages_peak_bytes pages_end_bytes ties passes; do column "$1" $name; done; }
+counted out >counts
+for most in 1 2 3; do
+    runs "under policies, $most at a time" run mute "$@" --max-num-seqs $most --timeline timeline
+    is "the same counts for each prompt" "$(cat counts)" "$(counted out)"
+    is "a row for each pass" "$(column out passes | paste -sd + | bc)" "$(($(wc -l <timeline) - 1))"
+done
+is "one at a time: the pool is its own" "$(column out pages_end_bytes)" "$(
+    ke run mute "$@" --max-num-seqs 1
+    for n in $(column out pool_pages); do echo $((n * 16384)); done)"
 runs "as a table" run model -p hi -n 4
 denies "an unknown policy" 2 "kind 'snapkw' is not known; did you mean 'snapkv'?" run model -p hi --policy snapkw
 denies "a key that is not" 2 "keeps" run model -p hi --policy snapkv:keeps=30%
@@ -137,6 +161,8 @@ works "is in order too" trace check b.kvt.h5
 works "and replayed under it" replay b.kvt.h5 --policy tova:tokens=200 --csv
 denies "two prompts" 2 "a trace is of one prompt, and 2 were given" record model -p a -p b
 denies "no channel" 2 "did you mean 'window_seen'" record model -p hi --channels windw_seen
+denies "no channel, far from all" 2 "'foo' is no channel; a live run makes window_local, window_seen, column_sum, " \
+    record model -p hi --channels foo
 denies "a channel of elsewhere" 2 "'external' is not made by a live run" record model -p hi --channels external
 denies "a mark behind the end" 2 "--mark 'x=0-99' is not NAME=FIRST-LAST with tokens from 0 to" record model -p hi -n 4 --mark x=0-99
 denies "no mark" 2 "--mark 'x=5-2' is not NAME=FIRST-LAST" record model -p hi --mark x=5-2

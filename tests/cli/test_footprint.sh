@@ -263,4 +263,21 @@ cp out quoted_again.csv
 works "batch: quoted cells, read again" footprint --batch quoted_again.csv
 same "batch: what was written reads back the same" quoted_again.csv out
 
+# ---- answers of other lengths under a policy -------------------------------------------------------------------------
+
+same_count() {
+    kv footprint --model Llama-3.2-1B --prompt 5000 --chunk 1000 --csv --output 300 --policy "$1" --timeline a.csv
+    mv out wanted
+    kv footprint --model Llama-3.2-1B --prompt 5000 --chunk 1000 --csv --output 200 --policy "$1${2}output_scale=1.5" \
+        --timeline b.csv
+    sed 's/[:,]output_scale=1.5//' out >got
+    sed 's/[:,]output_scale=1.5//' b.csv >got_timeline
+    same "output_scale of $1 counts the longer answer" wanted got
+    same "output_scale of $1: the timeline too" a.csv got_timeline
+}
+same_count full :
+same_count pyramidkv:keep=30%,when=chunk+decode,every=16 ,
+refuses "output_scale of nothing" 2 "--policy 'full:output_scale=0': output_scale: '0' is outside 0.001 .. 1000" \
+    footprint --model Llama-3.2-1B --prompt 5000 --policy full:output_scale=0
+
 finish

@@ -93,6 +93,16 @@ is "end of the timeline: entries are those of heads" "$(column r/heads.csv kept_
 cp -r r before
 works "over an older one" replay t.kvt.h5 $many -o r --kept --mark "second, one=5" -j 1
 for file in timeline.csv heads.csv marks.csv kept.csv policies.csv summary.json; do same "again: $file" before/$file r/$file; done
+works "kept positions after each pass" replay t.kvt.h5 $many -o passes --kept --kept-passes
+is "kept positions after each pass: the header" "policy,tick,seen_tokens,layer,head,first_token,last_token" \
+    "$(head -n 1 passes/kept_passes.csv)"
+is "kept positions after each pass: those of the timeline" "$(column passes/timeline.csv entries_end | sort -n)" \
+    "$(column passes/kept_passes.csv first_token >first; column passes/kept_passes.csv last_token >last
+        column passes/kept_passes.csv tick >tick; column passes/kept_passes.csv policy | paste first last tick - |
+        awk -F '\t' '{ n[$3 " " $4] += $2 - $1 + 1 } END { for (i in n) print n[i] }' | sort -n)"
+is "kept positions after each pass: the last are those at the end" "$(column passes/kept.csv first_token)" \
+    "$(column passes/kept_passes.csv tick >tick; column passes/kept_passes.csv first_token | paste tick - |
+        awk '$1 == 5 { print $2 }')"
 mkdir foreign && echo mine >foreign/notes.txt
 refuses "a folder of somebody else's" 2 "$(kv replay t.kvt.h5 -o foreign; sed 's/^kvsim: //' err)" replay t.kvt.h5 -o foreign
 is "a folder of somebody else's: nothing is written" notes.txt "$(ls foreign)"
@@ -123,6 +133,8 @@ for layout in per-head per-layer shared; do
     is "layout $layout: its peak is the one shown" "$(column out "$(echo $layout | tr - _)_peak_bytes")" "$(column out pages_peak_bytes)"
 done
 refuses "kept sets without a folder" 2 "--kept needs -o DIR, the folder to write kept.csv into" replay t.kvt.h5 --kept
+refuses "kept positions of passes without a folder" 2 \
+    "--kept-passes needs -o DIR, the folder to write kept_passes.csv into" replay t.kvt.h5 --kept-passes
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ only "policies include core and policies" 'sim/(core|policies)/' sim/policies/*.
 only "traces include core and traces" 'sim/core/|traces/' traces/*.c traces/*.h
 only "the engine includes core, traces and the shared command line" \
     'sim/core/|traces/trace\.h|engine/|sim/(program|cli|table|csv|output|progress|team)\.h' engine/*.[ch] engine/*/*.[ch]
+only "the independent selector shares nothing with what decides" \
+    'engine/(rules|selector)\.h|sim/core/(arena|channel|random)\.h' engine/rules.[ch] engine/selector.[ch]
 is "core and policies use neither GSL nor CUDA" "" "$(grep -lE '#include <(gsl|cuda|cublas)' sim/core/* sim/policies/* | head -n 5)"
 is "one file alone exits or prints errors" "" \
     "$(grep -lE '\bexit\(|\bperror\(' sim/*.c sim/core/*.c sim/policies/*.c traces/*.c engine/*.c engine/*/*.c | grep -vE '^sim/(program|core/(arena|error))\.c$')"

@@ -5,6 +5,7 @@
 #ifndef KV_TESTS_DRAW_H
 #define KV_TESTS_DRAW_H
 
+#include "engine/rules.h"
 #include "sim/core/policy.h"
 
 #include <math.h>
@@ -21,22 +22,6 @@ enum {
     MOST_GROUP = 4,
     MOST_LANES = MOST_LAYERS * MOST_KV_HEADS * MOST_GROUP
 };
-
-/* How many entries stay: one rule for each law of the table. RULE_UNKNOWN: a law these tests were not taught. */
-enum rule {
-    RULE_ALL,
-    RULE_FIXED,
-    RULE_UNIFORM,
-    RULE_PYRAMID,
-    RULE_GROWING,
-    RULE_MASK,
-    RULE_HEADS,
-    RULE_ADAPTIVE,
-    RULE_SAFEGUARD,
-    RULE_UNKNOWN
-};
-static const char *const rule_names[] = {"all",  "fixed", "uniform",  "pyramid",   "growing",
-                                         "mask", "heads", "adaptive", "safeguard", NULL};
 
 enum pooling { POOL_NONE, POOL_AVG, POOL_MAX };
 enum reduce { REDUCE_MEAN, REDUCE_SUM, REDUCE_MAX };
@@ -61,7 +46,7 @@ struct draw {
     const struct kv_kind *kind;
     const struct kv_law *law;
     const struct kv_score *score;
-    enum rule rule;
+    enum kv_rule rule;
     unsigned at;
     int64_t run_chunk, chunk, every, patch, window_size, sinks, recents, floor;
     double share;      /* that stays; NaN: none */
@@ -76,7 +61,7 @@ struct draw {
     enum mask_form mask_form;
     double sparsity;
     int quarters[MOST_LANES]; /* gates of the mask file, x 4 */
-    bool full[MOST_LANES];    /* (layers, kv_heads) heads that keep everything, under RULE_MASK */
+    bool full[MOST_LANES];    /* (layers, kv_heads) heads that keep everything, under KV_RULE_MASK */
     const char *mask_file;
 
     /* What is made of a channel: keys of those scores that have them. */
@@ -178,12 +163,12 @@ static inline int64_t share_of(const struct draw *d, int64_t n)
 /* SnapKV and PyramidKV: a unit of tokens has a capacity, and chunks that were evicted from are frozen. */
 static inline bool draw_counts_units(const struct draw *d)
 {
-    return d->rule == RULE_UNIFORM || d->rule == RULE_PYRAMID;
+    return d->rule == KV_RULE_UNIFORM || d->rule == KV_RULE_PYRAMID;
 }
 
 static inline bool draw_shares(const struct draw *d)
 {
-    return d->rule == RULE_ADAPTIVE || d->rule == RULE_SAFEGUARD;
+    return d->rule == KV_RULE_ADAPTIVE || d->rule == KV_RULE_SAFEGUARD;
 }
 
 /* One decision for all heads of a layer. */
@@ -233,14 +218,12 @@ static bool parts_fit(const struct draw *d)
         return false;
     if (draw_counts_units(d) && !strcmp(d->score->name, "l2-upstream"))
         return false;
-    return !draw_by_layer(d) || !(draw_shares(d) || d->rule == RULE_MASK || d->rule == RULE_HEADS);
+    return !draw_by_layer(d) || !(draw_shares(d) || d->rule == KV_RULE_MASK || d->rule == KV_RULE_HEADS);
 }
 
 static void find_rule(struct draw *d)
 {
-    d->rule = 0;
-    while (rule_names[d->rule] && strcmp(rule_names[d->rule], d->law->name))
-        d->rule++;
+    d->rule = kv_rule_of(d->law->name);
 }
 
 /* Another kind's law or score in place of the kind's own. */
@@ -285,7 +268,7 @@ static void roll_when(struct draw *d, struct dice *r)
 static void roll_guard(struct draw *d, struct dice *r)
 {
     int64_t n = d->request.prompt;
-    bool lives = d->rule == RULE_FIXED || d->rule == RULE_MASK;
+    bool lives = d->rule == KV_RULE_FIXED || d->rule == KV_RULE_MASK;
     if (!d->law->room)
         return;
     d->sinks = one_in(r, lives ? 2 : 3) ? roll_size(r, 0, n < 20 ? n : 20) : 0;
@@ -298,7 +281,8 @@ static void roll_guard(struct draw *d, struct dice *r)
 static void roll_budget(struct draw *d, struct dice *r)
 {
     int64_t n = d->request.prompt;
-    bool refused = d->rule == RULE_FIXED || d->rule == RULE_HEADS || draw_shares(d); /* less than sinks and recents */
+    bool refused =
+        d->rule == KV_RULE_FIXED || d->rule == KV_RULE_HEADS || draw_shares(d); /* less than sinks and recents */
     d->share = NAN;
     bool must = strstr(d->kind->preset, "tokens=") || d->law->needs_budget || !d->score->positional;
     if (!d->law->budget || (!must && one_in(r, 2)))
@@ -316,15 +300,12 @@ static void roll_budget(struct draw *d, struct dice *r)
     }
 }
 
-/* The `full` of highest gate, lower layer and then lower head first among equals: DESIGN 6, notes/policies.md 8.1. */
 static void mask_by_quantile(struct draw *d)
 {
-    int64_t lanes = d->layers * d->kv_heads,
-            full = d->sparsity >= 1 ? 0 : lanes - (int64_t)ceil(d->sparsity * (double)(lanes - 1));
-    for (int gate = 4; gate >= 0; gate--)
-        for (int64_t i = 0; i < lanes; i++)
-            if (d->quarters[i] == gate)
-                d->full[i] = full-- > 0;
+    double gate[MOST_LANES];
+    for (int64_t i = 0; i < d->layers * d->kv_heads; i++)
+        gate[i] = d->quarters[i];
+    kv_rules_full_heads(gate, d->layers * d->kv_heads, d->sparsity, d->full);
 }
 
 static void roll_law(struct draw *d, struct dice *r)
@@ -345,7 +326,7 @@ static void roll_law(struct draw *d, struct dice *r)
         d->quarters[i] = d->mask_form == MASK_BINARY ? 4 * (int)roll(r, 0, 1) : (int)roll(r, 0, 4);
         d->full[i] = d->quarters[i] == 4; /* read as it is when zeros and ones alone */
     }
-    if (d->rule == RULE_HEADS) /* none of no importance at all */
+    if (d->rule == KV_RULE_HEADS) /* none of no importance at all */
         d->quarters[roll(r, 0, d->kv_heads - 1)] = 3;
     if (d->mask_form == MASK_GATES)
         mask_by_quantile(d);
@@ -447,29 +428,29 @@ static const char *budget_text(const struct draw *d, struct kv_arena *a)
 static const char *law_text(const struct draw *d, struct kv_arena *a)
 {
     switch (d->rule) {
-    case RULE_FIXED:
+    case KV_RULE_FIXED:
         return kv_format(a, ",skip_layers=%lld", (long long)d->skip);
-    case RULE_UNIFORM:
+    case KV_RULE_UNIFORM:
         return kv_format(a, ",round_to=%lld", (long long)d->round_to);
-    case RULE_PYRAMID:
+    case KV_RULE_PYRAMID:
         return kv_format(a, ",round_to=%lld,beta=%lld,schedule=%s", (long long)d->round_to, (long long)d->beta,
                          d->kvpress ? "kvpress" : "released");
-    case RULE_GROWING:
+    case KV_RULE_GROWING:
         return kv_format(a, ",stabilizers=%lld,local_len=%lld", (long long)d->stabilizers, (long long)d->local);
-    case RULE_MASK:
+    case KV_RULE_MASK:
         if (d->mask_form == MASK_BINARY)
             return kv_format(a, ",mask=%s", d->mask_file);
         if (d->mask_form == MASK_GATES)
             return kv_format(a, ",mask=%s,mask_rule=quantile,sparsity=%.2f", d->mask_file, d->sparsity);
         return kv_format(a, ",sparsity=%.2f", d->sparsity);
-    case RULE_HEADS:
+    case KV_RULE_HEADS:
         return kv_format(a, ",head_scores=%s,head_beta=%.2f", d->mask_file, d->head_beta);
-    case RULE_ADAPTIVE:
+    case KV_RULE_ADAPTIVE:
         return kv_format(a, ",floor_ratio=%.2f,normalize=%s", d->held_back, d->normalize ? "true" : "false");
-    case RULE_SAFEGUARD:
+    case KV_RULE_SAFEGUARD:
         return kv_format(a, ",alpha_safeguard=%.2f", d->held_back);
-    case RULE_ALL:
-    case RULE_UNKNOWN:
+    case KV_RULE_ALL:
+    case KV_RULE_UNKNOWN:
         break;
     }
     return "";
@@ -532,7 +513,7 @@ static const char *draw_spec(const struct draw *d, struct kv_arena *a)
 static const char *draw_text(const struct draw *d, struct kv_arena *a)
 {
     const char *mask = "";
-    for (int64_t i = 0; (d->rule == RULE_MASK || d->rule == RULE_HEADS) && i < d->layers * d->kv_heads; i++)
+    for (int64_t i = 0; (d->rule == KV_RULE_MASK || d->rule == KV_RULE_HEADS) && i < d->layers * d->kv_heads; i++)
         mask = kv_format(a, "%s%s%d/4%s", mask, *mask ? " " : "; gates ", d->quarters[i], d->full[i] ? " full" : "");
     return kv_format(a,
                      "draw %llu: '%s'; %lld layers x %lld KV heads x %lld, head_dim %lld, latent %lld, window %lld, "

@@ -88,7 +88,7 @@ static void prepare(struct subject *s, const struct bench *b)
     memset(&s->e, 0, sizeof s->e);
     s->draw.mask_file = b->mask_file;
     s->model = draw_model(&s->draw, s->arena);
-    bool reads = s->draw.rule == RULE_HEADS || (s->draw.rule == RULE_MASK && s->draw.mask_form != MASK_SYNTHETIC);
+    bool reads = s->draw.rule == KV_RULE_HEADS || (s->draw.rule == KV_RULE_MASK && s->draw.mask_form != MASK_SYNTHETIC);
     if (reads && !draw_write_mask(&s->draw))
         fail_draw(s, "cannot write the mask");
     if (!kv_policy_from_spec(&s->policy, draw_spec(&s->draw, s->arena), s->arena, &s->e) ||
@@ -96,7 +96,7 @@ static void prepare(struct subject *s, const struct bench *b)
         !kv_request_check(&s->draw.request, &s->shape, &s->e) ||
         !kv_classes_make(&s->classes, &s->policy, &s->shape, s->arena, &s->e))
         fail_draw(s, s->e.text);
-    if (s->draw.rule == RULE_MASK && s->draw.mask_form == MASK_SYNTHETIC)
+    if (s->draw.rule == KV_RULE_MASK && s->draw.mask_form == MASK_SYNTHETIC)
         read_synthetic(s);
     kv_walk_start(&s->walk, &s->policy, &s->shape, &s->classes, &s->draw.request, s->arena);
 }
@@ -114,7 +114,7 @@ static void done(struct subject *s)
 }
 
 /* The whole request, by runs of at most `most` passes; 0: of random lengths. */
-static struct kv_ledger count(struct subject *s, int64_t most)
+static inline struct kv_ledger count(struct subject *s, int64_t most)
 {
     struct kv_ledger l;
     struct kv_run run;
@@ -198,8 +198,8 @@ static struct difference compare_ledgers(const struct kv_ledger *a, const struct
     return d;
 }
 
-static void must_agree(const struct subject *s, const char *what, const struct kv_ledger *a, const struct kv_ledger *b,
-                       bool in_place)
+static inline void must_agree(const struct subject *s, const char *what, const struct kv_ledger *a,
+                              const struct kv_ledger *b, bool in_place)
 {
     struct difference d = compare_ledgers(a, b, in_place);
     if (*d.text)

@@ -66,7 +66,7 @@ static void test_long_jumps(void **state)
 
 /* ---- the token-level model ---- */
 
-static void compare_pass(const struct subject *s, const struct kv_pass *p, const struct step *step, int64_t index)
+static void compare_pass(const struct subject *s, const struct kv_pass *p, const struct kv_turn *step, int64_t index)
 {
     struct difference d = {""};
     compare(&d, "index", p->index, index);
@@ -109,7 +109,7 @@ static void check_against_brute(struct subject *s, struct brute *b)
 {
     struct kv_ledger l;
     struct kv_run run;
-    brute_start(b, &s->draw);
+    brute_start(b, &s->draw, NULL, s->arena);
     kv_walk_restart(&s->walk, &s->draw.request);
     kv_ledger_open(&l, &s->policy, &s->shape, &s->classes, s->draw.page, s->arena);
     if (l.in_place != b->in_place)
@@ -135,8 +135,8 @@ static void test_brute(void **state)
     for (uint64_t i = 0; i < BRUTE_DRAWS; i++) {
         struct subject s = {0};
         prepare_draw(&s, *state, FOR_BRUTE, i, NULL);
-        if (s.draw.rule == RULE_UNKNOWN)
-            fail_msg("law '%s' has no rule in tests/laws/brute.h; add one", s.draw.law->name);
+        if (s.draw.rule == KV_RULE_UNKNOWN)
+            fail_msg("law '%s' has no rule in engine/rules.h; add one", s.draw.law->name);
         check_against_brute(&s, b);
         done(&s);
     }
@@ -159,7 +159,7 @@ static void test_smallest(void **state)
                 mask_by_quantile(&s.draw);
             prepare(&s, *state);
             check_jumps(&s);
-            if (s.draw.rule != RULE_UNKNOWN)
+            if (s.draw.rule != KV_RULE_UNKNOWN)
                 check_against_brute(&s, b);
             done(&s);
         }

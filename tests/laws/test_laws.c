@@ -24,24 +24,24 @@ static int64_t most_after(const struct draw *d, const struct kv_pass *p, int64_t
     if (d->share >= 1)
         return INT64_MAX;
     switch (d->rule) {
-    case RULE_FIXED:
+    case KV_RULE_FIXED:
         bound = layer < d->skip ? INT64_MAX : total;
         break;
-    case RULE_ADAPTIVE:
-    case RULE_SAFEGUARD:
+    case KV_RULE_ADAPTIVE:
+    case KV_RULE_SAFEGUARD:
         bound = total;
         break;
-    case RULE_HEADS: /* one that has all the importance */
+    case KV_RULE_HEADS: /* one that has all the importance */
         bound = total * lanes + draw_window(d, 0);
         break;
-    case RULE_GROWING:
+    case KV_RULE_GROWING:
         bound = larger(share_of(d, seen) + 63, d->stabilizers);
         guarded = larger(guarded, d->sinks + d->stabilizers);
         break;
-    case RULE_UNIFORM:
-    case RULE_PYRAMID: /* no layer has more than twice the mean and the window */
+    case KV_RULE_UNIFORM:
+    case KV_RULE_PYRAMID: /* no layer has more than twice the mean and the window */
         bound = larger(share_of(d, chunk ? p->n_new : larger(seen, d->request.prompt)), d->window_size);
-        bound = (d->rule == RULE_PYRAMID && d->layers > 1 ? 2 : 1) * (bound + d->round_to);
+        bound = (d->rule == KV_RULE_PYRAMID && d->layers > 1 ? 2 : 1) * (bound + d->round_to);
         break;
     default:
         return INT64_MAX;
@@ -136,7 +136,7 @@ static void test_keep_all(void **state)
             full.draw.kind = kv_kind_find("full");
             full.draw.law = full.draw.kind->law;
             full.draw.score = full.draw.kind->score;
-            full.draw.rule = RULE_ALL;
+            full.draw.rule = KV_RULE_ALL;
             full.draw.at = 0;
             full.draw.patch = 0;
             full.draw.share = NAN;
@@ -153,12 +153,12 @@ static void test_keep_all(void **state)
 static int64_t end_at_share(const struct bench *b, const struct draw *d, double share, double sparsity)
 {
     struct subject s = {.draw = *d};
-    if (d->rule == RULE_MASK)
+    if (d->rule == KV_RULE_MASK)
         s.draw.sparsity = sparsity;
     else
         s.draw.share = share;
     s.draw.mask_form = MASK_SYNTHETIC;
-    if (d->rule == RULE_MASK) /* other heads are full at another sparsity, perhaps in layers that slide */
+    if (d->rule == KV_RULE_MASK) /* other heads are full at another sparsity, perhaps in layers that slide */
         s.draw.window = 0;
     s.draw.share_form = 0;
     s.draw.tokens = 0;
@@ -180,13 +180,13 @@ static void test_keep_more(void **state)
             draw_make(d, FOR_MORE, i, kv_kinds[k]);
             int64_t percent = roll(&r, 0, 99), more = roll(&r, percent + 1, 100);
             bool history =
-                d->rule == RULE_PYRAMID && d->at & KV_AT_DECODE; /* what left a layer early cannot come back */
-            if ((d->law->budget & KV_BUDGET_SHARE || d->rule == RULE_MASK) && !history) {
+                d->rule == KV_RULE_PYRAMID && d->at & KV_AT_DECODE; /* what left a layer early cannot come back */
+            if ((d->law->budget & KV_BUDGET_SHARE || d->rule == KV_RULE_MASK) && !history) {
                 int64_t less_end = end_at_share(*state, d, (double)percent / 100, (double)more / 100),
                         more_end = end_at_share(*state, d, (double)more / 100, (double)percent / 100),
                         chunk = d->chunk ? d->chunk : d->run_chunk, heads = draw_heads(d),
                         units = d->at & KV_AT_CHUNK ? d->request.prompt / chunk + 1 : 1, slack = 0;
-                if (d->rule == RULE_PYRAMID)
+                if (d->rule == KV_RULE_PYRAMID)
                     slack = units * heads * d->layers * d->layers / 2;
                 if (less_end > more_end + slack)
                     fail_draw(&s, kv_format(s.arena, "%lld entries at %lld %%, %lld at %lld %%", (long long)less_end,

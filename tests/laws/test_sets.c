@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* The cache that decides, driven pass by pass with drawn channels, against a selector that sorts lists of positions
- * (pick.h) and counts what they cost (brute.h), for every kind of the table. The same requests are also run in other
- * orders, on two threads, on each path of the arithmetic, and with passes told at once. */
+ * (engine/selector.h) and counts what they cost (brute.h), for every kind of the table. The same requests are also run
+ * in other orders, on two threads, on each path of the arithmetic, and with passes told at once. */
+#include "engine/witness.h"
 #include "tests/laws/pick.h"
 #include "tests/laws/subject.h"
 
@@ -208,7 +209,7 @@ static void check_sharing(struct runner *r, const struct watch *w, int64_t layer
         held += kv_cache_held(&r->c, layer, i % heads);
         most += w->room[i].keep;
     }
-    must(r, layer * heads, held <= most + (r->s->draw.rule == RULE_ADAPTIVE ? heads / 2 : 0),
+    must(r, layer * heads, held <= most + (r->s->draw.rule == KV_RULE_ADAPTIVE ? heads / 2 : 0),
          "the layer's budget is not held");
 }
 
@@ -248,32 +249,34 @@ static void check_wants(struct runner *r, const struct watch *w)
 
 static void add_pass(struct brute *b, const struct kv_pass *p)
 {
-    b->step[p->index] = (struct step){.start = p->seen,
-                                      .n_new = p->n_new,
-                                      .n_patch = p->n_patch,
-                                      .decode_step = p->decode_step,
-                                      .n_unit = p->n_unit,
-                                      .evict = p->evict,
-                                      .last = p->last};
+    b->step[p->index] = (struct kv_turn){.index = p->index,
+                                         .start = p->seen,
+                                         .n_new = p->n_new,
+                                         .n_patch = p->n_patch,
+                                         .decode_step = p->decode_step,
+                                         .n_unit = p->n_unit,
+                                         .evict = p->evict,
+                                         .last = p->last};
     brute_step(b, &b->step[p->index]);
 }
 
 static void compare_sets(struct runner *r, const struct brute *b)
 {
     int64_t heads = r->c.shape->store_heads;
-    if (*r->pick->problem)
-        must(r, 0, false, r->pick->problem);
+    if (*b->model.problem)
+        must(r, 0, false, b->model.problem);
     for (int64_t i = 0; i < r->c.lanes; i++) {
         const uint64_t *set = kv_cache_set(&r->c, i / heads, i % heads);
         int64_t held = kv_cache_held(&r->c, i / heads, i % heads);
-        if (held != b->lane[i].n)
+        if (held != b->model.lane[i].n)
             must(r, i, false,
                  kv_format(r->s->arena, "%lld entries are left, expected %lld", (long long)held,
-                           (long long)b->lane[i].n));
-        for (int64_t j = 0; j < b->lane[i].n; j++)
-            if (!kv_set_has(set, b->lane[i].at[j]))
-                must(r, i, false, kv_format(r->s->arena, "position %d left and should not have", b->lane[i].at[j]));
-        must(r, i, r->c.lane[i].ties == r->pick->ties[i] || !r->pick->exact || !r->pick->known, "ties");
+                           (long long)b->model.lane[i].n));
+        for (int64_t j = 0; j < b->model.lane[i].n; j++)
+            if (!kv_set_has(set, b->model.lane[i].at[j]))
+                must(r, i, false,
+                     kv_format(r->s->arena, "position %d left and should not have", b->model.lane[i].at[j]));
+        must(r, i, r->c.lane[i].ties == b->model.lane[i].ties || !r->pick->exact || !b->model.known, "ties");
     }
 }
 
@@ -281,14 +284,14 @@ static void compare_sets(struct runner *r, const struct brute *b)
 static void compare_storage(struct runner *r, const struct brute *b)
 {
     int64_t heads = r->c.shape->store_heads;
-    for (int64_t i = 0; i < r->c.lanes && score_is(b->d, "l2-upstream"); i++) {
+    for (int64_t i = 0; i < r->c.lanes && !strcmp(b->d->score->name, "l2-upstream"); i++) {
         const float *place = kv_cache_column(&r->c, i / heads, i % heads, 0);
-        for (int64_t slot = 0; slot < r->pick->n_stored[i]; slot++) {
+        for (int64_t slot = 0; slot < b->model.lane[i].n_stored; slot++) {
             int64_t rank = 0;
-            while (rank < b->lane[i].n && b->lane[i].at[rank] != r->pick->stored[i][slot])
+            while (rank < b->model.lane[i].n && b->model.lane[i].at[rank] != b->model.lane[i].stored[slot])
                 rank++;
-            must(r, i, rank < b->lane[i].n && place[rank] == (float)(slot + 1),
-                 kv_format(r->s->arena, "position %d is not in slot %lld of the storage", r->pick->stored[i][slot],
+            must(r, i, rank < b->model.lane[i].n && place[rank] == (float)(slot + 1),
+                 kv_format(r->s->arena, "position %d is not in slot %lld of the storage", b->model.lane[i].stored[slot],
                            (long long)slot));
         }
     }
@@ -378,7 +381,11 @@ static void check_request(struct lists *l, struct subject *s)
     struct runner *a = &l->runner, *other = &l->other;
     struct kv_pass pass;
     int64_t limit = one_in(&dice, 4) ? s->policy.when.patch + roll_size(&dice, 1, 400) : INT64_MAX;
-    pick_start(&l->pick, &l->brute, &s->draw);
+    struct kv_rules read;
+    bool reads = one_in(&dice, 2); /* what a program has, that was not told of the draw */
+    if (reads && !kv_rules_read(&read, &s->policy, &s->shape, &s->draw.request, s->arena, &s->e))
+        fail_draw(s, s->e.text);
+    pick_start(&l->pick, &l->brute, &s->draw, reads ? &read : NULL, s->arena);
     l->pick.subject = &a->c;
     open_runner(a, s, &l->pick, FORWARD, s->draw.number);
     open_runner(other, s, &l->pick, one_in(&dice, 5) ? THREADS : BACKWARD,
@@ -405,7 +412,7 @@ static void check_draw(struct lists *l, const struct limits *most, uint64_t purp
 {
     struct subject s = {0};
     draw_within(&s.draw, most, purpose, number, kind);
-    if (s.draw.rule == RULE_UNKNOWN || !parts_fit(&s.draw))
+    if (s.draw.rule == KV_RULE_UNKNOWN || !parts_fit(&s.draw))
         return;
     if (!isnan(share) && s.draw.law->budget & KV_BUDGET_SHARE) {
         s.draw.share = share;

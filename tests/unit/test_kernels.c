@@ -214,9 +214,47 @@ static const void *encode(enum kv_tensor_type type, const float *x, int64_t n, c
     return out;
 }
 
+/* Rows that no set of registers divides, at an address that is not aligned; and each sum has the same bits whatever is
+ * multiplied beside it. */
+static void check_products(const struct kv_kernels *k, const char *name, enum kv_tensor_type type, int64_t n)
+{
+    enum { ROWS = 11, STRIDE = ROWS + 2, VECTORS = KV_MOST_VECTORS };
+    static char bytes[4 * ROWS * MOST + 8];
+    static float w[ROWS * MOST], exact[ROWS * MOST], x[VECTORS * MOST];
+    const float *vector[VECTORS];
+    float alone[ROWS * VECTORS];
+    draw(w, ROWS * n, (uint64_t)n, 1);
+    draw(x, VECTORS * n, (uint64_t)n + 9, 1);
+    const char *rows = encode(type, w, ROWS * n, bytes, exact);
+    for (int m = 0; m < VECTORS; m++)
+        vector[m] = x + m * n;
+    for (int m = 0; m < VECTORS; m++)
+        for (int64_t j = 0; j < ROWS; j++) {
+            double dot = 0;
+            for (int64_t i = 0; i < n; i++)
+                dot += (double)exact[j * n + i] * (double)x[m * n + i];
+            k->multiply(rows + j * n * (type == KV_TENSOR_F32 ? 4 : 2), type, n, 1, vector + m, 1, &alone[m * ROWS + j],
+                        1);
+            check(k->name, name, n, (double)alone[m * ROWS + j], dot, 2e-7 * (double)n);
+        }
+    for (int many = 1; many <= VECTORS; many++)
+        for (int64_t n_rows = 1; n_rows <= ROWS; n_rows++) {
+            float y[VECTORS * STRIDE];
+            for (int i = 0; i < VECTORS * STRIDE; i++)
+                y[i] = 123;
+            k->multiply(rows, type, n, n_rows, vector, many, y, STRIDE);
+            for (int m = 0; m < VECTORS; m++) {
+                check_behind(k->name, name, y + m * STRIDE, m < many ? n_rows : 0);
+                if (m < many && memcmp(y + m * STRIDE, alone + m * ROWS, sizeof *y * (size_t)n_rows))
+                    fail_msg("%s, %s of %d: other bits beside %d rows and %d vectors", k->name, name, (int)n,
+                             (int)n_rows, many);
+            }
+        }
+}
+
 static void rows_of_every_type(void **state)
 {
-    static const char *const names[] = {"dot_rows of f32", "dot_rows of bf16", "dot_rows of f16"};
+    static const char *const names[] = {"multiply by f32", "multiply by bf16", "multiply by f16"};
     const struct kv_kernels *sets[3];
     int n_sets = find_sets(sets);
     (void)state;
@@ -224,30 +262,49 @@ static void rows_of_every_type(void **state)
         for (int type = KV_TENSOR_F32; type <= KV_TENSOR_F16; type++)
             for (int l = 0; l < LENGTHS; l++) {
                 const struct kv_kernels *k = sets[s];
-                int64_t n = lengths[l], stride = n + 3;
+                int64_t n = lengths[l];
                 char bytes[4 * MOST + 8];
-                float w[MOST], exact[MOST], wide[MOST], x[9 * (MOST + 3)], y[9];
+                float w[MOST], exact[MOST], wide[MOST];
                 draw(w, n, (uint64_t)l, 1);
                 w[0] = 1e-6f; /* subnormal as a half */
-                draw(x, 9 * stride, (uint64_t)l + 9, 1);
                 const void *row = encode((enum kv_tensor_type)type, w, n, bytes, exact);
                 wide[n] = 123;
                 k->widen(row, (enum kv_tensor_type)type, n, wide);
                 check_behind(k->name, "widen", wide, n);
                 assert_memory_equal(wide, exact, sizeof *wide * (size_t)n);
-                for (int many = 1; many <= 8; many++) {
-                    for (int m = 0; m < 9; m++)
-                        y[m] = 123;
-                    k->dot_rows(row, (enum kv_tensor_type)type, n, x, stride, many, y);
-                    check_behind(k->name, names[type], y, many);
-                    for (int m = 0; m < many; m++) {
-                        double dot = 0;
-                        for (int64_t i = 0; i < n; i++)
-                            dot += (double)exact[i] * (double)x[m * stride + i];
-                        check(k->name, names[type], n, (double)y[m], dot, 2e-7 * (double)n);
-                    }
-                }
+                check_products(k, names[type], (enum kv_tensor_type)type, n);
             }
+}
+
+static void sums_of_rows(void **state)
+{
+    enum { ROWS = 5 };
+    static float rows[ROWS * MOST];
+    const struct kv_kernels *sets[3];
+    int n_sets = find_sets(sets);
+    (void)state;
+    for (int s = 0; s < n_sets; s++)
+        for (int l = 0; l < LENGTHS; l++) {
+            const struct kv_kernels *k = sets[s];
+            int64_t n = lengths[l];
+            float y[MOST], again[MOST], by[ROWS];
+            draw(rows, ROWS * n, 1, 2);
+            draw(by, ROWS, 2, 1);
+            draw(y, n, 3, 1);
+            memcpy(again, y, sizeof *y * (size_t)n);
+            y[n] = 123;
+            k->add_rows(y, by, rows, n, ROWS);
+            check_behind(k->name, "add_rows", y, n);
+            for (int64_t i = 0; i < n; i++) {
+                double sum = (double)again[i];
+                for (int j = 0; j < ROWS; j++)
+                    sum += (double)by[j] * (double)rows[j * n + i];
+                check(k->name, "add_rows", n, (double)y[i], sum, 2e-6);
+            }
+            k->add_rows(again, by, rows, n, 2); /* a page, then the next */
+            k->add_rows(again, by + 2, rows + 2 * n, n, ROWS - 2);
+            assert_memory_equal(again, y, sizeof *y * (size_t)n);
+        }
 }
 
 int main(void)
@@ -258,6 +315,7 @@ int main(void)
         cmocka_unit_test(exponentials_are_exact_to_3_ulp),
         cmocka_unit_test(softmax_rows),
         cmocka_unit_test(rows_of_every_type),
+        cmocka_unit_test(sums_of_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

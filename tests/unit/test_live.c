@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Every kind of policy on a running model. Beside each sequence run the double precision model, with what each lane
  * holds, and a second cache that is fed with its attention, one row for each query head: sets, pages, rows in the
- * pages, scores and logits are compared pass by pass, footprints with counts from lengths alone. */
+ * pages, scores and logits are compared pass by pass, footprints with counts from lengths alone. The independent
+ * selector watches. */
 #include "tests/unit/engine_model.h"
+#include "engine/witness.h"
 #include "sim/count.h"
 
 enum { PROMPT = 118, OUTPUT = 13, ROOM = PROMPT + OUTPUT + 24, PAGE = 4, CHUNK = 40, MOST = 8 };
@@ -64,6 +66,7 @@ struct follow {
     struct kv_live live;
     struct truth *t;
     struct kv_live_watch watch;
+    struct kv_witness witness;
     struct kv_policy own; /* of the second cache */
     struct kv_shape shape;
     struct kv_cache cache;
@@ -140,11 +143,13 @@ static struct follow *open_follow(struct fixture *f, const char *spec, const int
     w->t = open_truth(f, w->shape.store_heads, ROOM);
     w->watch = (struct kv_live_watch){.context = w, .wants = wants_nothing, .scores = look, .ends = nothing_more};
     w->live.watch = &w->watch;
+    MUST(kv_witness_open(&w->witness, &w->live, f->a, &f->e));
     return w;
 }
 
 static void close_follow(struct follow *w)
 {
+    kv_witness_close(&w->witness);
     kv_live_close(&w->live);
     kv_cache_close(&w->cache);
     kv_cache_work_close(&w->work);
@@ -221,6 +226,9 @@ static void compare(struct follow *w)
         }
     }
     kv_cache_end(&w->cache);
+    if (*kv_witness_problem(&w->witness))
+        fail_msg("%s: %s", w->what, kv_witness_problem(&w->witness));
+    assert_int_equal(w->witness.checked, (w->witness.turn.index + 1) * t->layers);
     check_logits(w->what, l->logits, t->logits + (t->n_new - 1) * t->vocab, t->vocab, &w->worst);
 }
 
@@ -351,6 +359,52 @@ static void every_kind_on_recall(void **state)
     struct fixture *f = *state;
     open_recall(f);
     run_specs(f, draw_tokens(f, PROMPT, 5));
+}
+
+/* Rules that are not those of the run: the witness says where they part. */
+static void other_rules_are_noticed(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *spec, *problem;
+        size_t offset;
+        int64_t by;
+    } wrong[] = {
+#define OF(member) offsetof(struct kv_rules, member)
+        {"streaming:sink_size=3,recent_size=30", "pass 0, layer 0, head 0: position 3 left and", OF(sinks), 1},
+        {"h2o:tokens=50,recent_size=20", "candidates stay, expected 51", OF(tokens), 1},
+        {"tova:tokens=50", "the cut is", OF(tokens), -1},
+        {"snapkv:keep=40%,window_size=8", "pass 0, layer 0", OF(kernel), 8},
+        {"l2-upstream:tokens=50,recent_size=12", "the cut is", OF(local_size), -58},
+        {"random:keep=40%", "the cut is", OF(seed), 1},
+        {"random:keep=40%,when=chunk+decode,every=4", "pass 3: another pass than the rules make", OF(every), -3},
+        {"cur:keep=40%", "the cut is", OF(block), 5},
+        {"adakv:tokens=50,window_size=8", "layer 0, head 0: ", OF(tokens), 1},
+        {"ada-snapkv:tokens=50,window_size=8", "pass 2, layer 0, head 1: 50 candidates stay", OF(tokens), 1},
+#undef OF
+    };
+    open_model(f, &shape, KV_TENSOR_F32, 11);
+    int32_t *token = draw_tokens(f, PROMPT, 4);
+    open_backend(f, PAGE, 1 << 24, 1);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct kv_policy policy;
+        struct kv_live l, *one[] = {&l};
+        struct kv_defaults run = {.chunk = CHUNK, .dtype = KV_FP32};
+        struct kv_witness w;
+        MUST(kv_policy_from_spec(&policy, wrong[i].spec, f->a, &f->e));
+        MUST(kv_live_open(&l, f->b, &f->w, &policy, &run, token, PROMPT, OUTPUT, 0, PAGE, false, f->a, &f->e));
+        MUST(kv_witness_open(&w, &l, f->a, &f->e));
+        *(int64_t *)(void *)((char *)&w.selector.rules + wrong[i].offset) += wrong[i].by;
+        while (kv_live_next(&l)) {
+            MUST(kv_live_step(one, 1, &f->e));
+            if (l.cache.seen == l.n_token && l.n_token < PROMPT + OUTPUT)
+                kv_live_add(&l, kv_live_greedy(&l));
+        }
+        if (!strstr(kv_witness_problem(&w), wrong[i].problem))
+            fail_msg("%s: '%s', expected '%s'", wrong[i].spec, kv_witness_problem(&w), wrong[i].problem);
+        kv_witness_close(&w);
+        kv_live_close(&l);
+    }
 }
 
 static void every_kind_was_tried(void **state)
@@ -501,9 +555,13 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, engine_set_up, engine_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(every_kind_was_tried),     TEST(every_kind_on_a_random_model),
-        TEST(every_kind_on_recall),     TEST(sequences_do_not_disturb_each_other),
-        TEST(keeping_all_is_no_policy), TEST(evicted_memory_leaves_the_process),
+        TEST(every_kind_was_tried),
+        TEST(every_kind_on_a_random_model),
+        TEST(every_kind_on_recall),
+        TEST(sequences_do_not_disturb_each_other),
+        TEST(keeping_all_is_no_policy),
+        TEST(other_rules_are_noticed),
+        TEST(evicted_memory_leaves_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

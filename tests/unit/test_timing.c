@@ -444,6 +444,7 @@ static void passes_by_hand(void **state)
                                    1 + 0.01 * b + 1e-5 * b * (k + 5), tail);
     at += (size_t)snprintf(text + at, sizeof text - at, "scores,1,100,300,0.4,1,1,3,%s\nevict,1,100,300,0.6,1,1,3,%s\n",
                            tail, tail);
+    at += (size_t)snprintf(text + at, sizeof text - at, "prefill,1,256,0,3.5,1,1,3,%s\n", tail); /* without prefixes */
     struct kv_settings s = settings(KV_TIMING_TABLE, write_file("profile.csv", text));
     struct kv_model m = model("Llama-3.1-8B");
     struct kv_timing *t = opened(&s, &m);
@@ -452,6 +453,10 @@ static void passes_by_hand(void **state)
     struct kv_step_chunk chunk = {64, 200};
     step = prompt(&chunk, 1);
     check_s(answer(t, &step).s, 1 + 0.64 + 1e-6 * 64 * 232, "a chunk");
+    struct kv_step_chunk long_chunk = {256, 384};
+    struct kv_step long_step = prompt(&long_chunk, 1);
+    check_s(answer(t, &long_step).s, 3.5 * (384 + 128) / 128, "a chunk on a prefix that was never measured");
+    assert_true(answer(t, &long_step).outside == 4);
     step.tokens += 3, step.decodes = 3, step.decode_kv = 1500;
     double base = 1 + 0.01 + 1e-5 * 69;
     check_s(answer(t, &step).s, 1 + 0.64 + 1e-6 * 64 * 232 + 1 + 0.03 + 1e-5 * 1500 - base, "both");

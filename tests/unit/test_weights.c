@@ -234,6 +234,7 @@ static void a_model_is_bound_by_name(void **state)
     assert_true(!l->q_bias && !l->o_bias && !l->gate_bias && !l->q_norm);
     assert_true(f->w.head.data != f->w.embedding.data);
     assert_string_equal(f->w.config.architecture, small.architecture);
+    assert_true(f->w.config.random); /* it says so of itself */
     assert_true(f->w.config.n_eos == 2 && f->w.config.eos[1] == 3 && f->w.config.rope_theta == 10000);
 }
 

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Step times from a file of `kvsim fit`; the formula stands in sim/serve/fit.h. */
+#include "sim/serve/fit.h"
+#include "sim/serve/timing_kind.h"
+
+#include <math.h>
+#include <string.h>
+
+static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
+{
+    const struct kv_fit *f = t->own;
+    const double *c = f->c;
+    struct kv_fit_row row;
+    kv_fit_row_of(&row, step, 0);
+    out->shared = c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * fmax(f->knee, row.x[KV_FIT_TOKEN]) +
+                  c[KV_FIT_SEQUENCE] * row.x[KV_FIT_SEQUENCE];
+    out->decode = c[KV_FIT_DECODE_KV] * step->decode_kv + c[KV_FIT_BESIDE_KV] * row.x[KV_FIT_BESIDE_KV];
+    out->prefill = c[KV_FIT_PAIR] * row.x[KV_FIT_PAIR] + c[KV_FIT_PREFIX] * row.x[KV_FIT_PREFIX];
+    out->sum = out->shared + out->decode + out->prefill;
+    if ((f->there[KV_FIT_MOVED] || !(step->moved_bytes > 0)) && (f->there[KV_FIT_SCORED] || !(step->scored_bytes > 0)))
+        out->evict = c[KV_FIT_MOVED] * step->moved_bytes + c[KV_FIT_SCORED] * step->scored_bytes;
+    const struct kv_fit_sizes *own = &row.sizes, *most = &f->largest;
+    const double asked[] = {own->tokens, own->decodes, own->length, own->chunk, own->prefix};
+    const double largest[] = {most->tokens, most->decodes, most->length, most->chunk, most->prefix};
+    for (int i = 0; i < 5; i++)
+        if (asked[i] > largest[i])
+            out->outside = fmax(out->outside, asked[i] / fmax(largest[i], 1));
+}
+
+static bool linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
+{
+    const struct kv_fit *f = t->own;
+    double n = (double)decodes;
+    *base = f->c[KV_FIT_BASE] + f->c[KV_FIT_TOKEN] * fmax(f->knee, n) + f->c[KV_FIT_SEQUENCE] * n;
+    *slope = f->c[KV_FIT_DECODE_KV];
+    return true;
+}
+
+bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e)
+{
+    struct kv_fit_file *f = KV_NEW(t->arena, struct kv_fit_file);
+    if (!kv_fit_read(f, path, t->arena, e))
+        return false;
+    kv_timing_reads(t, path);
+    if (strcmp(f->model, m->name))
+        return kv_fail(e, KV_USAGE, "%s profile '%s' was fitted to %s, but the model is %s", kv_timing_where(t), path,
+                       f->model, m->name);
+    const struct kv_fit_error *out = &f->fit.out[KV_FIT_KINDS];
+    const char *error = out->n ? kv_format(t->arena, "mean error %.1f %% on %d rows kept out", 100 * out->mean, out->n)
+                               : "error unknown (no rows kept out)";
+    const char *last = f->n_sources ? strrchr(f->source->path, '/') : NULL;
+    const char *of = f->n_sources ? f->source->path : "rows unknown";
+    of = last && last[1] ? last + 1 : of;
+    t->own = &f->fit;
+    t->cost = cost;
+    t->linear = linear;
+    t->knows_evictions = f->fit.there[KV_FIT_MOVED] && f->fit.there[KV_FIT_SCORED];
+    t->stamp = kv_format(t->arena, "fitted to %s%s, %s", of, f->n_sources > 1 ? " and more" : "", error);
+    return true;
+}

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Who runs in a step of a slow serving engine (slow_serve.h), from the schedulers' own sources: vLLM 0.19.1,
+ * vllm/v1/core/sched/scheduler.py and async_scheduler.py, kv_cache_manager.py, single_type_kv_cache_manager.py; Vidur,
+ * sarathi_replica_scheduler.py and entities/request.py. */
+#ifndef KV_TESTS_SLOW_SCHEDULE_H
+#define KV_TESTS_SLOW_SCHEDULE_H
+
+#include "tests/laws/slow_engine.h"
+
+/* ---- vLLM ---- */
+
+static bool slow_fits(const struct slow_engine *s, const struct slow_item *it)
+{
+    return slow_needs(s, it) - it->r->n_table <= s->pool.n_free;
+}
+
+/* Blocks at the front of a waiting request that are there already: full ones, and not the last token. */
+static int64_t slow_hits(const struct slow_engine *s, const struct slow_request *r, int64_t *block)
+{
+    int64_t n = 0, most = (r->known - 1) / s->holder->page;
+    if (!s->rules->prefix_caching || !s->plain)
+        return 0;
+    while (n < most && (block[n] = slow_pool_find(&s->pool, slow_name_of(s, r, n))) >= 0)
+        n++;
+    return n;
+}
+
+/* Whether the head of the queue can begin now. */
+static bool slow_admit_vllm(struct slow_engine *s, struct slow_step *b, int64_t *budget)
+{
+    struct slow_request *r = s->waiting[0];
+    int64_t *hit = r->table, n_hits = slow_hits(s, r, hit), cached = n_hits * s->holder->page, unused = 0;
+    r->target = r->known;
+    int64_t whole = slow_whole(s, r);
+    for (int64_t i = 0; i < n_hits; i++)
+        unused += s->pool.block[hit[i]].users == 0;
+    if (whole > s->pool.n || (s->rules->reserve_prompt && whole - n_hits + unused > s->pool.n_free) ||
+        slow_too_few(s, *budget))
+        return false;
+    r->computed = cached;
+    struct slow_item it = slow_plan(s, r, *budget);
+    r->computed = 0;
+    if (slow_needs(s, &it) - n_hits + unused > s->pool.n_free)
+        return false;
+    for (int64_t i = 0; i < n_hits; i++)
+        slow_pool_share(&s->pool, hit[i]);
+    r->n_table = r->named = n_hits;
+    slow_begin(s, r, cached);
+    slow_add(s, b, &it);
+    *budget -= it.n_tokens;
+    return true;
+}
+
+static void slow_admissions_vllm(struct slow_engine *s, struct slow_step *b, int64_t budget)
+{
+    while (s->n_waiting > 0 && budget > 0 && s->n_running < s->rules->max_num_seqs && slow_admit_vllm(s, b, &budget))
+        continue;
+}
+
+static void slow_schedule_vllm(struct slow_engine *s, struct slow_step *b)
+{
+    int64_t budget = s->rules->max_num_batched_tokens, preempted = s->sums.preemptions;
+    for (int64_t i = 0; i < s->n_running && budget > 0; i++) {
+        struct slow_request *r = s->running[i];
+        if (slow_is_ending(r))
+            continue;
+        struct slow_item it = slow_plan(s, r, budget);
+        while (!slow_fits(s, &it) && r->state == SLOW_RUNNING)
+            slow_restart(s, s->running[s->n_running - 1]);
+        if (r->state != SLOW_RUNNING)
+            break;
+        slow_add(s, b, &it);
+        budget -= it.n_tokens;
+    }
+    if (s->sums.preemptions == preempted)
+        slow_admissions_vllm(s, b, budget);
+}
+
+/* ---- Sarathi ---- */
+
+/* A decode wants a free block even where it does not take one. */
+static bool slow_decode_fits(const struct slow_engine *s, const struct slow_item *it)
+{
+    int64_t wanted = slow_needs(s, it) - it->r->n_table;
+    return s->pool.n_free >= (wanted > 1 ? wanted : 1);
+}
+
+/* Decodes in the order of the running list; prompts still being filled are set aside. */
+static void slow_sarathi_decodes(struct slow_engine *s, struct slow_step *b, struct slow_request **aside,
+                                 int64_t *n_aside, int64_t *tokens)
+{
+    while (s->n_running > 0 && b->n < s->rules->max_num_seqs) {
+        struct slow_request *r = s->running[0];
+        slow_remove(s->running, &s->n_running, r);
+        if (r->computed < r->target) {
+            aside[(*n_aside)++] = r;
+            continue;
+        }
+        struct slow_item it = slow_plan(s, r, 1);
+        while (!slow_decode_fits(s, &it) && r->state == SLOW_RUNNING)
+            slow_restart(s, s->n_running ? s->running[s->n_running - 1] : r);
+        if (r->state != SLOW_RUNNING)
+            continue;
+        slow_add(s, b, &it);
+        *tokens += it.n_tokens;
+    }
+}
+
+static bool slow_spares(const struct slow_engine *s, int64_t blocks)
+{
+    return blocks <= s->pool.n_free && slow_free_pages(s) - blocks * s->unit[s->rules->layout] >= s->rules->watermark;
+}
+
+static void slow_schedule_sarathi(struct slow_engine *s, struct slow_step *b)
+{
+    struct slow_request *aside[SLOW_REQUESTS], *left[SLOW_REQUESTS];
+    int64_t n_aside = 0, n_left = 0, tokens = 0, chunk = s->rules->max_num_batched_tokens;
+    slow_sarathi_decodes(s, b, aside, &n_aside, &tokens);
+    for (int64_t i = 0; i < n_aside; i++) {
+        if (chunk - tokens <= 0) {
+            left[n_left++] = aside[i];
+            continue;
+        }
+        struct slow_item it = slow_plan(s, aside[i], chunk - tokens);
+        slow_add(s, b, &it);
+        tokens += it.n_tokens;
+    }
+    for (int64_t i = 0; i < s->n_running; i++)
+        left[n_left++] = s->running[i];
+    /* sorted by arrival, those of the same time as they are */
+    s->n_running = 0;
+    while (n_left > 0) {
+        int64_t first = 0;
+        for (int64_t i = 1; i < n_left; i++)
+            if (left[i]->arrived_s < left[first]->arrived_s)
+                first = i;
+        s->running[s->n_running++] = left[first];
+        slow_remove(left, &n_left, left[first]);
+    }
+    while (s->n_waiting > 0 && s->n_running + b->n < s->rules->max_num_seqs && chunk - tokens > 0) {
+        struct slow_request *r = s->waiting[0];
+        int64_t whole = slow_whole(s, r);
+        if (!slow_spares(s, whole))
+            break;
+        slow_begin(s, r, 0);
+        s->n_running--; /* it is in the step, and in the list again when that has ended */
+        slow_take(s, r, whole);
+        struct slow_item it = slow_plan(s, r, chunk - tokens);
+        slow_add(s, b, &it);
+        tokens += it.n_tokens;
+    }
+}
+
+/* ---- policies that evict ---- */
+
+/* Neither scheduler knows them, and our own rules are: decodes come first, then prompts being filled, each in order of
+ * admission, for chunks leave part of a step's tokens over; whoever lacks pages preempts the newest, and those that
+ * were in the step are so no more; the whole prompt at its largest must fit at admission, but is not taken. */
+static void slow_make_room(struct slow_engine *s, struct slow_step *b, const struct slow_item *it, int64_t wanted,
+                           int64_t *budget)
+{
+    while (it->r->state == SLOW_RUNNING && s->pool.n_free < wanted) {
+        struct slow_request *victim = s->running[s->n_running - 1];
+        for (int64_t i = 0; i < b->n; i++)
+            if (b->item[i].r == victim) {
+                *budget += b->item[i].n_tokens;
+                memmove(b->item + i, b->item + i + 1, sizeof *b->item * (size_t)(--b->n - i));
+            }
+        slow_restart(s, victim);
+    }
+}
+
+static void slow_schedule_evicting(struct slow_engine *s, struct slow_step *b)
+{
+    bool sarathi = s->rules->scheduler == KV_SCHEDULER_SARATHI;
+    int64_t budget = s->rules->max_num_batched_tokens, preempted = s->sums.preemptions,
+            tables = s->holder->table[s->rules->layout]->tables;
+    for (int filling = 0; filling < 2; filling++)
+        for (int64_t i = 0; i < s->n_running && budget > 0; i++) {
+            struct slow_request *r = s->running[i];
+            if (slow_is_ending(r) || (r->computed < r->target) != filling)
+                continue;
+            if (filling && slow_too_few(s, budget))
+                break;
+            struct slow_item it = slow_plan(s, r, budget);
+            int64_t wanted = slow_needs(s, &it) - r->n_table;
+            slow_make_room(s, b, &it, sarathi && !filling && wanted < tables ? tables : wanted, &budget);
+            if (r->state != SLOW_RUNNING)
+                break;
+            slow_add(s, b, &it);
+            budget -= it.n_tokens;
+        }
+    if (!sarathi && s->sums.preemptions == preempted)
+        slow_admissions_vllm(s, b, budget);
+    while (sarathi && s->n_waiting > 0 && s->n_running < s->rules->max_num_seqs && !slow_too_few(s, budget)) {
+        struct slow_request *r = s->waiting[0];
+        if (!slow_spares(s, slow_whole(s, r)))
+            break;
+        struct slow_item it = slow_plan(s, r, budget);
+        if (!slow_spares(s, slow_needs(s, &it))) /* a piece of a chunk may need more than the whole of it */
+            break;
+        slow_begin(s, r, 0);
+        slow_add(s, b, &it);
+        budget -= it.n_tokens;
+    }
+}
+
+#endif
