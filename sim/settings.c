@@ -57,6 +57,8 @@ static const struct kv_field hardware_fields[] = {
     {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
     {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size",
      .help = "device memory"},
+    {FIELD(hardware, peer_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "nvlink_bandwidth",
+     .help = "bytes a second from a device to the others that share a model with it, one way; auto: link_bandwidth"},
     {FIELD(hardware, price, KV_T_REAL), .min = 0, .max = 1e9, .also = "cost, price_per_hour",
      .help = "of one device for an hour, in any currency: for cost per million tokens"},
     {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18,
@@ -295,6 +297,9 @@ static const struct kv_field timing_fields[] = {
     {FIELD(timing, step_overhead, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 3600, .also = "cpu_overhead",
      .help = "time of a step that is in no table (the engine's CPU work); take it from another run or device than the "
              "one predicted"},
+    {FIELD(timing, all_reduce_latency, KV_T_SECONDS), .def = "10 us", .min = 0, .max = 1,
+     .help =
+         "tensor_parallel_size > 1: time of each of a layer's two all-reduces beside that of its bytes; an assumption"},
     {FIELD(timing, attention_batching_overhead, KV_T_SHARE), .def = "10 %",
      .help = "step-time tables: added to an attention term that more than one request takes part in (Vidur's)"},
     {FIELD(timing, compute_efficiency, KV_T_SHARE), .def = "70 %",
@@ -519,6 +524,9 @@ bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct k
         m->sliding_window = 0;
     if (s->model.weights != KV_UNSET)
         m->weight_bytes = s->model.weights;
+    struct kv_model share;
+    if (!kv_model_share(m, s->engine.tensor_parallel_size, &share, e))
+        return kv_while(e, "%s: [engine]", s->path);
     if (!m->weight_bytes && s->engine.kv_pool == KV_UNSET)
         return kv_fail(e, KV_USAGE,
                        "%s: [model] '%s' is a quantised checkpoint, whose weight bytes are not known; add "
