@@ -297,6 +297,9 @@ static const struct kv_field timing_fields[] = {
     {FIELD(timing, step_overhead, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 3600, .also = "cpu_overhead",
      .help = "time of a step that is in no table (the engine's CPU work); take it from another run or device than the "
              "one predicted"},
+    {FIELD(timing, scale, KV_T_REAL), .def = "1", .min = 0.001, .max = 1000, .also = "time_scale",
+     .help = "steps take this many times as long, but for evictions and what goes to the host: to see what an error of the "
+             "times does to results"},
     {FIELD(timing, all_reduce_latency, KV_T_SECONDS), .def = "10 us", .min = 0, .max = 1,
      .help =
          "tensor_parallel_size > 1: time of each of a layer's two all-reduces beside that of its bytes; an assumption"},
@@ -346,6 +349,9 @@ static bool known_section(const struct kv_ini_section *s, struct kv_arena *a, st
         names[n] = kv_sections[n].name;
         all = kv_format(a, "%s[%s], ", all, names[n]);
     }
+    names[n++] = "sweep"; /* its keys are of other sections: sim/sweep_grid.c */
+    if (!strcmp(s->name, "sweep"))
+        return true;
     size_t word = strcspn(s->name, " ");
     const char *policy = "policy", *near = kv_nearest(kv_copy_part(a, s->name, word), &policy, 1);
     if (near && s->name[word])
@@ -354,7 +360,8 @@ static bool known_section(const struct kv_ini_section *s, struct kv_arena *a, st
     near = kv_nearest(s->name, names, n);
     if (near)
         return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; did you mean [%s]?", s->where, s->name, near);
-    return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; known: %sand [policy NAME]", s->where, s->name, all);
+    return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; known: %s[sweep], and [policy NAME]", s->where, s->name,
+                   all);
 }
 
 static const struct kv_setting *find(const struct kv_ini_section *s, const char *key)
@@ -475,22 +482,25 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
                       struct kv_err *e)
 {
     struct kv_ini ini = {.path = "--set"};
-    *s = (struct kv_settings){.path = path};
     if (path)
         kv_ini_read(path, &ini, a, e);
     if (e->status == KV_DATA)
         return false;
-    s->path = ini.path;
-    s->hash = ini.hash;
     for (int i = 0; i < n_set; i++)
-        kv_ini_set(&ini, set[i], a, e);
-    for (int i = 0; i < ini.n; i++)
-        if (!is_policy(ini.section[i].name))
-            known_section(&ini.section[i], a, e);
+        kv_ini_set(&ini, set[i], NULL, a, e);
+    return kv_settings_bind(&ini, s, a, e);
+}
+
+bool kv_settings_bind(const struct kv_ini *ini, struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    *s = (struct kv_settings){.path = ini->path, .hash = ini->hash};
+    for (int i = 0; i < ini->n; i++)
+        if (!is_policy(ini->section[i].name))
+            known_section(&ini->section[i], a, e);
     s->bind = KV_NEW_N(a, struct kv_bind, kv_n_sections);
     for (int i = 0; i < kv_n_sections; i++) {
         const struct kv_section *section = &kv_sections[i];
-        const struct kv_ini_section *given = kv_ini_find(&ini, section->name);
+        const struct kv_ini_section *given = kv_ini_find(ini, section->name);
         struct kv_setting *preset = NULL;
         int n_preset = 0;
         if (!strcmp(section->name, "hardware"))
@@ -498,7 +508,7 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
         s->bind[i] = (struct kv_bind){.field = section->field, .n = section->n, .base = (char *)s + section->offset};
         kv_bind(&s->bind[i], 1, preset, n_preset, given ? given->setting : NULL, given ? given->n : 0, a, e);
     }
-    read_policies(&ini, s, a, e);
+    read_policies(ini, s, a, e);
     return !e->n && check(s, a, e);
 }
 
