@@ -95,6 +95,9 @@ void kv_engine_close(struct kv_engine *e);
 /* A request arrives; the engine has the job until it is told as finished or refused. */
 void kv_engine_add(struct kv_engine *e, struct kv_job *job);
 
+/* No turn follows that the entries kept of the session would wait for. */
+void kv_engine_forget(struct kv_engine *e, int64_t session);
+
 /* When its next step begins: now, or +infinity when there is nothing to do. */
 double kv_engine_clock(const struct kv_engine *e);
 
