@@ -37,8 +37,10 @@ struct run {
     struct kv_engine_rules rules;
     struct replica *replica;
     int64_t replicas, next_replica;
-    struct kv_arrival next; /* of the stream */
-    bool more;              /* the stream has it */
+    struct kv_arrival next; /* of the stream, which is asked for later turns before this one arrives */
+    uint64_t *next_block;
+    int64_t next_room;
+    bool more; /* the stream has it */
     struct kv_turns turns;
     double first_counted_s, last_counted_s; /* requests that arrive earlier or later are not counted */
     double first_s;
@@ -269,12 +271,27 @@ static bool find_drain(struct run *r, struct kv_err *e)
     return next == KV_NEXT_END && kv_workload_rewind(r->workload, e);
 }
 
+static bool keep_blocks(struct run *r, struct kv_err *e)
+{
+    if (r->next.n_blocks > r->next_room) {
+        uint64_t *grown = realloc(r->next_block, sizeof *grown * (size_t)r->next.n_blocks);
+        if (!grown)
+            return kv_fail(e, KV_ENV, "no memory for the names of %lld blocks", (long long)r->next.n_blocks);
+        r->next_block = grown;
+        r->next_room = r->next.n_blocks;
+    }
+    if (r->next.n_blocks)
+        memcpy(r->next_block, r->next.block, sizeof *r->next_block * (size_t)r->next.n_blocks);
+    r->next.block = r->next_block;
+    return true;
+}
+
 static bool read_next(struct run *r, struct kv_err *e)
 {
     enum kv_next next = kv_workload_next(r->workload, &r->next, e);
     r->more = next == KV_NEXT_ROW;
     r->next.arrival_s /= r->asked->rate;
-    return next != KV_NEXT_BAD;
+    return next != KV_NEXT_BAD && (!r->more || keep_blocks(r, e));
 }
 
 /* A run without requests has no answer. */
@@ -518,5 +535,6 @@ bool kv_serve(struct kv_served *out, const struct kv_serve_asked *asked, struct 
         kv_workload_close(r->workload);
     kv_jobs_close(&r->jobs);
     kv_turns_close(&r->turns);
+    free(r->next_block);
     return good;
 }
