@@ -58,8 +58,8 @@ struct kv_job {
 enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHED, KV_STEPPED, KV_REFUSED };
 
 /* What others are told. `tokens`, `computed`: of KV_RAN the tokens run and those before them; of an admission those
- * found in the cache; of KV_STEPPED the tokens of the step and the sequences that run. KV_RAN is told only with
- * `details`. */
+ * found in the cache or kept of the turn before; of KV_STEPPED the tokens of the step and the sequences that run.
+ * KV_RAN is told only with `details`. */
 struct kv_engine_watch {
     void *context;
     bool details;

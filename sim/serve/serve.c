@@ -207,7 +207,9 @@ static void told(void *context, enum kv_engine_event what, struct kv_job *job, i
     else if (what == KV_FINISHED)
         end_request(at, job);
     else if (what == KV_REFUSED)
-        refuse(at->run, job, "can never be admitted: the free KV pool does not hold its prompt");
+        refuse(at->run, job,
+               job->generated ? "grew beyond the whole KV pool"
+                              : "can never be admitted: the free KV pool does not hold its prompt");
 }
 
 /* ---- open ---- */
