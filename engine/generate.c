@@ -2,6 +2,7 @@
 /* `kvengine generate` prints text; `kvengine run` also what the policy held, freed and cost. */
 #include "engine/host.h"
 
+#include "sim/interrupt.h"
 #include "sim/output.h"
 #include "sim/progress.h"
 #include "sim/table.h"
@@ -203,10 +204,10 @@ static bool run_all(struct batch *b, struct kv_err *e)
         tokens += kv_request_steps(
             &(struct kv_request){.prompt = b->h->prompt[i].n, .output = b->h->output, .prefill = b->h->prompt[i].n});
     kv_progress_start(&b->progress, "tokens run", tokens, b->h->quiet);
-    while (good && (b->going || b->joined < b->h->n_prompts) && !kv_host_interrupted())
+    while (good && (b->going || b->joined < b->h->n_prompts) && !kv_interrupted())
         good = join(b, e) && step(b, e);
     kv_progress_end(&b->progress);
-    return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
+    return good && (!kv_interrupted() || kv_fail(e, kv_interrupt_status(), "interrupted"));
 }
 
 static bool open_batch(struct batch *b, struct kv_host *h, const struct kv_args *args, const struct kv_policy *policy,
@@ -256,7 +257,7 @@ static bool generate(const struct kv_args *args, struct kv_arena *a, struct kv_e
     struct batch b = {0};
     bool good = kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e) &&
                 kv_policy_from_spec(&full, "full", a, e) && open_batch(&b, &h, args, &full, a, e);
-    kv_host_catch_signals();
+    kv_catch_signals();
     good = good && run_all(&b, e);
     for (int i = 0; good && i < h.n_prompts; i++)
         good = print_text(&h, &b.s[i], kv_arg_flag(args, "print-ids"), e);
@@ -398,7 +399,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     int n = kv_arg_times(args, "policy");
     kv_table_open(&timeline, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
     bool good = kv_host_open(&h, args, true, a, e) && read_sampling(&h, args, a, e);
-    kv_host_catch_signals();
+    kv_catch_signals();
     kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
     for (int i = 0; good && i < (n ? n : 1); i++)
         good = run_policy(&h, n ? kv_arg_nth(args, "policy", i) : "full", args, &t, path ? &timeline : NULL, a, e);

@@ -5,34 +5,9 @@
 #include "sim/team.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
-
-static volatile sig_atomic_t interrupted;
-
-static void note_signal(int number)
-{
-    interrupted = number;
-}
-
-void kv_host_catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = note_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-bool kv_host_interrupted(void)
-{
-    return interrupted != 0;
-}
-
-enum kv_status kv_host_signal_status(void)
-{
-    return interrupted == SIGTERM ? KV_TERMINATED : KV_INTERRUPTED;
-}
 
 bool kv_host_ends(const struct kv_host *h, int32_t token)
 {

@@ -53,9 +53,4 @@ void kv_host_close(struct kv_host *h);
 
 bool kv_host_ends(const struct kv_host *h, int32_t token);
 
-/* Set by SIGINT and SIGTERM: commands stop after the pass in hand and close their files. */
-bool kv_host_interrupted(void);
-enum kv_status kv_host_signal_status(void); /* what the program then ends with */
-void kv_host_catch_signals(void);
-
 #endif

@@ -11,6 +11,7 @@
  */
 #include "engine/host.h"
 
+#include "sim/interrupt.h"
 #include "sim/core/random.h"
 #include "sim/output.h"
 #include "sim/progress.h"
@@ -125,7 +126,7 @@ static bool profile_prefill(struct profile *p, int64_t chunk, struct kv_err *e)
     for (int64_t run = 0; good && run < p->runs; run++) {
         struct kv_seq seq = {0};
         good = open_sequences(p, &seq, 1, e);
-        for (int64_t i = 0; good && i < passes && !kv_host_interrupted(); i++)
+        for (int64_t i = 0; good && i < passes && !kv_interrupted(); i++)
             good = pass(p, &seq, 1, chunk, &second[i][run], e);
         close_sequences(p, &seq, 1);
         kv_progress_add(&p->progress, 1);
@@ -169,7 +170,7 @@ static bool profile_eviction(struct profile *p, int64_t chunk, struct kv_arena *
                       e))
         return false;
     bool good = true;
-    while (good && kv_live_next(&l) && n < MOST_RUNS && !kv_host_interrupted()) {
+    while (good && kv_live_next(&l) && n < MOST_RUNS && !kv_interrupted()) {
         struct kv_live *one[] = {&l};
         int64_t held = kv_cache_held(&l.cache, 0, 0);
         double before_score = l.score_s, before_evict = l.evict_s;
@@ -209,7 +210,7 @@ static bool measure(struct profile *p, int64_t most_chunk, struct kv_arena *a, s
             good = profile_decode(p, batch, context, e);
     for (int64_t chunk = 128; good && chunk <= most_chunk && chunk <= p->longest; chunk *= 2)
         good = profile_eviction(p, chunk, a, e);
-    return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
+    return good && (!kv_interrupted() || kv_fail(e, kv_interrupt_status(), "interrupted"));
 }
 
 static bool write_table(const struct profile *p, const char *path, struct kv_arena *a, struct kv_err *e)
@@ -235,7 +236,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     kv_arg_count(args, "batch", 1, MOST_BATCH, &p.batch, a, e);
     kv_arg_count(args, "chunk", 32, 1 << 20, &chunk, a, e);
     bool good = !e->n && kv_host_open(&h, args, false, a, e);
-    kv_host_catch_signals();
+    kv_catch_signals();
     if (good) {
         kv_table_open(&p.table, columns, sizeof columns / sizeof *columns, a);
         p.token = kv_alloc_many(a, (size_t)p.longest, sizeof *p.token, "tokens", e);

@@ -3,6 +3,7 @@
 #include "engine/host.h"
 #include "engine/recorder.h"
 
+#include "sim/interrupt.h"
 #include "sim/core/units.h"
 #include "sim/progress.h"
 
@@ -107,7 +108,7 @@ static bool record_all(const struct kv_host *h, struct kv_live *l, struct kv_rec
     struct kv_progress progress;
     kv_progress_start(&progress, "tokens run and recorded", l->request.prompt + l->request.output - 1, h->quiet);
     bool good = true;
-    while (good && kv_live_next(l) && !kv_host_interrupted()) {
+    while (good && kv_live_next(l) && !kv_interrupted()) {
         int64_t before = l->cache.seen;
         struct kv_live *one[] = {l};
         good = kv_live_step(one, 1, e);
@@ -119,8 +120,8 @@ static bool record_all(const struct kv_host *h, struct kv_live *l, struct kv_rec
         }
     }
     kv_progress_end(&progress);
-    return good && (!kv_host_interrupted() ||
-                    kv_fail(e, kv_host_signal_status(),
+    return good && (!kv_interrupted() ||
+                    kv_fail(e, kv_interrupt_status(),
                             "interrupted; what was recorded lies in the .part file: 'kvsim trace recover' saves it"));
 }
 
@@ -152,7 +153,7 @@ static bool record(struct kv_host *h, const struct kv_args *args, struct kv_reco
         return say_size(q, l, h);
     if (!kv_recorder_open(&r, path, q, l, a, e))
         return false;
-    kv_host_catch_signals();
+    kv_catch_signals();
     if (!record_all(h, l, r, e)) {
         kv_recorder_abandon(r);
         return false;

@@ -4,6 +4,7 @@
 #include "engine/verify.h"
 
 #include "engine/recorder.h"
+#include "sim/interrupt.h"
 #include "sim/core/random.h"
 #include "sim/output.h"
 
@@ -426,7 +427,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         with.operand = &model;
         with.n_operands = 1;
     }
-    kv_host_catch_signals();
+    kv_catch_signals();
     bool good = !kv_arg_text(args, "random-weights", NULL) || draw_model(with.operand[0], args, &made, a, e);
     if (made) {
         with.operand = &made;

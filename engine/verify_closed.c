@@ -8,6 +8,7 @@
 #include "engine/reference.h"
 #include "engine/verify.h"
 #include "engine/witness.h"
+#include "sim/interrupt.h"
 #include "sim/csv.h"
 
 #include <math.h>
@@ -118,7 +119,7 @@ static bool run(struct closed *r, struct kv_err *e)
 {
     struct kv_live *l = &r->live;
     int64_t all = l->request.prompt + l->request.output;
-    while (kv_live_next(l) && !kv_host_interrupted()) {
+    while (kv_live_next(l) && !kv_interrupted()) {
         if (!step(r, e))
             return false;
         if (l->cache.seen < l->n_token || l->n_token == all)
@@ -127,7 +128,7 @@ static bool run(struct closed *r, struct kv_err *e)
         kv_recorder_chose(r->recorder, token, kv_log_probability(l->logits, l->weights->config.vocab, token));
         kv_live_add(l, token);
     }
-    return !kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted");
+    return !kv_interrupted() || kv_fail(e, kv_interrupt_status(), "interrupted");
 }
 
 static bool record(struct closed *r, const char *spec, const char *trace, struct kv_err *e)

@@ -8,6 +8,7 @@
  * the prediction held, of the teacher-forced run, which attends as the trace did. */
 #include "engine/recorder.h"
 #include "engine/verify.h"
+#include "sim/interrupt.h"
 #include "sim/csv.h"
 
 #include <math.h>
@@ -19,7 +20,7 @@
 static bool run_full(struct kv_verify *c, struct kv_live *l, struct kv_recorder *r, struct kv_err *e)
 {
     struct kv_live *one[] = {l};
-    while (kv_live_next(l) && !kv_host_interrupted()) {
+    while (kv_live_next(l) && !kv_interrupted()) {
         if (!kv_live_step(one, 1, e))
             return false;
         if (l->cache.seen < l->n_token || l->n_token == c->prompt->n + c->host->output)
@@ -31,7 +32,7 @@ static bool run_full(struct kv_verify *c, struct kv_live *l, struct kv_recorder 
         kv_live_add(l, token);
     }
     memcpy(c->token, l->token, sizeof *c->token * (size_t)l->n_token);
-    return !kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted");
+    return !kv_interrupted() || kv_fail(e, kv_interrupt_status(), "interrupted");
 }
 
 static bool record_full(struct kv_verify *c, struct kv_err *e)
@@ -355,7 +356,7 @@ static bool choose(struct open *r, double *lp, double *full_lp, int *same)
 static bool run_passes(struct open *r, struct kv_err *e)
 {
     struct kv_live *live = &r->live, *full = &r->full;
-    while (kv_live_next(live) && !kv_host_interrupted()) {
+    while (kv_live_next(live) && !kv_interrupted()) {
         bool evicted = false;
         for (int64_t i = 0; i < live->cache.lanes && !evicted; i++)
             evicted = kv_cache_held(&live->cache, i / live->shape.store_heads, i % live->shape.store_heads) <
@@ -374,7 +375,7 @@ static bool run_passes(struct open *r, struct kv_err *e)
         r->after = old;
         r->before_known = r->after_known;
     }
-    return !kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted");
+    return !kv_interrupted() || kv_fail(e, kv_interrupt_status(), "interrupted");
 }
 
 static bool open_run(struct open *r, struct kv_err *e)

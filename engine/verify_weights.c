@@ -3,6 +3,7 @@
  * attention says nothing of what it would be elsewhere, and a comparison shows that the mechanics are right, and no
  * more. */
 #include "engine/verify.h"
+#include "sim/interrupt.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ static bool measure(const struct kv_verify *c, double *gain, double *error, stru
     if (!logits)
         return kv_fail(e, KV_ENV, "no memory for the logits of %d tokens", CHUNK);
     bool good = b->ops->seq_open(b, &seq, e);
-    for (int64_t first = 0; good && first < n - 1 && !kv_host_interrupted(); first += CHUNK) {
+    for (int64_t first = 0; good && first < n - 1 && !kv_interrupted(); first += CHUNK) {
         int64_t many = n - 1 - first < CHUNK ? n - 1 - first : CHUNK;
         good = forward(c, &seq, first, many, logits, e);
         for (int64_t i = 0; good && i < many; i++) {
@@ -47,7 +48,7 @@ static bool measure(const struct kv_verify *c, double *gain, double *error, stru
     free(logits);
     *gain = sum / count;
     *error = sqrt(fmax(squares / count - *gain * *gain, 0) / fmax(count - 1, 1));
-    return good && (!kv_host_interrupted() || kv_fail(e, kv_host_signal_status(), "interrupted"));
+    return good && (!kv_interrupted() || kv_fail(e, kv_interrupt_status(), "interrupted"));
 }
 
 bool kv_verify_weights(const struct kv_verify *c, const char **mechanics, struct kv_err *e)

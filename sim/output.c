@@ -3,7 +3,9 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,6 +43,46 @@ void kv_out_drop(struct kv_out *o)
     fclose(o->file);
     if (o->part)
         unlink(o->part);
+}
+
+FILE *kv_out_scratch(const char *path, struct kv_arena *a, struct kv_err *e)
+{
+    struct stat st;
+    const char *tmp = getenv("TMPDIR");
+    char *folder = kv_copy_text(a, path);
+    if (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        folder = kv_copy_text(a, tmp && *tmp ? tmp : "/tmp");
+    while (stat(folder, &st) || !S_ISDIR(st.st_mode)) {
+        char *slash = strrchr(folder, '/');
+        if (!slash)
+            folder = kv_copy_text(a, ".");
+        else
+            slash[slash == folder] = '\0';
+        if (!slash || !folder[1])
+            break;
+    }
+    int file = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (file < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+        char *name = kv_format(a, "%s/.kvsim-XXXXXX", folder);
+        file = mkstemp(name);
+        if (file >= 0)
+            unlink(name);
+    }
+    FILE *out = file < 0 ? NULL : fdopen(file, "w+");
+    if (!out)
+        kv_fail(e, KV_ENV, "cannot make a temporary file in '%s': %s", folder, strerror(errno));
+    return out;
+}
+
+bool kv_out_gather(FILE *scratch, FILE *out, struct kv_err *e)
+{
+    char buffer[1 << 14];
+    if (fflush(scratch) || ferror(scratch)) /* before rewind, which forgets */
+        return kv_fail(e, KV_ENV, "cannot write a temporary file: %s", strerror(errno));
+    rewind(scratch);
+    for (size_t n; (n = fread(buffer, 1, sizeof buffer, scratch)) > 0;)
+        fwrite(buffer, 1, n, out);
+    return !ferror(scratch) || kv_fail(e, KV_ENV, "cannot read a temporary file back: %s", strerror(errno));
 }
 
 static bool make_folders(char *path)

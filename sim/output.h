@@ -17,6 +17,13 @@ bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct 
 bool kv_out_close(struct kv_out *o, struct kv_err *e);
 void kv_out_drop(struct kv_out *o); /* nothing is left of it */
 
+/* A file without a name, to be written and read back, where `path` will be: in the nearest folder that is there, or in
+ * TMPDIR when `path` is a device or a pipe. NULL after KV_ENV. */
+FILE *kv_out_scratch(const char *path, struct kv_arena *a, struct kv_err *e);
+
+/* Copies what was written to a scratch file behind what `out` has. KV_ENV, also when it could not be written. */
+bool kv_out_gather(FILE *scratch, FILE *out, struct kv_err *e);
+
 /* FNV-1a of a file's bytes, in hexadecimal: enough to tell that an input changed. */
 const char *kv_file_hash(const char *path, struct kv_arena *a);
 

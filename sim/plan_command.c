@@ -63,10 +63,9 @@ static bool plan_traffic(const struct asked *asked, const struct kv_settings *s,
     struct kv_traffic *t = KV_NEW(a, struct kv_traffic);
     struct kv_table table;
     const char *folder = asked->folder;
-    bool good = (!folder || kv_result_folder(folder, a, e)) &&
-                kv_traffic_compute(t, s, asked->jobs, folder, kv_arg_text(asked->args, "step-log", NULL),
-                                   kv_arg_flag(asked->args, "quiet"), a, e) &&
-                (!folder || kv_traffic_write(t, folder, a, e));
+    const char *steps = kv_arg_text(asked->args, "step-log", NULL);
+    bool good = kv_traffic_compute(t, s, asked->jobs, folder, steps, kv_arg_flag(asked->args, "quiet"), a, e) &&
+                kv_traffic_write(t, folder, steps, a, e);
     if (good && kv_arg_flag(asked->args, "csv")) {
         kv_traffic_table(t, &table, a);
         kv_table_csv(&table, stdout);
@@ -80,7 +79,7 @@ static bool plan_traffic(const struct asked *asked, const struct kv_settings *s,
     if (good && kv_interrupted())
         good = kv_fail(e, kv_interrupt_status(), "interrupted; what was served until then is shown, marked incomplete");
     else if (good && !kv_traffic_answer(t))
-        good = kv_fail(e, KV_NO, "no policy serves this traffic%s",
+        good = kv_fail(e, KV_NO, "no policy serves this traffic%s; see what refuses or holds back its requests",
                        isnan(s->slo.ttft) && isnan(s->slo.tpot) && isnan(s->slo.e2e) ? "" : " within [slo]");
     kv_traffic_close(t);
     return good;

@@ -36,7 +36,7 @@ static const struct kv_field run_fields[] = {
     {FIELD(run, seeds, KV_T_COUNT), .def = "1", .min = 1, .max = 10000, .also = "repeats",
      .help = "traffic is drawn again with so many seeds from `seed` on, and means come with 95 % intervals"},
     {FIELD(run, warmup, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10,
-     .help = "requests that arrive before this are served but not counted"},
+     .help = "requests that arrive before this are served but not counted; a search for a rate scales it along"},
     {FIELD(run, drain, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 1e10,
      .help = "requests that arrive within this before the last one are served but not counted"},
     {FIELD(run, horizon, KV_T_SECONDS), .min = 1e-9, .max = 1e10, .also = "time_limit",
@@ -83,7 +83,7 @@ static const struct kv_field engine_fields[] = {
      .help = "longest forward pass (vLLM): chunks are split to fit, activations are estimated for it; auto: each "
              "policy's chunk and patch"},
     {FIELD(engine, max_num_seqs, KV_T_COUNT), .def = "256", .min = 1, .max = MANY,
-     .help = "sequences of a pass, for the logits (vLLM)"},
+     .help = "sequences of a pass (vLLM); scheduler = vllm runs no more than max_num_batched_tokens"},
     {FIELD(engine, max_model_len, KV_T_COUNT), .min = 1, .max = TOKENS_MAX, .also = "max_len, max_context",
      .help = "longest prompt and output together (vLLM); auto: the model's positions"},
     {FIELD(engine, kv_pool, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "pool, num_gpu_blocks_override",
@@ -104,7 +104,9 @@ static const struct kv_field engine_fields[] = {
     {FIELD(engine, scheduler, KV_T_CHOICE), .def = "vllm", .choices = scheduler_words,
      .help = "whose rules batch requests: vLLM's V1 scheduler, or Sarathi's as Vidur has it (docs/SERVING.md)"},
     {FIELD(engine, num_gpu_blocks_override, KV_T_COUNT), .min = 1, .max = 1 << 30, .also = "num_gpu_blocks, blocks",
-     .help = "blocks of the pool (vLLM); auto: what the pool's bytes hold"},
+     .help =
+         "blocks of the pool (vLLM), of the run's element type: policies with another get the same bytes; auto: what "
+         "the pool's bytes hold"},
     {FIELD(engine, long_prefill_token_threshold, KV_T_COUNT), .def = "0", .min = 0, .max = TOKENS_MAX,
      .help = "prompt tokens of one request in a step, at most (vLLM); 0: no limit"},
     {FIELD(engine, enable_prefix_caching, KV_T_BOOL), .def = "true", .also = "prefix_caching",
@@ -260,7 +262,8 @@ static const struct kv_field workload_fields[] = {
           "new prompt tokens of a turn that brings what a tool found, or their mean", "what tools add",
           "what max_model_len leaves"),
     {FIELD(workload, between_turns, KV_T_CHOICE), .def = "drop", .choices = between_words,
-     .help = "the cache of a session that waits for its next turn: given back, kept, or moved to the host"},
+     .help = "the cache of a session that waits for its next turn: given back, kept, or moved to the host; what prefix "
+             "caching finds by name is not"},
 };
 static const struct kv_field plan_fields[] = {
     {FIELD(plan, chunks, KV_T_COUNTS), .def = "8192", .min = 1, .max = TOKENS_MAX,
@@ -270,8 +273,9 @@ static const struct kv_field plan_fields[] = {
      .max = TOKENS_MAX, .help = "chunks of the footprint-against-chunk plot"},
     {FIELD(plan, find, KV_T_CHOICE), .def = "none", .choices = find_words, .also = "search, goal",
      .help =
-         "with traffic, for each policy within [slo]: the highest rate, the longest prompts, the fewest replicas; or "
-         "the policy of good quality that bears the highest rate"},
+         "with traffic, for each policy within [slo] and without overload (without [slo]: without overload): the "
+         "highest "
+         "rate, the longest prompts, the fewest replicas; or the policy of good quality that bears the highest rate"},
     {FIELD(plan, precision, KV_T_SHARE), .def = "2 %", .also = "tolerance",
      .help = "how close a rate or a scale of prompts is found"},
     {FIELD(plan, min_footprint, KV_T_SHARE), .also = "footprint_floor, floor",

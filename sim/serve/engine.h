@@ -58,8 +58,8 @@ struct kv_job {
 enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHED, KV_STEPPED, KV_REFUSED };
 
 /* What others are told. `tokens`, `computed`: of KV_RAN the tokens run and those before them; of an admission those
- * found in the cache; of KV_STEPPED the tokens of the step and the sequences that run. KV_RAN is told only with
- * `details`. */
+ * found in the cache or kept of the turn before; of KV_STEPPED the tokens of the step and the sequences that run.
+ * KV_RAN is told only with `details`. */
 struct kv_engine_watch {
     void *context;
     bool details;
@@ -94,6 +94,9 @@ void kv_engine_close(struct kv_engine *e);
 
 /* A request arrives; the engine has the job until it is told as finished or refused. */
 void kv_engine_add(struct kv_engine *e, struct kv_job *job);
+
+/* No turn follows that the entries kept of the session would wait for. */
+void kv_engine_forget(struct kv_engine *e, int64_t session);
 
 /* When its next step begins: now, or +infinity when there is nothing to do. */
 double kv_engine_clock(const struct kv_engine *e);

@@ -27,7 +27,7 @@ struct kv_slot {
     int64_t n_blocks, room;
     bool names_last; /* ending: the last one gets this name when it goes */
     uint64_t last_name;
-    int64_t found; /* of them those from the cache */
+    int64_t found; /* tokens that need no computing: from the cache, or kept of the turn before */
     int32_t phase_older, phase_newer;
 };
 

@@ -61,6 +61,27 @@ void kv_keep_end(struct kv_engine *e, struct kv_job *job)
     job->on_host = false;
 }
 
+static void give_back(struct kv_engine *e, struct kv_keep *k)
+{
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->pages[layout] -= k->pages[layout];
+    if (in_pool(k))
+        e->full = false;
+}
+
+/* Told as a request ends: its slot may still wait for the step that gives its pages back. */
+void kv_engine_forget(struct kv_engine *e, int64_t session)
+{
+    for (int32_t i = 0; i < e->n_ending; i++)
+        if (e->slot[e->ending[i]]->keeps && e->slot[e->ending[i]]->session == session)
+            e->slot[e->ending[i]]->keeps = false;
+    for (int64_t i = e->n_keep - 1; i >= 0; i--)
+        if (e->keep[i].session == session) {
+            give_back(e, &e->keep[i]);
+            forget(e, i);
+        }
+}
+
 bool kv_keep_drop(struct kv_engine *e, const struct kv_job *job)
 {
     int64_t i = 0;
@@ -69,8 +90,7 @@ bool kv_keep_drop(struct kv_engine *e, const struct kv_job *job)
     if (i == e->n_keep)
         return false;
     struct kv_keep *k = &e->keep[i];
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->pages[layout] -= k->pages[layout];
+    give_back(e, k);
     if (k->job) {
         memset(k->job->kept, 0, sizeof k->job->kept);
         k->job->there = 0;

@@ -339,8 +339,8 @@ static void take_entries(struct kv_engine *e, struct kv_slot *s)
         e->pages[layout] += s->pages[layout] - job->kept[layout];
     if (job->on_host)
         e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
-    if (!job->generated)
-        e->tokens_left -= s->seen;
+    if (!job->preemptions) /* of the turn before; of its own they are counted already */
+        s->found = s->seen;
     kv_keep_end(e, job);
 }
 
@@ -390,8 +390,9 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
     s->reserved = sarathi && !e->blocks && e->holder->plain;
     if (s->reserved)
         for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+            int64_t back_already = s->pages[layout]; /* of entries that were kept */
             s->pages[layout] = (s->target + page - 1) / page * e->holder->table[layout]->tables;
-            e->pages[layout] += s->pages[layout];
+            e->pages[layout] += s->pages[layout] - back_already;
         }
     return true;
 }

@@ -14,6 +14,7 @@ struct search {
     const struct kv_traffic *t;
     struct kv_serve_asked asked;
     int find;
+    int64_t requests; /* of the last try */
 };
 
 static void set(struct search *s, double x)
@@ -34,6 +35,7 @@ static bool serves(struct search *s, double x, bool *good, struct kv_err *e)
     set(s, x);
     bool fine = kv_serve(served, &s->asked, a, e);
     *good = fine && kv_traffic_meets(s->t, served) && served->verdict != KV_OVERLOADED;
+    s->requests = served->arrived;
     kv_arena_close(a);
     return fine;
 }
@@ -87,6 +89,10 @@ static bool find_fewest(struct search *s, double *x, bool *any, struct kv_err *e
         if (good || kv_interrupted())
             break;
         low = high;
+        if (high >= s->requests) { /* each has a replica of its own */
+            *any = false;
+            return true;
+        }
     }
     *any = high <= MOST_REPLICAS;
     while (*any && high - low > 1 && !kv_interrupted()) {

@@ -2,17 +2,16 @@
 #include "sim/serve/serve.h"
 
 #include "sim/core/paper.h"
-#include "sim/core/random.h"
 #include "sim/interrupt.h"
 #include "sim/progress.h"
 #include "sim/serve/requests.h"
+#include "sim/serve/rules.h"
 #include "sim/serve/turns.h"
 #include "sim/table.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 const char *const kv_verdict_names[] = {"stable", "backlogged", "overloaded", NULL};
 const char *const kv_limit_names[] = {"KV pool", "max_num_seqs", "max_num_batched_tokens", NULL};
@@ -38,14 +37,19 @@ struct run {
     struct kv_engine_rules rules;
     struct replica *replica;
     int64_t replicas, next_replica;
-    struct kv_arrival next; /* of the stream */
-    bool more;              /* the stream has it */
+    struct kv_arrival next; /* of the stream, which is asked for later turns before this one arrives */
+    uint64_t *next_block;
+    int64_t next_room;
+    bool more; /* the stream has it */
     struct kv_turns turns;
-    double last_counted_s; /* requests that arrive later are not counted */
-    double first_s, last_s;
-    double arrivals_end_s, last_finish_s;
+    double first_counted_s, last_counted_s; /* requests that arrive earlier or later are not counted */
+    double first_s;
+    double arrivals_end_s, stream_end_s, last_finish_s;
+    int64_t from_stream;
     struct kv_jobs jobs;
     double footprint_sum, paper_sum;
+    struct kv_quantiles *service; /* seconds of an answer, from when it is scheduled */
+    struct kv_err follow_error;   /* of a turn that could not be read */
     struct kv_progress progress;
     struct kv_arena *arena;
 };
@@ -56,6 +60,12 @@ static int64_t least(int64_t a, int64_t b)
 }
 
 /* ---- what engines tell ---- */
+
+static int64_t scaled(int64_t tokens, double scale)
+{
+    double x = rint((double)tokens * scale);
+    return x < 1 ? 1 : x > 0x1p53 ? INT64_C(1) << 53 : (int64_t)x;
+}
 
 static double paper_footprint(const struct run *r, const struct kv_job *job)
 {
@@ -79,7 +89,8 @@ static void count_request(struct run *r, const struct kv_job *job)
     struct kv_served *out = r->out;
     double ttft = job->first_token_s - job->arrival_s, e2e = job->finish_s - job->arrival_s;
     double tpot = job->is.output > 1 ? (job->finish_s - job->first_token_s) / (double)(job->is.output - 1) : 0;
-    if (job->arrival_s < r->settings->run.warmup || job->arrival_s > r->last_counted_s)
+    kv_quantiles_add(r->service, job->finish_s - job->scheduled_s);
+    if (job->arrival_s < r->first_counted_s || job->arrival_s > r->last_counted_s)
         return;
     out->counted++;
     out->good += meets_slo(r->settings, ttft, tpot, e2e);
@@ -105,18 +116,47 @@ static void refuse(struct run *r, struct kv_job *job, const char *why)
     kv_jobs_end(&r->jobs, job);
 }
 
-static void end_request(struct run *r, struct kv_job *job)
+/* A later turn brings what was said, which is as long as it is; what it adds is stretched. */
+static void stretch(const struct run *r, struct kv_arrival *arrival)
 {
+    if (r->asked->context == 1)
+        return;
+    int64_t added = scaled(arrival->prompt - arrival->context, r->asked->context);
+    if (r->asked->context > 1 && arrival->n_blocks && arrival->n_blocks > arrival->prompt / arrival->block_tokens)
+        arrival->n_blocks = arrival->prompt / arrival->block_tokens; /* the last, partial one goes on otherwise */
+    arrival->prompt = arrival->context + added;
+}
+
+static bool is_session(const struct run *r, const struct kv_arrival *arrival)
+{
+    return r->settings->workload.arrivals != KV_CLOSED && (arrival->turn || arrival->follows);
+}
+
+/* A session's prompts begin alike: what was named of one is named so in the next. */
+static bool add_turn(struct replica *at, const struct kv_job *job, struct kv_arrival *next)
+{
+    struct run *r = at->run;
+    if (is_session(r, next)) {
+        next->block = job->is.block;
+        next->n_blocks = job->is.n_blocks;
+        next->block_tokens = job->is.block_tokens;
+    }
+    return kv_turns_add(&r->turns, job->finish_s + next->arrival_s, at - r->replica, next);
+}
+
+static void end_request(struct replica *at, struct kv_job *job)
+{
+    struct run *r = at->run;
+    struct kv_arrival next;
     r->out->finished++;
     if (job->finish_s > r->last_finish_s)
         r->last_finish_s = job->finish_s;
     count_request(r, job);
-    if (job->is.follows) {
-        struct kv_err error = {0};
-        struct kv_arrival next;
-        if (kv_workload_follow(r->workload, &job->is, &next, &error) &&
-            !kv_turns_add(&r->turns, job->finish_s + next.arrival_s, &next))
-            kv_bug(__FILE__, __LINE__, "no memory for the turns of sessions");
+    if (job->is.follows && !r->follow_error.n) {
+        if (!kv_workload_follow(r->workload, &job->is, &next, &r->follow_error))
+            kv_engine_forget(at->engine, job->is.request);
+        else if (!add_turn(at, job, &next))
+            kv_fail(&r->follow_error, KV_ENV, "no memory for the turns of %lld sessions", (long long)r->turns.n);
     }
     kv_progress_add(&r->progress, 1);
     kv_jobs_end(&r->jobs, job);
@@ -165,9 +205,11 @@ static void told(void *context, enum kv_engine_event what, struct kv_job *job, i
     else if (what == KV_PREEMPTED)
         kv_timeline_at(at->timeline, kv_engine_now(at->engine))->preemptions++;
     else if (what == KV_FINISHED)
-        end_request(at->run, job);
+        end_request(at, job);
     else if (what == KV_REFUSED)
-        refuse(at->run, job, "can never be admitted: the free KV pool does not hold its prompt");
+        refuse(at->run, job,
+               job->generated ? "grew beyond the whole KV pool"
+                              : "can never be admitted: the free KV pool does not hold its prompt");
 }
 
 /* ---- open ---- */
@@ -232,92 +274,6 @@ static bool make_policy(struct run *r, struct kv_err *e)
     return open_fullest(r, e);
 }
 
-/* vLLM's default for a server goes by the device (vllm/engine/arg_utils.py, get_batch_defaults). */
-static int64_t batched_tokens(const struct kv_settings *s)
-{
-    enum { LARGE = 8192, SMALL = 2048 };
-    if (s->engine.max_num_batched_tokens != KV_UNSET)
-        return s->engine.max_num_batched_tokens;
-    bool a100 = s->hardware.device && !strncasecmp(s->hardware.device, "a100", 4);
-    return s->hardware.memory != KV_UNSET && s->hardware.memory >= INT64_C(70) << 30 && !a100 ? LARGE : SMALL;
-}
-
-static bool make_pool(struct run *r, struct kv_err *e)
-{
-    const struct kv_settings *s = r->settings;
-    struct kv_served *out = r->out;
-    struct kv_engine_rules *rules = &r->rules;
-    struct kv_ledger ledger;
-    kv_ledger_open(&ledger, &out->policy, &r->shape, &r->classes, s->engine.block_size, r->arena);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        out->page_bytes[layout] = kv_ledger_page_bytes(&ledger, (enum kv_layout)layout);
-    kv_pool_derive(&out->pool, s, r->asked->model, r->asked->dtype, rules->max_num_batched_tokens);
-    int64_t block_bytes = out->page_bytes[KV_SHARED];
-    out->blocks = s->engine.num_gpu_blocks_override != KV_UNSET ? s->engine.num_gpu_blocks_override
-                                                                : out->pool.bytes / block_bytes;
-    if (out->blocks < 1 || out->pool.bytes <= 0) {
-        if (s->engine.num_gpu_blocks_override == KV_UNSET)
-            return kv_fail(e, KV_NO,
-                           "the KV pool of '%s' has no block: weights, activations and overhead leave %lld bytes; use "
-                           "more or larger devices, or a quantised checkpoint",
-                           r->asked->model->name, (long long)out->pool.bytes);
-    }
-    if (s->engine.num_gpu_blocks_override != KV_UNSET) {
-        out->pool.bytes = out->blocks * block_bytes;
-        out->pool.measured = true;
-    }
-    rules->layout = (enum kv_layout)s->engine.kv_layout;
-    /* one block of vLLM's pool is nobody's (block_pool.py, null_block) */
-    int64_t usable = out->blocks - (rules->scheduler == KV_SCHEDULER_VLLM);
-    int64_t share = block_bytes / out->page_bytes[rules->layout];
-    if (__builtin_mul_overflow(usable, share, &rules->pages))
-        return kv_fail(e, KV_USAGE, "%s: [engine] a pool of %lld blocks is too large to count", s->path,
-                       (long long)out->blocks);
-    rules->watermark =
-        rules->scheduler == KV_SCHEDULER_SARATHI ? (int64_t)(s->engine.watermark * (double)out->blocks) * share : 0;
-    rules->page_bytes = out->page_bytes[rules->layout];
-    out->pages = rules->pages;
-    return true;
-}
-
-/* Those vLLM captures when it is not told (vllm/config/vllm.py, _set_cudagraph_sizes). */
-static void make_graph_sizes(struct run *r)
-{
-    enum { MOST = 512, FINE = 256 };
-    const struct kv_counts *given = &r->settings->engine.cudagraph_capture_sizes;
-    int64_t most = least(least(2 * r->rules.max_num_seqs, MOST), r->rules.max_num_batched_tokens), n = 0;
-    int64_t *size = KV_NEW_N(r->arena, int64_t, MOST);
-    r->rules.graph_sizes = given->n ? given->at : size;
-    for (int64_t i = 1; i <= least(most, 4); i *= 2)
-        size[n++] = i;
-    for (int64_t i = 8; i <= least(most, FINE - 1); i += 8)
-        size[n++] = i;
-    for (int64_t i = FINE; i <= most; i += 16)
-        size[n++] = i;
-    r->rules.n_graph_sizes = given->n ? given->n : n;
-}
-
-static void make_rules(struct run *r)
-{
-    const struct kv_settings *s = r->settings;
-    r->rules = (struct kv_engine_rules){
-        .scheduler = (enum kv_scheduler)s->engine.scheduler,
-        .max_num_seqs = s->engine.max_num_seqs,
-        .max_num_batched_tokens = batched_tokens(s),
-        .max_model_len = s->engine.max_model_len == KV_UNSET ? r->asked->model->max_positions : s->engine.max_model_len,
-        .long_prefill_token_threshold = s->engine.long_prefill_token_threshold,
-        .prefix_caching = r->asked->prefix_caching && s->engine.scheduler == KV_SCHEDULER_VLLM,
-        .async_scheduling = s->engine.async_scheduling && s->engine.scheduler == KV_SCHEDULER_VLLM,
-        .reserve_prompt = s->engine.reserve_full_prompt,
-        .restart_bug = s->engine.restart_bug,
-        .offload = s->engine.preemption,
-        .between = (enum kv_between_turns)s->workload.between_turns,
-    };
-    if (s->engine.scheduler == KV_SCHEDULER_VLLM && !s->engine.enforce_eager)
-        make_graph_sizes(r);
-    r->out->prefix_caching = r->rules.prefix_caching;
-}
-
 static bool open_replicas(struct run *r, struct kv_err *e)
 {
     r->replicas = r->out->replicas = r->asked->replicas;
@@ -344,26 +300,57 @@ static bool find_drain(struct run *r, struct kv_err *e)
 {
     struct kv_arrival last = {0};
     enum kv_next next;
+    r->first_counted_s = r->settings->run.warmup / r->asked->rate; /* a search counts the same requests each time */
     r->last_counted_s = INFINITY;
     if (!(r->settings->run.drain > 0))
         return true;
     while ((next = kv_workload_next(r->workload, &last, e)) == KV_NEXT_ROW)
         ;
-    r->last_counted_s = last.arrival_s / r->asked->rate - r->settings->run.drain;
+    r->last_counted_s = (last.arrival_s - r->settings->run.drain) / r->asked->rate;
     return next == KV_NEXT_END && kv_workload_rewind(r->workload, e);
+}
+
+static bool keep_blocks(struct run *r, struct kv_err *e)
+{
+    if (r->next.n_blocks > r->next_room) {
+        uint64_t *grown = realloc(r->next_block, sizeof *grown * (size_t)r->next.n_blocks);
+        if (!grown)
+            return kv_fail(e, KV_ENV, "no memory for the names of %lld blocks", (long long)r->next.n_blocks);
+        r->next_block = grown;
+        r->next_room = r->next.n_blocks;
+    }
+    if (r->next.n_blocks)
+        memcpy(r->next_block, r->next.block, sizeof *r->next_block * (size_t)r->next.n_blocks);
+    r->next.block = r->next_block;
+    return true;
 }
 
 static bool read_next(struct run *r, struct kv_err *e)
 {
-    kv_arrival_drop(&r->next);
     enum kv_next next = kv_workload_next(r->workload, &r->next, e);
     r->more = next == KV_NEXT_ROW;
     if (!r->more)
         r->next.n_blocks = 0;
     r->next.arrival_s /= r->asked->rate;
-    if (!kv_arrival_own(&r->next))
-        return kv_fail(e, KV_ENV, "no memory for the %lld blocks of a prompt", (long long)r->next.n_blocks);
-    return next != KV_NEXT_BAD;
+    return next != KV_NEXT_BAD && (!r->more || keep_blocks(r, e));
+}
+
+/* A run without requests has no answer. */
+static bool check_first(const struct run *r, struct kv_err *e)
+{
+    const struct kv_settings *s = r->settings;
+    bool cut = s->workload.from > 0 || !isnan(s->workload.duration);
+    if (kv_interrupted())
+        return true;
+    if (!r->more && s->workload.trace)
+        return kv_fail(e, KV_DATA, "'%s' has no request%s", s->workload.trace,
+                       cut ? " that [workload] from and duration leave" : "");
+    if (!r->more)
+        return kv_fail(e, KV_USAGE, "%s: [workload] no request arrives within duration", s->path);
+    if (s->run.horizon <= r->next.arrival_s)
+        return kv_fail(e, KV_USAGE, "%s: [run] horizon = %g s is before the first request, which arrives at %g s",
+                       s->path, s->run.horizon, r->next.arrival_s);
+    return true;
 }
 
 /* ---- the run ---- */
@@ -387,13 +374,15 @@ static struct replica *route(struct run *r, const struct kv_job *job)
     return best;
 }
 
-static int64_t scaled(int64_t tokens, double scale)
+/* What was kept for a turn that is refused. */
+static void give_up_session(const struct run *r, int64_t home, const struct kv_job *job)
 {
-    double x = rint((double)tokens * scale);
-    return x < 1 ? 1 : x > 0x1p53 ? INT64_C(1) << 53 : (int64_t)x;
+    if (home >= 0)
+        kv_engine_forget(r->replica[home].engine, job->is.request);
 }
 
-static bool arrive(struct run *r, double at, const struct kv_arrival *arrival, struct kv_err *e)
+/* `home`: the replica that served the turn before, -1: none. */
+static bool arrive(struct run *r, double at, int64_t home, const struct kv_arrival *arrival, struct kv_err *e)
 {
     struct kv_job *job = kv_jobs_begin(&r->jobs, arrival);
     int64_t tokens;
@@ -401,30 +390,35 @@ static bool arrive(struct run *r, double at, const struct kv_arrival *arrival, s
         return kv_fail(e, KV_ENV, "no memory for %lld requests at a time", (long long)r->jobs.n);
     job->arrival_s = at;
     job->is.output = kv_policy_output(&r->out->policy, job->is.output);
-    if (r->asked->context != 1)
-        job->is.prompt = scaled(job->is.prompt, r->asked->context);
+    stretch(r, &job->is);
     if (r->settings->workload.too_long && job->is.output < r->rules.max_model_len)
         job->is.prompt = least(job->is.prompt, r->rules.max_model_len - job->is.output);
-    /* drawn names end with the prompt; behind what all share the engine's own go on through the answer */
-    if (!kv_workload_has_blocks(r->workload) && job->is.n_blocks)
-        job->is.n_blocks = least(job->is.n_blocks, r->settings->workload.shared_prefix / job->is.block_tokens);
-    /* turns of a session have their tokens in common; what clients of a closed loop ask for has none */
-    bool closed = r->settings->workload.arrivals == KV_CLOSED;
-    job->session = closed ? ~r->out->arrived : arrival->turn || arrival->follows ? arrival->request : ~arrival->request;
+    /* turns of a session have their tokens in common, requests of a closed loop's client do not */
+    bool session = is_session(r, arrival);
+    job->session = session ? arrival->request : ~r->out->arrived;
+    if (session && !arrival->turn && arrival->n_blocks) /* behind what all share the engine names them, answers too */
+        job->is.n_blocks = least(arrival->n_blocks, r->settings->workload.shared_prefix / arrival->block_tokens);
     r->out->arrived++;
     if (r->out->arrived == 1)
         r->first_s = at;
     r->arrivals_end_s = at;
+    if (!arrival->turn) {
+        r->stream_end_s = at;
+        r->from_stream++;
+    }
     if (__builtin_add_overflow(job->is.prompt, job->is.output, &tokens) || tokens > r->rules.max_model_len) {
-        refuse(r, job, kv_format(r->arena, "is longer than max_model_len = %lld", (long long)r->rules.max_model_len));
+        give_up_session(r, home, job);
+        refuse(r, job, "is longer than max_model_len");
         return true;
     }
     if (r->holder.plain && (tokens - 1 + r->holder.page - 1) / r->holder.page >
                                r->rules.pages / r->holder.table[r->rules.layout]->tables) {
+        give_up_session(r, home, job);
         refuse(r, job, "can never fit: the whole KV pool is smaller");
         return true;
     }
-    kv_engine_add(route(r, job)->engine, job);
+    bool held = home >= 0 && r->rules.between != KV_BETWEEN_DROP;
+    kv_engine_add((held ? &r->replica[home] : route(r, job))->engine, job);
     return true;
 }
 
@@ -458,21 +452,23 @@ static bool run_all(struct run *r, struct kv_err *e)
     double horizon = isnan(r->settings->run.horizon) ? INFINITY : r->settings->run.horizon;
     bool there;
     while (!kv_interrupted()) {
-        double stream = r->more ? r->next.arrival_s : INFINITY, turn = r->turns.n ? r->turns.turn[0].at : INFINITY;
+        double stream = r->more ? r->next.arrival_s : INFINITY, turn = kv_turns_next(&r->turns);
         double until = fmin(fmin(stream, turn), horizon);
         if (!run_engines(r, until, &there, e))
             return false;
+        if (r->follow_error.n)
+            return kv_fail(e, r->follow_error.status, "%s", r->follow_error.text);
         if (!there)
             continue; /* answers may have brought turns */
         if (until >= horizon)
             break;
         if (turn <= stream) {
             struct kv_turn next = kv_turns_take(&r->turns);
-            bool good = arrive(r, next.at, &next.arrival, e);
-            kv_arrival_drop(&next.arrival);
+            bool good = arrive(r, next.at, next.replica, &next.arrival, e);
+            free(next.block);
             if (!good)
                 return false;
-        } else if (!arrive(r, stream, &r->next, e) || !read_next(r, e)) {
+        } else if (!arrive(r, stream, -1, &r->next, e) || !read_next(r, e)) {
             return false;
         }
     }
@@ -485,6 +481,8 @@ static bool run_all(struct run *r, struct kv_err *e)
 
 static void add_sums(struct kv_engine_sums *to, const struct kv_engine_sums *from)
 {
+    to->dropped_sessions += from->dropped_sessions;
+    to->offloaded_bytes += from->offloaded_bytes;
     to->steps += from->steps;
     to->preemptions += from->preemptions;
     to->recomputed_tokens += from->recomputed_tokens;
@@ -509,17 +507,29 @@ static void add_sums(struct kv_engine_sums *to, const struct kv_engine_sums *fro
         to->outside = from->outside;
 }
 
+/* How long it takes after the last arrival until who is left was answered; when the run was cut off, how long those who
+ * wait would take at the rate at which others were answered. */
+static double tail_s(const struct run *r)
+{
+    const struct kv_served *out = r->out;
+    int64_t waiting = 0;
+    if (!out->unfinished)
+        return r->last_finish_s - r->arrivals_end_s;
+    for (int64_t i = 0; i < r->replicas; i++)
+        waiting += kv_engine_waiting(r->replica[i].engine);
+    return !waiting ? 0 : (double)waiting * out->span_s / (double)out->finished;
+}
+
 /* Overloaded: after the last arrival it takes more than a tenth of the arrivals' time to answer who is left, beyond
  * what the longest answers take. Backlogged: one request in a hundred waited for longer than half an answer usually
  * takes. */
 static enum kv_verdict judge(const struct run *r)
 {
     const struct kv_served *out = r->out;
-    double arrivals = r->arrivals_end_s - r->first_s, tail = r->last_finish_s - r->arrivals_end_s, waited = 0;
+    double waited = 0, usual = kv_quantile(r->service, 0.5);
     for (int i = 0; i < KV_LIMITS; i++)
         waited += out->sums.limit_s[i];
-    double usual = kv_quantile(&out->e2e, 0.5);
-    if (out->unfinished || (arrivals > 0 && tail > 0.1 * arrivals + 3 * usual && waited > 0.5 * out->sums.busy_s))
+    if (out->arrivals_s > 0 && tail_s(r) > 0.1 * out->arrivals_s + 3 * usual && waited > 0.5 * out->sums.busy_s)
         return KV_OVERLOADED;
     return kv_quantile(&out->queue, 0.99) > 0.5 * usual ? KV_BACKLOGGED : KV_STABLE;
 }
@@ -531,7 +541,9 @@ static void finish(struct run *r)
         add_sums(&out->sums, kv_engine_sums(r->replica[i].engine));
     out->unfinished = out->arrived - out->finished - out->refused;
     out->arrivals_s = r->arrivals_end_s - r->first_s;
-    out->span_s = r->last_finish_s - r->first_s;
+    out->span_s = out->finished ? r->last_finish_s - r->first_s : 0;
+    double stream = r->stream_end_s - r->first_s;
+    out->offered_per_s = stream > 0 ? (double)(r->from_stream - 1) / stream : NAN;
     out->footprint_actual = r->footprint_sum / (double)out->counted;
     out->footprint_paper = r->paper_sum / (double)out->counted;
     out->outside = out->sums.outside;
@@ -542,12 +554,15 @@ bool kv_serve(struct kv_served *out, const struct kv_serve_asked *asked, struct 
 {
     struct run *r = KV_NEW(a, struct run);
     *out = (struct kv_served){.name = asked->name, .gaps = KV_NEW(a, struct kv_quantiles)};
-    *r = (struct run){.out = out, .asked = asked, .settings = asked->settings, .arena = a};
-    make_rules(r);
+    *r = (struct run){
+        .out = out, .asked = asked, .settings = asked->settings, .service = KV_NEW(a, struct kv_quantiles), .arena = a};
+    kv_serve_rules(&r->rules, asked, a);
+    out->prefix_caching = r->rules.prefix_caching;
+    out->max_num_seqs = r->rules.max_num_seqs;
     kv_jobs_open(&r->jobs, asked->requests, asked->name);
-    bool good = make_policy(r, e) && make_pool(r, e) &&
+    bool good = make_policy(r, e) && kv_serve_pool(out, &r->rules, asked, &r->shape, &r->classes, a, e) &&
                 kv_workload_open(&r->workload, asked->settings, asked->seed, a, e) && find_drain(r, e) &&
-                read_next(r, e) && open_replicas(r, e);
+                read_next(r, e) && check_first(r, e) && open_replicas(r, e);
     if (good) {
         r->jobs.page_bytes = out->page_bytes[r->rules.layout];
         kv_progress_start(&r->progress, asked->name, asked->settings->workload.requests, asked->quiet);
@@ -561,6 +576,6 @@ bool kv_serve(struct kv_served *out, const struct kv_serve_asked *asked, struct 
         kv_workload_close(r->workload);
     kv_jobs_close(&r->jobs);
     kv_turns_close(&r->turns);
-    kv_arrival_drop(&r->next);
+    free(r->next_block);
     return good;
 }

@@ -49,11 +49,13 @@ struct kv_served {
     int64_t arrived, finished, refused, unfinished;
     const char *refused_first; /* a sentence on the first that was */
     double arrivals_s;         /* from the first arrival to the last */
+    double offered_per_s;      /* first turns, over the time in which they arrive; NaN: of one */
     double span_s;             /* from the first arrival to the last token */
     struct kv_engine_sums sums;
     struct kv_timeline *timeline; /* (replicas,) */
     int64_t replicas;
     enum kv_verdict verdict;
+    int64_t max_num_seqs;
     bool complete;  /* nobody interrupted it, and no horizon cut it off */
     double outside; /* of the timing's tables */
 };

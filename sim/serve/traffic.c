@@ -8,8 +8,8 @@
 #include <gsl/gsl_cdf.h>
 #include <math.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- rows ---- */
 
@@ -132,6 +132,7 @@ static bool serve_seeds(const struct kv_traffic *t, int row, struct kv_err *e)
     asked.quiet = true;
     read_figures(&t->row[row], layout, first);
     memset(sum, 0, sizeof sum);
+    int64_t served_seeds = 1;
     for (int64_t i = 1; i < seeds && !kv_interrupted(); i++) {
         struct kv_arena *a = kv_arena_open();
         struct kv_served *served = KV_NEW(a, struct kv_served);
@@ -142,16 +143,19 @@ static bool serve_seeds(const struct kv_traffic *t, int row, struct kv_err *e)
         kv_arena_close(a);
         if (!good)
             return false;
+        if (kv_interrupted())
+            break; /* a part of a run is no draw */
+        served_seeds++;
         for (int k = 0; k < KV_SPREAD; k++) {
             sum[k] += figure[k] - first[k];
             squares[k] += (figure[k] - first[k]) * (figure[k] - first[k]);
         }
     }
-    double n = (double)seeds, t95 = gsl_cdf_tdist_Pinv(0.975, n - 1);
+    double n = (double)served_seeds, t95 = n > 1 ? gsl_cdf_tdist_Pinv(0.975, n - 1) : NAN;
     for (int k = 0; k < KV_SPREAD; k++) {
         double variance = fmax(0, squares[k] - sum[k] * sum[k] / n) / (n - 1);
         t->spread[row].mean[k] = first[k] + sum[k] / n;
-        t->spread[row].half[k] = t95 * sqrt(variance / n);
+        t->spread[row].half[k] = t95 * sqrt(variance / n); /* NaN: of one there is no interval */
     }
     return true;
 }
@@ -167,48 +171,41 @@ static void serve_rows(void *context, int member)
                      (!t->spread || serve_seeds(t, i, &w->err[i]));
 }
 
-/* Rows of each policy lie in a file without name until all have ended. */
-static bool gather(const struct kv_traffic *t, const char *path, bool requests, const char *header, struct kv_arena *a,
-                   struct kv_err *e)
-{
-    static char buffer[1 << 16];
-    struct kv_out out;
-    if (!kv_out_open(&out, path, a, e))
-        return false;
-    fputs(header, out.file);
-    for (int i = 0; i < t->n_rows; i++) {
-        FILE *from = requests ? t->asked[i].requests : t->asked[i].steps;
-        rewind(from);
-        for (size_t n; (n = fread(buffer, 1, sizeof buffer, from)) > 0;)
-            fwrite(buffer, 1, n, out.file);
-        if (ferror(from))
-            kv_fail(e, KV_ENV, "cannot read back the rows of '%s'", path);
-    }
-    return kv_out_close(&out, e) && !e->n;
-}
-
-static bool open_file(FILE **out, struct kv_err *e)
-{
-    *out = tmpfile();
-    return *out || kv_fail(e, KV_ENV, "cannot make a temporary file for rows; is there space in the temporary folder?");
-}
-
-static bool open_files(struct kv_traffic *t, const char *folder, const char *steps, struct kv_err *e)
+static bool open_files(struct kv_traffic *t, const char *folder, const char *steps, struct kv_arena *a,
+                       struct kv_err *e)
 {
     for (int i = 0; i < t->n_rows; i++)
-        if ((folder && !open_file(&t->asked[i].requests, e)) || (steps && !open_file(&t->asked[i].steps, e)))
+        if ((folder && !(t->asked[i].requests = kv_out_scratch(folder, a, e))) ||
+            (steps && !(t->asked[i].steps = kv_out_scratch(steps, a, e))))
             return false;
     return true;
 }
 
-static void close_files(struct kv_traffic *t)
+/* Everything reads the requests from the start again, but what is no file cannot be read twice. */
+static bool check_input(const struct kv_traffic *t, struct kv_err *e)
 {
-    for (int i = 0; i < t->n_rows; i++) {
-        if (t->asked[i].requests)
-            fclose(t->asked[i].requests);
-        if (t->asked[i].steps)
-            fclose(t->asked[i].steps);
-    }
+    const struct kv_settings *s = t->settings;
+    const char *trace = s->workload.trace;
+    struct stat st;
+    bool once = trace && (!strcmp(trace, "-") || (!stat(trace, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)));
+    if (once && (t->n_rows > 1 || s->plan.find || s->run.seeds > 1 || s->run.drain > 0))
+        return kv_fail(e, KV_USAGE,
+                       "%s: [workload] trace = %s can be read once only, and %s; write it to a file, and name that",
+                       s->path, trace,
+                       t->n_rows > 1      ? "each policy reads it ([plan] baselines add some)"
+                       : s->run.drain > 0 ? "[run] drain needs to know its end"
+                                          : "[plan] find and [run] seeds read it again");
+    return true;
+}
+
+static bool check_find(const struct kv_settings *s, struct kv_err *e)
+{
+    bool rate = s->plan.find == KV_FIND_RATE || s->plan.find == KV_FIND_POLICY;
+    return !rate || s->workload.arrivals != KV_CLOSED ||
+           kv_fail(e, KV_USAGE,
+                   "%s: [plan] find = %s searches a rate, and clients of arrivals = closed have none; set arrivals = "
+                   "poisson",
+                   s->path, s->plan.find == KV_FIND_RATE ? "max_rate" : "best_policy");
 }
 
 /* Of the policies whose quality is trusted the one that bears most. */
@@ -221,6 +218,8 @@ static void choose(struct kv_traffic *t)
         if (!t->settings->plan.scores && t->row[i].footprint_actual >= floor) {
             f->trusted = true;
             f->quality = "above min_footprint";
+        } else if (!t->settings->plan.scores && t->row[i].footprint_actual < floor) {
+            f->quality = "below min_footprint";
         }
         if (f->any && f->trusted && (t->best < 0 || f->rate > t->found[t->best].rate))
             t->best = i;
@@ -248,6 +247,23 @@ static bool serve_all(struct kv_traffic *t, int jobs, struct kv_arena *a, struct
     return true;
 }
 
+/* Figures are of the requests between warm-up and drain: there must be some, if any was answered. */
+static bool check_counted(const struct kv_traffic *t, struct kv_err *e)
+{
+    const struct kv_settings *s = t->settings;
+    int64_t counted = 0, finished = 0;
+    for (int i = 0; i < t->n_rows; i++) {
+        counted += t->row[i].counted;
+        finished += t->row[i].finished;
+    }
+    if (counted || !finished || kv_interrupted() || !(s->run.warmup > 0 || s->run.drain > 0))
+        return true;
+    return kv_fail(e, KV_USAGE,
+                   "%s: [run] warmup = %g s and drain = %g s leave no answered request to count; requests arrive for "
+                   "%.3g s",
+                   s->path, s->run.warmup, s->run.drain, t->row[0].arrivals_s);
+}
+
 bool kv_traffic_compute(struct kv_traffic *t, const struct kv_settings *s, int jobs, const char *folder,
                         const char *steps, bool quiet, struct kv_arena *a, struct kv_err *e)
 {
@@ -261,23 +277,22 @@ bool kv_traffic_compute(struct kv_traffic *t, const struct kv_settings *s, int j
     t->found = KV_NEW_N(a, struct kv_found, t->n_rows);
     if (s->run.seeds > 1)
         t->spread = KV_NEW_N(a, struct kv_spread, t->n_rows);
-    if (!kv_find_quality(t, a, e))
+    if (!check_input(t, e) || !check_find(s, e) || !kv_find_quality(t, a, e))
         return false;
     for (int i = 0; i < t->n_rows; i++)
         t->asked[i].quiet = quiet || i;
     kv_catch_signals();
-    bool good = open_files(t, folder, steps, e) && serve_all(t, jobs, a, e);
-    if (good && folder)
-        good = gather(t, kv_format(a, "%s/requests.csv", folder), true, kv_serve_request_header, a, e);
-    if (good && steps)
-        good = gather(t, steps, false, kv_serve_step_header, a, e);
-    close_files(t);
-    return good;
+    return open_files(t, folder, steps, a, e) && serve_all(t, jobs, a, e) && check_counted(t, e);
 }
 
 void kv_traffic_close(struct kv_traffic *t)
 {
-    for (int i = 0; i < t->n_rows; i++)
+    for (int i = 0; i < t->n_rows; i++) {
+        if (t->asked[i].requests)
+            fclose(t->asked[i].requests);
+        if (t->asked[i].steps)
+            fclose(t->asked[i].steps);
         if (t->arena[i])
             kv_arena_close(t->arena[i]);
+    }
 }

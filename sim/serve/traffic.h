@@ -21,7 +21,7 @@ struct kv_found {
     bool trusted;        /* good enough for best_policy */
 };
 
-enum { KV_SPREAD = 6 };
+enum { KV_SPREAD = 6, KV_SPREAD_SLO = 5 };
 extern const char *const kv_spread_keys[KV_SPREAD];
 
 /* Means over seeds, and half the width of their 95 % intervals (Student's t). */
@@ -44,8 +44,8 @@ struct kv_traffic {
     bool complete;
 };
 
-/* Serves the traffic under every policy, on `jobs` threads; results do not depend on their number. With `folder`:
- * requests.csv goes there as it is made (NULL: nowhere); `steps`: a log of every step, or NULL. */
+/* Serves the traffic under every policy, on `jobs` threads; results do not depend on their number. `folder`, `steps`:
+ * where rows of requests and of steps will be written, or NULL: nowhere. */
 bool kv_traffic_compute(struct kv_traffic *t, const struct kv_settings *s, int jobs, const char *folder,
                         const char *steps, bool quiet, struct kv_arena *a, struct kv_err *e);
 
@@ -56,8 +56,10 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a);
 void kv_traffic_table(const struct kv_traffic *t, struct kv_table *table, struct kv_arena *a);
 json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a); /* summary.json; the caller decrefs */
 
-/* summary.json, policies.csv, timeline.csv, config.resolved.ini, provenance.json, each whole or not at all. */
-bool kv_traffic_write(const struct kv_traffic *t, const char *folder, struct kv_arena *a, struct kv_err *e);
+/* requests.csv, summary.json, policies.csv, timeline.csv, config.resolved.ini, provenance.json in the folder, and the
+ * log of steps (NULL: not asked for): nothing gets its name before all are written. */
+bool kv_traffic_write(const struct kv_traffic *t, const char *folder, const char *steps, struct kv_arena *a,
+                      struct kv_err *e);
 
 /* The first row with entries of the run's own type: what headings and advice are about. */
 const struct kv_served *kv_traffic_first(const struct kv_traffic *t);

@@ -5,16 +5,19 @@
 #include "sim/serve/traffic.h"
 #include "sim/table.h"
 
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 
-typedef void write_file(const struct kv_traffic *t, FILE *out, struct kv_arena *a);
+typedef bool write_file(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e);
 
-static void write_policies(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+static bool write_policies(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
+    (void)e;
     struct kv_table table;
     kv_traffic_table(t, &table, a);
     kv_table_csv(&table, out);
+    return true;
 }
 
 static const struct kv_column timeline_columns[] = {
@@ -60,14 +63,43 @@ static void timeline_rows(const struct kv_traffic *t, const struct kv_served *r,
     }
 }
 
-static void write_timeline(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+/* A table for each replica, for there may be thousands of them. */
+static bool write_timeline(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_table table;
-    kv_table_open(&table, timeline_columns, sizeof timeline_columns / sizeof *timeline_columns, a);
+    int n = sizeof timeline_columns / sizeof *timeline_columns;
+    (void)e;
+    kv_table_open(&table, timeline_columns, n, a);
+    kv_table_csv_header(&table, out);
     for (int i = 0; i < t->n_rows; i++)
-        for (int64_t replica = 0; replica < t->row[i].replicas; replica++)
+        for (int64_t replica = 0; replica < t->row[i].replicas; replica++) {
+            struct kv_arena *own = kv_arena_open();
+            kv_table_open(&table, timeline_columns, n, own);
             timeline_rows(t, &t->row[i], replica, &table);
-    kv_table_csv(&table, out);
+            kv_table_csv_rows(&table, out);
+            kv_arena_close(own);
+        }
+    return true;
+}
+
+static bool write_requests(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
+{
+    bool good = true;
+    (void)a;
+    fputs(kv_serve_request_header, out);
+    for (int i = 0; good && i < t->n_rows; i++)
+        good = kv_out_gather(t->asked[i].requests, out, e);
+    return good;
+}
+
+static bool write_steps(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
+{
+    bool good = true;
+    (void)a;
+    fputs(kv_serve_step_header, out);
+    for (int i = 0; good && i < t->n_rows; i++)
+        good = kv_out_gather(t->asked[i].steps, out, e);
+    return good;
 }
 
 json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a)
@@ -94,20 +126,25 @@ json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a)
     return root;
 }
 
-static void write_summary(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+static bool write_summary(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
+    (void)e;
     json_t *root = kv_traffic_json(t, a);
     kv_json_print(root, out);
     json_decref(root);
+    return true;
 }
 
-static void write_config(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+static bool write_config(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
+    (void)e;
     kv_write_config(t->settings, out, a);
+    return true;
 }
 
-static void write_provenance(const struct kv_traffic *t, FILE *out, struct kv_arena *a)
+static bool write_provenance(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
+    (void)e;
     const char *const *timing = kv_timing_files(t->timing[0]);
     int n = 0, n_timing = 0;
     while (timing[n_timing])
@@ -121,24 +158,43 @@ static void write_provenance(const struct kv_traffic *t, FILE *out, struct kv_ar
         if (t->row[i].policy.input)
             input[n++] = t->row[i].policy.input;
     kv_write_provenance(t->settings, &t->model, input, out, a);
+    return true;
 }
 
-bool kv_traffic_write(const struct kv_traffic *t, const char *folder, struct kv_arena *a, struct kv_err *e)
+static const struct {
+    const char *name;
+    write_file *write;
+} files[] = {
+    {"provenance.json", write_provenance}, {"config.resolved.ini", write_config}, {"timeline.csv", write_timeline},
+    {"policies.csv", write_policies},      {"summary.json", write_summary},       {"requests.csv", write_requests},
+};
+enum { FILES = sizeof files / sizeof *files };
+
+/* Written, but not under its name yet. */
+static bool fill(struct kv_out *out, int *n, const char *path, write_file *write, const struct kv_traffic *t,
+                 struct kv_arena *a, struct kv_err *e)
 {
-    static const struct {
-        const char *name;
-        write_file *write;
-    } files[] = {
-        {"provenance.json", write_provenance}, {"config.resolved.ini", write_config}, {"timeline.csv", write_timeline},
-        {"policies.csv", write_policies},      {"summary.json", write_summary},
-    };
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        struct kv_out out;
-        if (!kv_out_open(&out, kv_format(a, "%s/%s", folder, files[i].name), a, e))
-            return false;
-        files[i].write(t, out.file, a);
-        if (!kv_out_close(&out, e))
-            return false;
-    }
-    return true;
+    if (!kv_out_open(&out[*n], path, a, e))
+        return false;
+    FILE *file = out[(*n)++].file;
+    if (!write(t, file, a, e))
+        return false;
+    return (!fflush(file) && !ferror(file)) || kv_fail(e, KV_ENV, "cannot write '%s': %s", path, strerror(errno));
+}
+
+bool kv_traffic_write(const struct kv_traffic *t, const char *folder, const char *steps, struct kv_arena *a,
+                      struct kv_err *e)
+{
+    struct kv_out out[FILES + 1];
+    int n = 0;
+    bool good = !folder || kv_result_folder(folder, a, e);
+    for (int i = 0; good && folder && i < FILES; i++)
+        good = fill(out, &n, kv_format(a, "%s/%s", folder, files[i].name), files[i].write, t, a, e);
+    good = good && (!steps || fill(out, &n, steps, write_steps, t, a, e));
+    for (int i = 0; i < n; i++)
+        if (good)
+            good = kv_out_close(&out[i], e);
+        else
+            kv_out_drop(&out[i]);
+    return good;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* A plan with traffic as text: what was assumed, the table, and what it means. */
 #include "sim/core/units.h"
+#include "sim/interrupt.h"
 #include "sim/serve/traffic.h"
 #include "sim/table.h"
 
@@ -11,6 +12,7 @@ static const struct kv_column columns[] = {
     {"policy", "policy", KV_CELL_TEXT},
     {"chunk_tokens", NULL, KV_CELL_COUNT},
     {"found_rate_per_s", "found\nrate /s", KV_CELL_REAL},
+    {"found_rate_scale", NULL, KV_CELL_REAL},
     {"found_context_scale", "prompts\nx", KV_CELL_REAL},
     {"found_replicas", "replicas", KV_CELL_COUNT},
     {"kv_footprint_paper", "footprint\npaper", KV_CELL_SHARE},
@@ -74,6 +76,8 @@ static const struct kv_column columns[] = {
     {"eviction_s", NULL, KV_CELL_REAL},
     {"recompute_s", NULL, KV_CELL_REAL},
     {"offload_s", NULL, KV_CELL_REAL},
+    {"offloaded_bytes", NULL, KV_CELL_BYTES},
+    {"dropped_sessions", NULL, KV_CELL_COUNT},
     {"waiting_mean", NULL, KV_CELL_REAL},
     {"ttft_p99_s_ci95", NULL, KV_CELL_REAL},
     {"tpot_p99_s_ci95", NULL, KV_CELL_REAL},
@@ -123,7 +127,7 @@ static double gib_s(const struct kv_served *r, enum kv_layout layout)
 static double cost(const struct kv_traffic *t, const struct kv_served *r)
 {
     const struct kv_settings *s = t->settings;
-    double devices = (double)(s->engine.replicas * s->engine.tensor_parallel_size);
+    double devices = (double)(r->replicas * s->engine.tensor_parallel_size);
     double tokens = (double)(r->sums.prompt_tokens + r->sums.output_tokens);
     return s->hardware.price * devices * r->span_s / 3600 / tokens * 1e6;
 }
@@ -191,13 +195,17 @@ static void fill_found(const struct kv_traffic *t, int i, const struct kv_table 
     const struct kv_served *r = &t->row[i];
     int find = t->settings->plan.find;
     kv_set_text(table, row, "quality", f->quality);
-    if ((find == KV_FIND_RATE || find == KV_FIND_POLICY) && r->span_s > 0)
-        kv_set_real(table, row, "found_rate_per_s", f->any ? (double)(r->arrived - 1) / r->arrivals_s : 0);
+    if (find == KV_FIND_RATE || find == KV_FIND_POLICY) {
+        kv_set_real(table, row, "found_rate_per_s", f->any ? r->offered_per_s : 0);
+        kv_set_real(table, row, "found_rate_scale", f->any ? f->rate * t->settings->workload.rate_scale : 0);
+    }
     if (find == KV_FIND_CONTEXT)
         kv_set_real(table, row, "found_context_scale", f->any ? f->context : 0);
     if (find == KV_FIND_GPUS && f->any)
         kv_set_whole(table, row, "found_replicas", f->replicas);
     for (int k = 0; t->spread && k < KV_SPREAD; k++) {
+        if (k == KV_SPREAD_SLO && !promises(t->settings))
+            continue;
         kv_set_real(table, row, kv_spread_keys[k], t->spread[i].mean[k]);
         kv_set_real(table, row, kv_format(a, "%s_ci95", kv_spread_keys[k]), t->spread[i].half[k]);
     }
@@ -243,13 +251,16 @@ static void fill_row(const struct kv_traffic *t, const struct kv_served *r, stru
     kv_set_real(table, row, "eviction_s", r->sums.part_s[KV_TIME_EVICT]);
     kv_set_real(table, row, "recompute_s", r->sums.recompute_s);
     kv_set_real(table, row, "offload_s", r->sums.part_s[KV_TIME_OFFLOAD]);
+    kv_set_whole(table, row, "offloaded_bytes", llrint(r->sums.offloaded_bytes));
+    kv_set_whole(table, row, "dropped_sessions", r->sums.dropped_sessions);
     if (r->span_s > 0)
         kv_set_real(table, row, "waiting_mean", r->sums.waited_s / r->span_s);
     kv_set_text(table, row, "limit", limit_of(r));
     kv_set_text(table, row, "verdict", kv_verdict_names[r->verdict]);
     kv_set_real(table, row, "outside_tables", r->outside);
     fill_found(t, (int)(r - t->row), table, row, a);
-    kv_set_whole(table, row, "pareto", on_front(t, r));
+    if (r->finished)
+        kv_set_whole(table, row, "pareto", on_front(t, r));
     kv_set_whole(table, row, "complete", r->complete);
     kv_set_text(table, row, "note",
                 r->policy.kind->reads && r->policy.kind->reads->trained ? r->policy.kind->reads->trained
@@ -285,7 +296,7 @@ void kv_traffic_table(const struct kv_traffic *t, struct kv_table *table, struct
 
 bool kv_traffic_meets(const struct kv_traffic *t, const struct kv_served *r)
 {
-    if (r->refused || r->unfinished || !r->counted)
+    if (r->refused || !r->counted)
         return false;
     return !promises(t->settings) || (double)r->good >= t->settings->slo.attainment * (double)r->counted;
 }
@@ -336,6 +347,8 @@ static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
     enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
     const struct kv_served *r = kv_traffic_first(t);
     double peak = (double)r->sums.peak_pages[own] / (double)r->pages;
+    if (!r->finished)
+        return;
     if (r->sums.limit_s[KV_LIMIT_PAGES] > 0 || r->sums.preemptions)
         printf("  %s: the KV pool holds requests back for %.3g s, with %s preemptions; less memory per request is "
                "worth time here.\n",
@@ -343,7 +356,7 @@ static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
     else
         printf("  %s: KV peaks at %s, %.3g %% of the pool: memory is not the limit of this traffic%s.\n", r->name,
                bytes_text(a, (double)r->sums.peak_pages[own] * (double)r->page_bytes[own]), 100 * peak,
-               r->verdict == KV_STABLE ? "" : kv_format(a, "; %s is", limit_of(r)));
+               r->verdict == KV_STABLE || !limit_of(r) ? "" : kv_format(a, "; %s is", limit_of(r)));
 }
 
 static void say_layout(const struct kv_traffic *t, struct kv_arena *a)
@@ -365,20 +378,22 @@ static void say_found(const struct kv_traffic *t)
 {
     const struct kv_settings *s = t->settings;
     static const char *const what[] = {NULL, "rate", "length of prompts", "number of replicas", "rate"};
+    const char *does = promises(s) ? "keeps [slo]" : "is served without overload";
     for (int i = 0; s->plan.find && i < t->n_rows; i++) {
         const struct kv_found *f = &t->found[i];
         if (!f->any)
-            printf("  %s: no %s that was tried keeps [slo]; its row shows the config's.\n", t->row[i].name,
-                   what[s->plan.find]);
+            printf("  %s: no %s that was tried %s; its row shows the config's.\n", t->row[i].name, what[s->plan.find],
+                   does);
         else if (f->unbounded)
-            printf("  %s: every %s that was tried keeps [slo]; the row shows the largest.\n", t->row[i].name,
-                   what[s->plan.find]);
+            printf("  %s: every %s that was tried %s; the row shows the largest.\n", t->row[i].name, what[s->plan.find],
+                   does);
     }
     if (s->plan.find == KV_FIND_POLICY && t->best >= 0)
         printf("  Best: %s, by its rate, of the policies whose quality is trusted (%s).\n", t->row[t->best].name,
                t->found[t->best].quality);
     else if (s->plan.find == KV_FIND_POLICY)
-        printf("  Best: none; no policy whose quality is trusted keeps [slo].\n");
+        printf("  Best: none; no policy whose quality is trusted %s.\n",
+               promises(s) ? "keeps [slo]" : "bears any rate");
 }
 
 static void say_flags(const struct kv_traffic *t)
@@ -388,7 +403,7 @@ static void say_flags(const struct kv_traffic *t)
         return;
     const struct kv_served *r = kv_traffic_first(t);
     printf("  What vLLM runs of this: vllm serve MODEL --max-num-seqs %lld --block-size %lld%s%s%s\n",
-           (long long)s->engine.max_num_seqs, (long long)s->engine.block_size,
+           (long long)r->max_num_seqs, (long long)s->engine.block_size,
            s->engine.tensor_parallel_size == 1
                ? ""
                : kv_format(t->arena[0], " --tensor-parallel-size %lld", (long long)s->engine.tensor_parallel_size),
@@ -406,8 +421,9 @@ static void say_refused(const struct kv_traffic *t)
             printf("  %s: %lld request%s refused; %s%s.\n", r->name, (long long)r->refused,
                    r->refused == 1 ? " was" : "s were", r->refused_first, r->refused > 1 ? ", the first of them" : "");
         if (r->unfinished)
-            printf("  %s: %lld requests were not finished: %s.\n", r->name, (long long)r->unfinished,
-                   t->complete ? "the horizon came first" : "the run was cut short");
+            printf("  %s: %lld request%s not finished: %s.\n", r->name, (long long)r->unfinished,
+                   r->unfinished == 1 ? " was" : "s were",
+                   kv_interrupted() ? "the run was interrupted" : "the horizon came first");
         if (r->outside > 1)
             printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->outside);
     }
@@ -431,5 +447,6 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
     if (!t->settings->plan.scores && isnan(t->settings->plan.min_footprint))
         printf("  quality: unknown for every policy: no task scores were given.\n");
     if (!t->complete)
-        printf("  These results are incomplete.\n");
+        printf("  These results are incomplete: %s.\n",
+               kv_interrupted() ? "the run was interrupted" : "the horizon came before all requests were answered");
 }

@@ -1,37 +1,18 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/serve/turns.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-bool kv_arrival_own(struct kv_arrival *arrival)
-{
-    uint64_t *block = NULL;
-    if (!arrival->n_blocks)
-        return true;
-    if (!(block = malloc(sizeof *block * (size_t)arrival->n_blocks))) {
-        arrival->n_blocks = 0; /* nothing of ours */
-        return false;
-    }
-    memcpy(block, arrival->block, sizeof *block * (size_t)arrival->n_blocks);
-    arrival->block = block;
-    return true;
-}
-
-void kv_arrival_drop(struct kv_arrival *arrival)
-{
-    if (arrival->n_blocks)
-        free((void *)(uintptr_t)arrival->block);
-    arrival->n_blocks = 0;
-}
 
 static bool sooner(const struct kv_turn *a, const struct kv_turn *b)
 {
     return a->at != b->at ? a->at < b->at : a->order < b->order;
 }
 
-bool kv_turns_add(struct kv_turns *t, double at, const struct kv_arrival *arrival)
+bool kv_turns_add(struct kv_turns *t, double at, int64_t replica, const struct kv_arrival *arrival)
 {
+    struct kv_turn turn = {.at = at, .order = t->orders++, .replica = replica, .arrival = *arrival};
     if (t->n == t->room) {
         int64_t room = t->room ? 2 * t->room : 64;
         struct kv_turn *grown = realloc(t->turn, sizeof *grown * (size_t)room);
@@ -40,14 +21,24 @@ bool kv_turns_add(struct kv_turns *t, double at, const struct kv_arrival *arriva
         t->turn = grown;
         t->room = room;
     }
-    struct kv_turn turn = {.at = at, .order = t->orders++, .arrival = *arrival};
-    if (!kv_arrival_own(&turn.arrival))
-        return false;
+    if (arrival->n_blocks) {
+        size_t bytes = sizeof *turn.block * (size_t)arrival->n_blocks;
+        turn.block = malloc(bytes);
+        if (!turn.block)
+            return false;
+        memcpy(turn.block, arrival->block, bytes);
+    }
+    turn.arrival.block = turn.block;
     int64_t i = t->n++;
     for (; i && sooner(&turn, &t->turn[(i - 1) / 2]); i = (i - 1) / 2)
         t->turn[i] = t->turn[(i - 1) / 2];
     t->turn[i] = turn;
     return true;
+}
+
+double kv_turns_next(const struct kv_turns *t)
+{
+    return t->n ? t->turn[0].at : INFINITY;
 }
 
 struct kv_turn kv_turns_take(struct kv_turns *t)
@@ -68,7 +59,6 @@ struct kv_turn kv_turns_take(struct kv_turns *t)
 void kv_turns_close(struct kv_turns *t)
 {
     for (int64_t i = 0; i < t->n; i++)
-        kv_arrival_drop(&t->turn[i].arrival);
+        free(t->turn[i].block);
     free(t->turn);
-    *t = (struct kv_turns){0};
 }

@@ -81,6 +81,7 @@ static bool check(const struct kv_settings *s, struct kv_err *e)
     only_of(s, !has_sessions(s) && kind != KV_CLOSED && s->workload.think_time > 0, "think_time",
             "turns or arrivals = closed", e);
     only_of(s, !has_sessions(s) && s->workload.tool_share > 0, "tool_share", "turns", e);
+    only_of(s, !has_sessions(s) && s->workload.between_turns != KV_BETWEEN_DROP, "between_turns", "turns", e);
     if (kind == KV_DIURNAL && !(s->workload.amplitude < 1))
         kv_fail(e, KV_USAGE, "%s: [workload] amplitude is below 100 %%", s->path);
     only_of(s, s->workload.from > 0 && (!s->workload.trace || kind != KV_NO_ARRIVALS), "from", "the times of a trace",

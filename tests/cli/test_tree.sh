@@ -15,7 +15,7 @@ only "core includes core, and the list of policies" 'sim/core/|sim/policies/poli
 only "policies include core and policies" 'sim/(core|policies)/' sim/policies/*.c sim/policies/*.h
 only "traces include core and traces" 'sim/core/|traces/' traces/*.c traces/*.h
 only "the engine includes core, traces and the shared command line" \
-    'sim/core/|traces/trace\.h|engine/|sim/(program|cli|table|csv|output|progress|team)\.h' engine/*.[ch] engine/*/*.[ch]
+    'sim/core/|traces/trace\.h|engine/|sim/(program|cli|table|csv|output|progress|team|interrupt)\.h' engine/*.[ch] engine/*/*.[ch]
 only "the independent selector shares nothing with what decides" \
     'engine/(rules|selector)\.h|sim/core/(arena|channel|random)\.h' engine/rules.[ch] engine/selector.[ch]
 is "core and policies use neither GSL nor CUDA" "" "$(grep -lE '#include <(gsl|cuda|cublas)' sim/core/* sim/policies/* | head -n 5)"
