@@ -347,7 +347,7 @@ static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
     enum kv_layout own = (enum kv_layout)t->settings->engine.kv_layout;
     const struct kv_served *r = kv_traffic_first(t);
     double peak = (double)r->sums.peak_pages[own] / (double)r->pages;
-    if (!r->finished)
+    if (!r->finished || r->refused) /* who was refused, and why, is said below */
         return;
     if (r->sums.limit_s[KV_LIMIT_PAGES] > 0 || r->sums.preemptions)
         printf("  %s: the KV pool holds requests back for %.3g s, with %s preemptions; less memory per request is "
