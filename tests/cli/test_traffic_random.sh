@@ -94,7 +94,7 @@ case=$first
 while [ "$case" -lt $((first + cases)) ]; do
     roll "$case"
     rm -rf result again
-    timeout -k 1 60 "$KVSIM" plan -q case.ini -o result -j 2 </dev/null >out 2>err
+    timeout -s KILL 60 "$KVSIM" plan -q case.ini -o result -j 2 </dev/null >out 2>err
     rc=$?
     case $rc in
     0 | 1 | 2 | 3 | 4) ;;
@@ -115,7 +115,7 @@ while [ "$case" -lt $((first + cases)) ]; do
         said=$(awk -F, -v counts=$counts -v layout="${layout:-shared}" -f "$laws" result/policies.csv result/timeline.csv result/requests.csv 2>&1)
         [ -z "$said" ] || problem "$(echo "$said" | head -n 3)"
         if [ $((case % 5)) -eq 0 ]; then
-            timeout -k 1 60 "$KVSIM" plan -q case.ini -o again -j 1 </dev/null >/dev/null 2>&1
+            timeout -s KILL 60 "$KVSIM" plan -q case.ini -o again -j 1 </dev/null >/dev/null 2>&1
             diff -r result again >differ 2>&1 || problem "-j 1 and -j 2: $(head -n 3 differ)"
         fi
     fi

@@ -100,8 +100,8 @@ printf 'policy,task,score\nfull,a,0.8\nfull,b,0.5\nsnap,a,0.79\nsnap,b,0.46\nl2,
 works "the best policy" plan -q best.ini --set plan.find=best_policy --set plan.scores=scores.csv --set engine.num_gpu_blocks_override=41 --set workload.requests=300
 has "the best policy: by rate, of good quality" "Best: snap, by its rate, of the policies whose quality is trusted (92 % of full on b)" out
 has "the best policy: not that of bad quality" "12.5 % of full on a" out
-works "the best policy by footprint" plan -q best.ini --csv --set plan.find=best_policy --set plan.min_footprint=50% --set workload.requests=100
-is "the best policy by footprint: who is trusted" "above min_footprint,above min_footprint,below min_footprint" "$(column out quality | paste -sd,)"
+works "the best policy by footprint" plan -q best.ini --csv --set plan.find=best_policy --set plan.min_footprint=75% --set workload.requests=100
+is "the best policy by footprint: who is trusted" "above min_footprint,below min_footprint,above min_footprint" "$(column out quality | paste -sd,)"
 printf 'policy,task,score\nfull,a,0.8\nsnap,a,high\n' >bad.csv
 refuses "scores that are none" 3 "bad.csv:3:8: score 'high' is not a number" plan best.ini --set plan.find=best_policy --set plan.scores=bad.csv
 printf 'policy,task\nfull,a\n' >bad.csv
