@@ -74,7 +74,7 @@ roll() {
 }
 
 mkdir ten_ms
-{ echo tokens_rounded_up_to_8,ms_per_layer && for n in 8 16 24; do echo "$n,0.3125"; done; } >ten_ms/dense_ms_per_layer.csv
+{ echo tokens_rounded_up_to_8,ms_per_layer && for size in 8 16 24; do echo "$size,0.3125"; done; } >ten_ms/dense_ms_per_layer.csv
 printf 'decode_requests,avg_kv_rounded_up_to_64,ms_per_layer\n1,0,0\n1,64,0\n' >ten_ms/attn_decode_ms_per_layer.csv
 printf 'sum_kv_rounded_up_to_64,rms_chunk,ms_per_layer\n0,1,0\n64,1,0\n' >ten_ms/attn_prefill_ms_per_layer.csv
 awk 'BEGIN { print "arrival_s,prompt_tokens,output_tokens"; for (i = 0; i < 40; i++) print i / 7 "," 1 + i * 37 % 500 "," 1 + i * 11 % 60 }' >a.csv
