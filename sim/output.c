@@ -50,9 +50,10 @@ FILE *kv_out_scratch(const char *path, struct kv_arena *a, struct kv_err *e)
     struct stat st;
     const char *tmp = getenv("TMPDIR");
     char *folder = kv_copy_text(a, path);
-    if (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+    bool special = !stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+    if (special)
         folder = kv_copy_text(a, tmp && *tmp ? tmp : "/tmp");
-    while (stat(folder, &st) || !S_ISDIR(st.st_mode)) {
+    while (!special && (stat(folder, &st) || !S_ISDIR(st.st_mode))) {
         char *slash = strrchr(folder, '/');
         if (!slash)
             folder = kv_copy_text(a, ".");

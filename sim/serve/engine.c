@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/interrupt.h"
 #include "sim/serve/engine_inside.h"
 
 #include <math.h>
@@ -322,7 +323,7 @@ static void give_up(struct kv_engine *e)
 bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 {
     e->ended = false;
-    while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until) {
+    while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until && !kv_interrupted()) {
         if (!find_step(e, err))
             return false;
         if (!e->now.tokens)

@@ -101,7 +101,8 @@ void kv_engine_forget(struct kv_engine *e, int64_t session);
 /* When its next step begins: now, or +infinity when there is nothing to do. */
 double kv_engine_clock(const struct kv_engine *e);
 
-/* Steps that begin before `until`; stops early when a request ended, so that its next turn may arrive. */
+/* Steps that begin before `until`; stops early when a request ended, so that its next turn may arrive, and
+ * when the program is interrupted. */
 bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err);
 
 const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e);

@@ -300,15 +300,17 @@ static int64_t find_blocks(struct kv_engine *e, struct kv_slot *s, int64_t *unus
     return s->n_blocks;
 }
 
-/* Pages of the whole prefill at its largest, run through in passes of the whole budget. */
+/* Pages of the whole prefill at its largest, run through in passes as long as it has when it is alone: in shorter ones
+ * layers that evict as their own attention ends hold more. */
 static int64_t prefill_peak(struct kv_engine *e, struct kv_slot *s)
 {
-    int64_t peak = 0;
+    int64_t peak = 0, budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
+    int64_t limit = threshold && threshold < budget ? threshold : budget;
     const struct kv_hold_pass *p;
     if (s->job->peak_of == s->job->target)
         return s->job->prefill_peak;
     do {
-        p = kv_hold_next(&s->hold, e->rules.max_num_batched_tokens);
+        p = kv_hold_next(&s->hold, limit);
         peak = most(peak, p->during[e->rules.layout]);
     } while (!p->last);
     s->job->peak_of = s->job->target;

@@ -74,7 +74,7 @@ roll() {
 }
 
 mkdir ten_ms
-{ echo tokens_rounded_up_to_8,ms_per_layer && for tokens in 8 16 24; do echo "$tokens,0.3125"; done; } >ten_ms/dense_ms_per_layer.csv
+{ echo tokens_rounded_up_to_8,ms_per_layer && for size in 8 16 24; do echo "$size,0.3125"; done; } >ten_ms/dense_ms_per_layer.csv
 printf 'decode_requests,avg_kv_rounded_up_to_64,ms_per_layer\n1,0,0\n1,64,0\n' >ten_ms/attn_decode_ms_per_layer.csv
 printf 'sum_kv_rounded_up_to_64,rms_chunk,ms_per_layer\n0,1,0\n64,1,0\n' >ten_ms/attn_prefill_ms_per_layer.csv
 awk 'BEGIN { print "arrival_s,prompt_tokens,output_tokens"; for (i = 0; i < 40; i++) print i / 7 "," 1 + i * 37 % 500 "," 1 + i * 11 % 60 }' >a.csv
@@ -94,7 +94,7 @@ case=$first
 while [ "$case" -lt $((first + cases)) ]; do
     roll "$case"
     rm -rf result again
-    timeout -k 1 60 "$KVSIM" plan -q case.ini -o result -j 2 </dev/null >out 2>err
+    timeout -s KILL 60 "$KVSIM" plan -q case.ini -o result -j 2 </dev/null >out 2>err
     rc=$?
     case $rc in
     0 | 1 | 2 | 3 | 4) ;;
@@ -115,7 +115,7 @@ while [ "$case" -lt $((first + cases)) ]; do
         said=$(awk -F, -v counts=$counts -v layout="${layout:-shared}" -f "$laws" result/policies.csv result/timeline.csv result/requests.csv 2>&1)
         [ -z "$said" ] || problem "$(echo "$said" | head -n 3)"
         if [ $((case % 5)) -eq 0 ]; then
-            timeout -k 1 60 "$KVSIM" plan -q case.ini -o again -j 1 </dev/null >/dev/null 2>&1
+            timeout -s KILL 60 "$KVSIM" plan -q case.ini -o again -j 1 </dev/null >/dev/null 2>&1
             diff -r result again >differ 2>&1 || problem "-j 1 and -j 2: $(head -n 3 differ)"
         fi
     fi
