@@ -66,6 +66,8 @@ static bool print_template(struct kv_arena *a)
     for (int f = 0; f < kv_n_policy_fields; f++)
         if (!kv_in_list("kind, keep, patch", kv_policy_fields[f].key))
             template_field(&kv_policy_fields[f], kv_kind_default(kind, &kv_policy_fields[f], a), a);
+    printf("\n; keys of other sections with several values, or first:last:step; 'kvsim sweep' plans each combination\n"
+           "[sweep]\n; policy pyramidkv.keep = 10 %%:50 %%:10 %%\n; policy pyramidkv.patch = 0, 64\n");
     return true;
 }
 
@@ -95,6 +97,8 @@ static bool print_markdown(struct kv_arena *a)
            "| key | value | default | meaning |\n|---|---|---|---|\n");
     for (int f = 0; f < kv_n_policy_fields; f++)
         markdown_field(&kv_policy_fields[f], a);
+    printf("\n## [sweep]\n\nkeys of other sections with several values, for `kvsim sweep`: docs/SWEEPS.md\n\n"
+           "    policy duo.sparsity = 0.3:0.9:0.1\n    engine.block_size = 16, 32\n");
     return true;
 }
 

@@ -11,19 +11,16 @@
 #endif
 
 extern const struct kv_command kv_command_footprint, kv_command_plan, kv_command_plot, kv_command_policies,
-    kv_command_config, kv_command_critical, kv_command_fit, kv_command_replay, kv_command_trace, kv_command_workload;
+    kv_command_compare, kv_command_config, kv_command_critical, kv_command_fit, kv_command_replay, kv_command_report,
+    kv_command_sweep, kv_command_trace, kv_command_workload;
 
-static const struct kv_command *const commands[] = {&kv_command_footprint,
-                                                    &kv_command_plan,
-                                                    &kv_command_replay,
-                                                    &kv_command_trace,
-                                                    &kv_command_workload,
-                                                    &kv_command_fit,
-                                                    &kv_command_critical,
-                                                    &kv_command_plot,
-                                                    &kv_command_policies,
-                                                    &kv_command_config,
-                                                    NULL};
+static const struct kv_command *const commands[] = {&kv_command_footprint, &kv_command_plan,
+                                                    &kv_command_sweep,     &kv_command_replay,
+                                                    &kv_command_trace,     &kv_command_workload,
+                                                    &kv_command_fit,       &kv_command_critical,
+                                                    &kv_command_compare,   &kv_command_plot,
+                                                    &kv_command_report,    &kv_command_policies,
+                                                    &kv_command_config,    NULL};
 
 static const char sections[] =
     ".Sh POLICIES\nA policy is given as\n.Ar kind Ns Op : Ns Ar key Ns = Ns Ar value , Ns ...\n"

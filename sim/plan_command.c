@@ -75,7 +75,7 @@ static bool plan_traffic(const struct asked *asked, const struct kv_settings *s,
     } else if (good) {
         kv_traffic_print(t, a);
         if (folder)
-            printf("\nResults in %s\n", folder);
+            printf("\nResults in %s; draw them with: kvsim plot %s\n", folder, folder);
     }
     if (good && kv_interrupted())
         good = kv_fail(e, kv_interrupt_status(), "interrupted; what was served until then is shown, marked incomplete");

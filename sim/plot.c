@@ -5,8 +5,9 @@
  * user named (policies, models, devices) reaches gnuplot only as quoted strings of the header; no shell is involved. */
 #include "sim/cli.h"
 #include "sim/core/preset.h"
+#include "sim/csv.h"
 #include "sim/output.h"
-#include "sim/plot_data.h"
+#include "sim/plot.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,9 +26,11 @@ static const char *const format_names[FORMATS] = {"png", "svg", "pdf"};
 /* What is asked for. */
 struct request {
     const char *result, *folder; /* folder: of the plots */
+    const char *measured;        /* a run beside the result, or NULL */
     bool kind[KV_PLOT_KINDS], format[FORMATS];
     enum kv_plot_result of;
     bool term, quiet, verbose; /* term: to standard output instead */
+    bool silent;               /* nothing on standard output */
     const char *part;          /* what pictures end with while they are drawn */
     const char *facts;         /* variables that every script begins with */
     struct kv_arena *arena;
@@ -157,10 +160,10 @@ static bool keep_pictures(const struct request *q, const char *base, bool good, 
             forget_time(part);
         if (good && rename(part, path))
             good = kv_fail(e, KV_ENV, "cannot write '%s': %s", path, strerror(errno));
-        if (good)
-            puts(path);
-        else
+        if (!good)
             unlink(part);
+        else if (!q->silent)
+            puts(path);
     }
     return good;
 }
@@ -179,7 +182,7 @@ static bool draw_files(const struct request *q, const struct kv_plot *p, bool *m
     if (!kv_out_close(&out, e))
         return false;
     bool good = *missing || run_gnuplot(q, kv_format(q->arena, "%s.gp", p->kind->name), stdout, missing, e);
-    if (*missing)
+    if (*missing && !q->silent)
         printf("gnuplot %s.gp\n", p->kind->name);
     return *missing || keep_pictures(q, base, good, e);
 }
@@ -215,8 +218,13 @@ static bool draw_term(const struct request *q, const struct kv_plot *p, struct k
 static const struct kv_option options[] = {
     {.name = "plots",
      .value = "LIST",
-     .help = "of a plan: memory, entries, chunk, bars, pages (default: its [report] plots); of scores: critical; of a "
-             "replay: heads, heads_mass, mass, pages, timeline (default: all)"},
+     .help =
+         "of a plan: memory, entries, chunk, bars, pages (default: its [report] plots); of traffic: memory, latency, "
+         "pareto, clocks; with --measured: measured, curves; of a sweep: rate; of scores: critical; of a replay: "
+         "heads, heads_mass, mass, pages, timeline (default: all)"},
+    {.name = "measured",
+     .value = "RUN",
+     .help = "of traffic: draw it against this measured run (what 'kvsim compare' reads), each request and over time"},
     {.name = "format", .value = "LIST", .help = "of png, svg, pdf (default: [report] formats of the result)"},
     {.name = "output", .letter = 'o', .value = "DIR", .help = "folder for the plots (default: RESULT/plots)"},
     {.name = "term", .help = "draw with letters on standard output, and write no files"},
@@ -271,7 +279,9 @@ static bool read_choices(struct request *q, const struct kv_args *args, const ch
     }
     for (int k = 0; k < 2; k++) {
         const char *otherwise = k ? "png" : all;
-        const char *given = kv_arg_text(args, keys[k][2], NULL);
+        const char *given = args ? kv_arg_text(args, keys[k][2], NULL) : k ? "svg" : NULL;
+        if (!k && q->of != KV_PLOT_PLAN)
+            set[k] = NULL; /* the config's list is of other plots */
         const char *where = given    ? kv_format(q->arena, "--%s", keys[k][2])
                             : set[k] ? kv_format(q->arena, "%s %s", set[k]->where, keys[k][1])
                                      : keys[k][1];
@@ -300,6 +310,23 @@ static bool warn_without_fonts(struct kv_err *e)
     return true;
 }
 
+static bool put_facts(const struct request *q, FILE *out, const char *device, struct kv_err *e)
+{
+    switch (q->of) {
+    case KV_PLOT_PLAN:
+        return kv_plot_put_facts(out, q->result, device, q->arena, e);
+    case KV_PLOT_REPLAY:
+        return kv_plot_put_replay_facts(out, q->result, q->arena, e);
+    case KV_PLOT_TRAFFIC:
+    case KV_PLOT_MEASURED:
+        return kv_plot_put_traffic_facts(out, q->result, device, q->arena, e);
+    case KV_PLOT_CRITICAL:
+    case KV_PLOT_SWEEP:
+        break;
+    }
+    return true;
+}
+
 /* What titles say, and the size of a terminal. */
 static bool make_facts(struct request *q, const char *device, struct kv_err *e)
 {
@@ -309,9 +336,7 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     const char *columns = getenv("COLUMNS"), *plain = getenv("NO_COLOR");
     FILE *out = open_memstream(&text, &length);
     KV_ASSERT(out);
-    bool good =
-        q->of == KV_PLOT_CRITICAL || (q->of == KV_PLOT_PLAN ? kv_plot_put_facts(out, q->result, device, q->arena, e)
-                                                            : kv_plot_put_replay_facts(out, q->result, q->arena, e));
+    bool good = put_facts(q, out, device, e);
     if (q->term) {
         bool tty = isatty(STDOUT_FILENO);
         bool known = tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
@@ -330,23 +355,54 @@ static bool make_facts(struct request *q, const char *device, struct kv_err *e)
     return good;
 }
 
-/* A plan and a replay both have policies.csv; only a replay says what it kept of heads. */
-static bool is_result(const char *path, enum kv_plot_result *of, struct kv_arena *a, struct kv_err *e)
+/* Whether the header of a CSV names this column. */
+static bool has_column(const char *path, const char *column, struct kv_arena *a)
+{
+    struct kv_err ignored = {0};
+    struct kv_csv in;
+    if (!kv_csv_open(&in, path, a, &ignored))
+        return false;
+    bool has = kv_csv_column(&in, column) >= 0;
+    kv_csv_close(&in);
+    return has;
+}
+
+/* Plans and replays both have policies.csv; only a replay says what it kept of heads, only traffic how long requests
+ * took. *result becomes the file itself of a sweep. */
+bool kv_plot_is_result(const char **result, enum kv_plot_result *of, const char *verb, struct kv_arena *a,
+                       struct kv_err *e)
 {
     static const char *const what = "make one with 'kvsim plan CONFIG -o DIR'";
+    const char *path = *result, *sweep = kv_format(a, "%s/sweep.csv", path);
     struct stat st;
     if (stat(path, &st))
-        return kv_fail(e, KV_DATA, "cannot plot '%s': %s; %s", path, strerror(errno), what);
-    if (!S_ISDIR(st.st_mode))
-        return kv_fail(e, KV_DATA, "cannot plot '%s': it is no folder of results; %s", path, what);
+        return kv_fail(e, KV_DATA, "cannot %s '%s': %s; %s", verb, path, strerror(errno), what);
+    if (!S_ISDIR(st.st_mode) && !has_column(path, "workload.rate", a))
+        return kv_fail(e, KV_DATA, "cannot %s '%s': it is no folder of results; %s", verb, path, what);
     bool plan = !access(kv_format(a, "%s/policies.csv", path), F_OK);
     bool critical = !plan && !access(kv_format(a, "%s/critical.csv", path), F_OK);
     bool replay = plan && !access(kv_format(a, "%s/heads.csv", path), F_OK);
-    *of = critical ? KV_PLOT_CRITICAL : replay ? KV_PLOT_REPLAY : KV_PLOT_PLAN;
-    return plan || critical || kv_fail(e, KV_DATA, "cannot plot '%s': there is no policies.csv in it; %s", path, what);
+    bool traffic = plan && !replay && has_column(kv_format(a, "%s/requests.csv", path), "e2e_s", a);
+    bool swept = !S_ISDIR(st.st_mode) || (!plan && !critical && !access(sweep, F_OK));
+    *of = critical  ? KV_PLOT_CRITICAL
+          : replay  ? KV_PLOT_REPLAY
+          : traffic ? KV_PLOT_TRAFFIC
+          : swept   ? KV_PLOT_SWEEP
+                    : KV_PLOT_PLAN;
+    *result = swept && S_ISDIR(st.st_mode) ? sweep : path;
+    return plan || critical || swept ||
+           kv_fail(e, KV_DATA, "cannot %s '%s': there is no policies.csv in it; %s", verb, path, what);
 }
 
-/* The result's provenance goes along: it also marks the folder as ours, to write in again. */
+/* Pictures beside what they show: in a result's folder, or in that of a sweep's file. */
+static const char *default_folder(const struct request *q)
+{
+    const char *slash = strrchr(q->result, '/');
+    if (q->of != KV_PLOT_SWEEP)
+        return kv_format(q->arena, "%s/plots", q->result);
+    return slash ? kv_format(q->arena, "%.*s/plots", (int)(slash - q->result), q->result) : "plots";
+}
+
 static bool make_folder(const struct request *q, struct kv_err *e)
 {
     struct kv_out out;
@@ -385,7 +441,7 @@ static bool draw_all(const struct request *q, struct kv_err *e)
                                 q->of == KV_PLOT_PLAN ? ", as when a model leaves no memory for KV" : "");
     struct kv_plot *plot = KV_NEW_N(q->arena, struct kv_plot, KV_PLOT_KINDS);
     for (int i = 0; i < KV_PLOT_KINDS; i++)
-        if (q->kind[i] && !kv_plot_read(&plot[i], &kv_plot_kinds[i], q->result, q->arena, e))
+        if (q->kind[i] && !kv_plot_read(&plot[i], &kv_plot_kinds[i], q->result, q->measured, q->arena, e))
             return false;
     for (int i = 0; i < KV_PLOT_KINDS; i++) {
         drawn += plot[i].n > 0;
@@ -409,28 +465,79 @@ static bool draw_all(const struct request *q, struct kv_err *e)
     return q->term || missing || q->quiet || warn_without_fonts(e);
 }
 
+static void open_request(struct request *q, const char *result, struct kv_arena *a)
+{
+    char *path = kv_copy_text(a, result);
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/';)
+        path[--n] = '\0';
+    *q = (struct request){.result = path, .part = kv_format(a, ".%ld.part", (long)getpid()), .arena = a};
+    setenv("TZ", "UTC0", 1); /* cairo's dates: see forget_time() */
+}
+
+/* A measured run makes plots of its own of a result. */
+static bool set_measured(struct request *q, const char *measured, struct kv_err *e)
+{
+    q->measured = measured;
+    if (measured && q->of != KV_PLOT_TRAFFIC)
+        return kv_fail(e, KV_USAGE, "--measured: '%s' is no result of traffic, so it has no times to compare",
+                       q->result);
+    q->of = measured ? KV_PLOT_MEASURED : q->of;
+    return true;
+}
+
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
-    char *result = kv_copy_text(a, args->operand[0]);
+    struct request q;
     const char *device = NULL;
-    for (size_t n = strlen(result); n > 1 && result[n - 1] == '/';)
-        result[--n] = '\0';
-    struct request q = {
-        .result = result,
-        .folder = kv_arg_text(args, "output", kv_format(a, "%s/plots", result)),
-        .part = kv_format(a, ".%ld.part", (long)getpid()),
-        .term = kv_arg_flag(args, "term"),
-        .quiet = kv_arg_flag(args, "quiet"),
-        .verbose = kv_arg_flag(args, "verbose"),
-        .arena = a,
-    };
     bool format = kv_arg_flag(args, "format");
+    open_request(&q, args->operand[0], a);
+    q.term = kv_arg_flag(args, "term");
+    q.quiet = kv_arg_flag(args, "quiet");
+    q.verbose = kv_arg_flag(args, "verbose");
     if (q.term && (format || kv_arg_flag(args, "output")))
         return kv_fail(e, KV_USAGE, "--term writes no files; leave out --%s", format ? "format" : "output");
-    if (!is_result(result, &q.of, a, e) || !read_choices(&q, args, &device, e) || !make_facts(&q, device, e))
+    if (!kv_plot_is_result(&q.result, &q.of, "plot", a, e) || !set_measured(&q, kv_arg_text(args, "measured", NULL), e))
         return false;
-    setenv("TZ", "UTC0", 1); /* cairo's dates: see forget_time() */
-    return draw_all(&q, e);
+    q.folder = kv_arg_text(args, "output", default_folder(&q));
+    return read_choices(&q, args, &device, e) && make_facts(&q, device, e) && draw_all(&q, e);
+}
+
+/* Whether q's plots were drawn; nothing to draw, KV_NO, is no failure here. */
+static bool draw_silently(struct request *q, struct kv_err *e)
+{
+    const char *device = NULL;
+    if (!read_choices(q, NULL, &device, e) || !make_facts(q, device, e))
+        return false;
+    bool drawn = draw_all(q, e);
+    if (!drawn && e->status == KV_NO)
+        *e = (struct kv_err){0};
+    return drawn || !e->n;
+}
+
+bool kv_plot_draw(struct kv_drawn *d, const char *result, const char *measured, const char *folder, struct kv_arena *a,
+                  struct kv_err *e)
+{
+    struct request q;
+    open_request(&q, result, a);
+    q.folder = folder;
+    q.quiet = q.silent = true;
+    *d = (struct kv_drawn){0};
+    if (!kv_plot_is_result(&q.result, &q.of, "draw", a, e) || !draw_silently(&q, e))
+        return false;
+    d->of = q.of;
+    if (measured) {
+        memset(q.kind, 0, sizeof q.kind);
+        if (!set_measured(&q, measured, e) || !draw_silently(&q, e))
+            return false;
+    }
+    for (int i = 0; i < KV_PLOT_KINDS; i++) {
+        const char *name = kv_plot_kinds[i].name, *path = kv_format(a, "%s/%s.", folder, name);
+        bool mine = kv_plot_kinds[i].of == d->of || (measured && kv_plot_kinds[i].of == KV_PLOT_MEASURED);
+        if (mine && !access(kv_format(a, "%ssvg", path), F_OK))
+            d->name[d->n++] = name;
+        d->missing |= mine && !access(kv_format(a, "%sgp", path), F_OK) && access(kv_format(a, "%ssvg", path), F_OK);
+    }
+    return true;
 }
 
 const struct kv_command kv_command_plot = {
@@ -439,7 +546,8 @@ const struct kv_command kv_command_plot = {
     .summary = "Draws a result: RESULT/plots gets the pictures, and for each its gnuplot script and data.",
     .about =
         "RESULT is a folder made by 'kvsim plan CONFIG -o RESULT', 'kvsim replay TRACE -o RESULT' or 'kvsim critical\n"
-        "SCORES.csv -o RESULT'. To draw again after a change: 'gnuplot NAME.gp' in the folder of the plots.",
+        "SCORES.csv -o RESULT', or a sweep's CSV with a column workload.rate. To draw again after a change: 'gnuplot\n"
+        "NAME.gp' in the folder of the plots.",
     .least = 1,
     .most = 1,
     .option = options,

@@ -80,6 +80,38 @@ static const struct kv_column timeline_columns[] = {
     {"line", NULL, KV_CELL_COUNT},     {"seen_tokens", NULL, KV_CELL_COUNT}, {"bytes", NULL, KV_CELL_BYTES},
     {"mass_held", NULL, KV_CELL_REAL}, {"mass_kept", NULL, KV_CELL_REAL},    {"policy", NULL, KV_CELL_TEXT},
 };
+/* Of traffic: a row is a span of time, a rank, a policy, a request, a moment, a rate. */
+static const struct kv_column held_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},       {"start_s", NULL, KV_CELL_REAL}, {"peak_bytes", NULL, KV_CELL_BYTES},
+    {"mean_bytes", NULL, KV_CELL_BYTES}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column latency_columns[] = {
+    {"line", NULL, KV_CELL_COUNT}, {"panel", NULL, KV_CELL_COUNT}, {"seconds", NULL, KV_CELL_REAL},
+    {"share", NULL, KV_CELL_REAL}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column pareto_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},
+    {"pool_peak_bytes", NULL, KV_CELL_REAL},
+    {"output_tokens_per_s", NULL, KV_CELL_REAL},
+    {"undominated", NULL, KV_CELL_BOOL},
+    {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column clocks_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},  {"kv_footprint", NULL, KV_CELL_REAL}, {"held_gib_s", NULL, KV_CELL_REAL},
+    {"actual", NULL, KV_CELL_BOOL}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column measured_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},       {"panel", NULL, KV_CELL_COUNT},         {"measured_s", NULL, KV_CELL_REAL},
+    {"simulated_s", NULL, KV_CELL_REAL}, {"relative_error", NULL, KV_CELL_REAL}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column curves_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},    {"t_s", NULL, KV_CELL_REAL},    {"running", NULL, KV_CELL_COUNT},
+    {"waiting", NULL, KV_CELL_COUNT}, {"policy", NULL, KV_CELL_TEXT},
+};
+static const struct kv_column rate_columns[] = {
+    {"line", NULL, KV_CELL_COUNT},      {"rate", NULL, KV_CELL_REAL},      {"ttft_p99_s", NULL, KV_CELL_REAL},
+    {"tpot_p99_s", NULL, KV_CELL_REAL}, {"e2e_p99_s", NULL, KV_CELL_REAL}, {"policy", NULL, KV_CELL_TEXT},
+};
 static const char *const in_pass[] = {"chunk_tokens", "seen_tokens", "entries_in_pass", "in_pass_bytes", "policy"};
 static const char *const at_end[] = {"chunk_tokens", "seen_tokens", "entries_end", "end_bytes", "policy"};
 
@@ -90,6 +122,7 @@ static const char *const at_end[] = {"chunk_tokens", "seen_tokens", "entries_end
     {                                                                                                                  \
         "common", "replay", "replay_" script                                                                           \
     }
+#define TRAFFIC(script, file) {"common", "traffic", "traffic_" script, "traffic_page", "traffic_" script "_draw"}, file
 const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS] = {
     {"memory", MEMORY("bytes")},
     {"entries", MEMORY("entries")},
@@ -115,6 +148,23 @@ const struct kv_plot_kind kv_plot_kinds[KV_PLOT_KINDS] = {
      .of = KV_PLOT_REPLAY},
     {"timeline", REPLAY("timeline"), "timeline.csv", COLUMNS(timeline), .read = kv_plot_read_timeline,
      .of = KV_PLOT_REPLAY},
+    {"memory", TRAFFIC("memory", "timeline.csv"), COLUMNS(held), .read = kv_plot_read_traffic_memory,
+     .of = KV_PLOT_TRAFFIC},
+    {"latency", TRAFFIC("latency", "requests.csv"), COLUMNS(latency), .read = kv_plot_read_traffic_latency,
+     .of = KV_PLOT_TRAFFIC},
+    {"pareto", TRAFFIC("points", "policies.csv"), "pareto", COLUMNS(pareto), .read = kv_plot_read_traffic_points,
+     .of = KV_PLOT_TRAFFIC},
+    {"clocks", TRAFFIC("points", "policies.csv"), "clocks", COLUMNS(clocks), .read = kv_plot_read_traffic_points,
+     .of = KV_PLOT_TRAFFIC},
+    {"measured", TRAFFIC("measured", "requests.csv"), COLUMNS(measured), .read = kv_plot_read_measured,
+     .of = KV_PLOT_MEASURED},
+    {"curves", TRAFFIC("curves", "requests.csv"), COLUMNS(curves), .read = kv_plot_read_curves, .of = KV_PLOT_MEASURED},
+    {"rate",
+     {"common", "traffic_rate", "traffic_page", "traffic_rate_draw"},
+     "sweep.csv",
+     COLUMNS(rate),
+     .read = kv_plot_read_rate,
+     .of = KV_PLOT_SWEEP},
 };
 
 /* ---- text and numbers for gnuplot ---- */
@@ -297,13 +347,16 @@ static void number_lines(struct kv_plot *p)
     }
 }
 
-bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char *result, struct kv_arena *a,
-                  struct kv_err *e)
+bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char *result, const char *measured,
+                  struct kv_arena *a, struct kv_err *e)
 {
     struct kv_csv in;
     const char *names[MOST_COLUMNS] = {NULL};
     int column[2][MOST_COLUMNS] = {{0}};
-    *p = (struct kv_plot){.kind = kind, .series = KV_NEW_N(a, struct kv_plot_series, KV_PLOT_MOST_SERIES), .arena = a};
+    *p = (struct kv_plot){.kind = kind,
+                          .measured = measured,
+                          .series = KV_NEW_N(a, struct kv_plot_series, KV_PLOT_MOST_SERIES),
+                          .arena = a};
     kv_table_open(&p->table, kind->column, kind->n_columns, a);
     if (kind->read)
         return kind->read(p, result, e);
@@ -322,6 +375,28 @@ bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char
 }
 
 /* ---- variables of a script ---- */
+
+void kv_plot_begin_variables(struct kv_plot_variables *v)
+{
+    *v = (struct kv_plot_variables){0};
+    v->out = open_memstream(&v->text, &v->length);
+    KV_ASSERT(v->out);
+}
+
+void kv_plot_end_variables(struct kv_plot_variables *v, struct kv_plot *p)
+{
+    fclose(v->out);
+    p->variables = kv_copy_text(p->arena, v->text);
+    free(v->text);
+}
+
+void kv_plot_put_wholes(FILE *out, const char *name, const int64_t *value, int n)
+{
+    fprintf(out, "array %s[%d] = [", name, n);
+    for (int i = 0; i < n; i++)
+        fprintf(out, "%s%lld", i ? ", " : "", (long long)value[i]);
+    fputs("]\n", out);
+}
 
 /* The names of the lines, for people, and how long the longest is. */
 static void put_names(FILE *out, const struct kv_plot *p)

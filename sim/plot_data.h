@@ -7,17 +7,24 @@
 #include "sim/table.h"
 
 /* Beyond so many policies and chunks nobody reads a picture. */
-enum { KV_PLOT_KINDS = 11, KV_PLOT_MOST_SERIES = 240 };
+enum { KV_PLOT_KINDS = 18, KV_PLOT_MOST_SERIES = 240 };
 
 /* What kind of result a plot is of. */
-enum kv_plot_result { KV_PLOT_PLAN, KV_PLOT_CRITICAL, KV_PLOT_REPLAY };
+enum kv_plot_result {
+    KV_PLOT_PLAN,
+    KV_PLOT_CRITICAL,
+    KV_PLOT_REPLAY,
+    KV_PLOT_TRAFFIC,
+    KV_PLOT_MEASURED, /* traffic against a measured run */
+    KV_PLOT_SWEEP
+};
 
 struct kv_plot;
 
 /* One of the plots. */
 struct kv_plot_kind {
     const char *name;
-    const char *part[5];            /* templates of plots/, in this order; NULL at the end */
+    const char *part[6];            /* templates of plots/, in this order; NULL at the end */
     const char *file;               /* of the result */
     const char *shown;              /* the column drawn, when its template draws one of several; or NULL */
     const struct kv_column *column; /* of the plot's data: line and chunk first, policy last */
@@ -41,12 +48,13 @@ struct kv_plot {
     const char *variables;         /* of results that are no plans: for the script, ready */
     const char *nothing;           /* why there is nothing to draw, when it is not that the file has no rows; or NULL */
     const char *note;              /* what it leaves out, as "shows the first ..."; or NULL */
+    const char *measured;          /* KV_PLOT_MEASURED: the run beside the result */
     struct kv_arena *arena;
 };
 
 /* Reads what a plot draws from the folder of a result. KV_DATA; every mistake in the file is said. */
-bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char *result, struct kv_arena *a,
-                  struct kv_err *e);
+bool kv_plot_read(struct kv_plot *p, const struct kv_plot_kind *kind, const char *result, const char *measured,
+                  struct kv_arena *a, struct kv_err *e);
 
 /* Writes the data as CSV. */
 void kv_plot_put_data(FILE *out, const struct kv_plot *p);
@@ -64,19 +72,42 @@ bool kv_plot_read_mass(struct kv_plot *p, const char *result, struct kv_err *e);
 bool kv_plot_read_tax(struct kv_plot *p, const char *result, struct kv_err *e);
 bool kv_plot_read_timeline(struct kv_plot *p, const char *result, struct kv_err *e);
 
+/* Of traffic: the pool over time, latencies, points of policies; against a measured run; of a sweep over rates. */
+bool kv_plot_read_traffic_memory(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_traffic_latency(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_traffic_points(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_measured(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_curves(struct kv_plot *p, const char *result, struct kv_err *e);
+bool kv_plot_read_rate(struct kv_plot *p, const char *sweep, struct kv_err *e); /* the CSV itself */
+
 /* Writes what titles say of a plan, for all its plots. `device`: a fuller name than that of its summary, or NULL.
  * KV_DATA. */
 bool kv_plot_put_facts(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e);
 /* The same of a replay. */
 bool kv_plot_put_replay_facts(FILE *out, const char *result, struct kv_arena *a, struct kv_err *e);
 
+/* And of traffic. */
+bool kv_plot_put_traffic_facts(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e);
+
 /* ---- what the readers share ---- */
+
+/* Writes a script's variables into memory, then into the plot. */
+struct kv_plot_variables {
+    FILE *out;
+    char *text;
+    size_t length;
+};
+void kv_plot_begin_variables(struct kv_plot_variables *v);
+void kv_plot_end_variables(struct kv_plot_variables *v, struct kv_plot *p);
 
 /* At most `most` letters of a text, with '?' for what cannot be drawn. */
 const char *kv_plot_printable(const char *text, int most, struct kv_arena *a);
 int kv_plot_letters(const char *text);
 /* NAME = 'TEXT', with nothing in it to run. */
 void kv_plot_put_text(FILE *out, const char *name, const char *text);
+
+/* NAME[n] = [...], n > 0 */
+void kv_plot_put_wholes(FILE *out, const char *name, const int64_t *value, int n);
 
 struct kv_csv;
 /* Binds columns of a file by name; each missing one is said. `command`: whose file it should be. */

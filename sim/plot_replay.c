@@ -215,14 +215,6 @@ int kv_plot_choose(struct kv_plot_policies *s, const bool *may, int most)
 
 /* ---- variables of a script ---- */
 
-void kv_plot_put_wholes(FILE *out, const char *name, const int64_t *value, int n)
-{
-    fprintf(out, "array %s[%d] = [", name, n);
-    for (int i = 0; i < n; i++)
-        fprintf(out, "%s%lld", i ? ", " : "", (long long)value[i]);
-    fputs("]\n", out);
-}
-
 /* Names that were shortened to the same text get their numbers. */
 static const char *shown_name(const struct kv_plot_policies *s, const struct kv_plot_policy *q, int most,
                               struct kv_arena *a)

@@ -52,7 +52,5 @@ int kv_plot_choose(struct kv_plot_policies *s, const bool *may, int most);
 void kv_plot_put_policies(FILE *out, const struct kv_plot_policies *s, int most_letters, struct kv_arena *a);
 /* The same of the first n families. */
 void kv_plot_put_families(FILE *out, const struct kv_plot_policies *s, int n, int most_letters, struct kv_arena *a);
-/* NAME[n] = [...] */
-void kv_plot_put_wholes(FILE *out, const char *name, const int64_t *value, int n);
 
 #endif

@@ -13,27 +13,6 @@ enum { MOST_MAPS = 6, MOST_GROUPS = 12, MOST_LINES = 12, MOST_CURVES = 14, MOST_
 enum { MAP_LETTERS = 46, NAME_LETTERS = 54, MOST_LANES = 1 << 16 };
 static const double most_share = 1.001; /* a mean may be rounded */
 
-/* Writes a script's variables into memory. */
-struct variables {
-    FILE *out;
-    char *text;
-    size_t length;
-};
-
-static void begin_variables(struct variables *v)
-{
-    *v = (struct variables){0};
-    v->out = open_memstream(&v->text, &v->length);
-    KV_ASSERT(v->out);
-}
-
-static void end_variables(struct variables *v, struct kv_plot *p)
-{
-    fclose(v->out);
-    p->variables = kv_copy_text(p->arena, v->text);
-    free(v->text);
-}
-
 /* The policy a row is about. In a file that was cut short after too many of them, the others are passed over. */
 static struct kv_plot_policy *policy_of(const struct kv_plot_policies *s, const struct kv_plot *p,
                                         const struct kv_csv *in, int column, struct kv_plot_policy *near,
@@ -134,7 +113,7 @@ bool kv_plot_read_heads(struct kv_plot *p, const char *result, struct kv_err *e)
 {
     struct kv_plot_policies s;
     struct lanes all = {0};
-    struct variables v;
+    struct kv_plot_variables v;
     bool mass = !strcmp(p->kind->shown, "mass_kept");
     bool any[KV_PLOT_MOST_POLICIES] = {false}, evicts[KV_PLOT_MOST_POLICIES] = {false};
     int n_any = 0, n_evict = 0;
@@ -165,11 +144,11 @@ bool kv_plot_read_heads(struct kv_plot *p, const char *result, struct kv_err *e)
         kv_set_real(&p->table, row, "mass_kept", l->mass);
         kv_set_text(&p->table, row, "policy", l->policy->name);
     }
-    begin_variables(&v);
+    kv_plot_begin_variables(&v);
     kv_plot_put_policies(v.out, &s, MAP_LETTERS, p->arena);
     fprintf(v.out, "evicting = %d\nkeeping = %d\n", n_evict, n_any - n_evict);
     put_extents(v.out, &all, mass, p->n);
-    end_variables(&v, p);
+    kv_plot_end_variables(&v, p);
     return true;
 }
 
@@ -195,7 +174,7 @@ bool kv_plot_read_mass(struct kv_plot *p, const char *result, struct kv_err *e)
 {
     static const char *const names[] = {"kv_footprint", "mass_kept", "mass_inner", "mass_later", "marks_kept"};
     struct kv_plot_policies s;
-    struct variables v;
+    struct kv_plot_variables v;
     bool known[5] = {false};
     int64_t first[MOST_CURVES], last[MOST_CURVES];
     if (!kv_plot_read_policies(&s, p, result, e))
@@ -223,7 +202,7 @@ bool kv_plot_read_mass(struct kv_plot *p, const char *result, struct kv_err *e)
         }
         last[f] = p->table.n_rows - 1;
     }
-    begin_variables(&v);
+    kv_plot_begin_variables(&v);
     kv_plot_put_families(v.out, &s, p->n, NAME_LETTERS, p->arena);
     kv_plot_put_wholes(v.out, "first", first, p->n);
     kv_plot_put_wholes(v.out, "last", last, p->n);
@@ -234,7 +213,7 @@ bool kv_plot_read_mass(struct kv_plot *p, const char *result, struct kv_err *e)
                 knows[q->family] |= !isnan(q->share[k]);
         put_list(v.out, names[k], knows, p->n);
     }
-    end_variables(&v, p);
+    kv_plot_end_variables(&v, p);
     return true;
 }
 
@@ -243,7 +222,7 @@ bool kv_plot_read_mass(struct kv_plot *p, const char *result, struct kv_err *e)
 bool kv_plot_read_tax(struct kv_plot *p, const char *result, struct kv_err *e)
 {
     struct kv_plot_policies s;
-    struct variables v;
+    struct kv_plot_variables v;
     bool may[KV_PLOT_MOST_POLICIES] = {false}, in_place = false;
     if (!kv_plot_read_policies(&s, p, result, e))
         return false;
@@ -267,10 +246,10 @@ bool kv_plot_read_tax(struct kv_plot *p, const char *result, struct kv_err *e)
             row[1 + k].whole = q->size[k];
         kv_set_text(&p->table, row, "policy", q->name);
     }
-    begin_variables(&v);
+    kv_plot_begin_variables(&v);
     kv_plot_put_policies(v.out, &s, NAME_LETTERS, p->arena);
     fprintf(v.out, "in_place = %d\n", in_place);
-    end_variables(&v, p);
+    kv_plot_end_variables(&v, p);
     return true;
 }
 
@@ -386,7 +365,7 @@ bool kv_plot_read_timeline(struct kv_plot *p, const char *result, struct kv_err 
 {
     struct kv_plot_policies s;
     struct passes all = {0};
-    struct variables v;
+    struct kv_plot_variables v;
     bool may[KV_PLOT_MOST_POLICIES] = {false};
     int64_t first[MOST_LINES], last[MOST_LINES], each = 1;
     if (!kv_plot_read_policies(&s, p, result, e) || !read_passes(&all, &s, p, result, e))
@@ -406,7 +385,7 @@ bool kv_plot_read_timeline(struct kv_plot *p, const char *result, struct kv_err 
         each = of_one > each ? of_one : each;
         last[q->line - 1] = p->table.n_rows - 1;
     }
-    begin_variables(&v);
+    kv_plot_begin_variables(&v);
     kv_plot_put_policies(v.out, &s, NAME_LETTERS, p->arena);
     kv_plot_put_wholes(v.out, "first", first, p->n);
     kv_plot_put_wholes(v.out, "last", last, p->n);
@@ -419,6 +398,6 @@ bool kv_plot_read_timeline(struct kv_plot *p, const char *result, struct kv_err 
                 has[at->policy->line - 1] |= k ? !isnan(k == 1 ? at->held : at->kept) : at->within >= 0 && at->end >= 0;
         put_list(v.out, names[k], has, p->n);
     }
-    end_variables(&v, p);
+    kv_plot_end_variables(&v, p);
     return true;
 }

@@ -29,7 +29,7 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
 {
     *p = (struct kv_pool){
         .memory = s->hardware.memory == KV_UNSET ? 0 : s->hardware.memory,
-        .weights = m->weight_bytes,
+        .devices = s->engine.tensor_parallel_size,
         .overhead = s->hardware.overhead,
         .batched_tokens = s->engine.max_num_batched_tokens == KV_UNSET ? pass_tokens : s->engine.max_num_batched_tokens,
         .measured = s->engine.kv_pool != KV_UNSET,
@@ -37,9 +37,15 @@ void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct
         .token_bytes = kv_store_token_bytes(m, dtype),
     };
     p->usable = (int64_t)((double)p->memory * s->engine.gpu_memory_utilization);
-    p->activations = p->activations_estimated ? activation_bytes(m, p->batched_tokens, s->engine.max_num_seqs)
+    struct kv_model share;
+    struct kv_err ignored = {0}; /* settings were checked against the model */
+    kv_model_share(m, p->devices, &share, &ignored);
+    p->weights = share.weight_bytes;
+    p->activations = p->activations_estimated ? activation_bytes(&share, p->batched_tokens, s->engine.max_num_seqs)
                                               : s->hardware.activations;
     p->bytes = p->measured ? s->engine.kv_pool : p->usable - p->weights - p->activations - p->overhead;
+    if (!m->kv_lora_rank && p->devices > 1) /* more devices than KV heads hold some of them twice */
+        p->bytes = p->bytes / share.kv_heads * m->kv_heads;
 }
 
 void kv_print_model(const struct kv_model *m, enum kv_dtype dtype)
@@ -63,7 +69,10 @@ void kv_pool_print(const struct kv_pool *p, const struct kv_settings *s, const s
 {
     char why[160], tokens[KV_NUMBER_TEXT], blocks[KV_NUMBER_TEXT];
     const char *device = s->hardware.title ? s->hardware.title : s->hardware.device;
-    printf("Memory on %s\n", device);
+    if (p->devices > 1)
+        printf("Memory on each of %lld x %s\n", (long long)p->devices, device);
+    else
+        printf("Memory on %s\n", device);
     if (!p->measured) {
         line("device memory", p->memory, "");
         snprintf(why, sizeof why, "x %.2f gpu_memory_utilization", s->engine.gpu_memory_utilization);
@@ -83,5 +92,5 @@ void kv_pool_print(const struct kv_pool *p, const struct kv_settings *s, const s
              kv_print_count(tokens, p->bytes / p->token_bytes),
              kv_print_count(blocks, p->bytes / (p->token_bytes * s->engine.block_size)),
              (long long)s->engine.block_size, p->measured ? "as measured" : "estimated, not measured");
-    line("= KV pool", p->bytes, why);
+    line(p->devices > 1 ? "= KV pool of all" : "= KV pool", p->bytes, why);
 }

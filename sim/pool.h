@@ -7,8 +7,9 @@
 #include "sim/settings.h"
 
 struct kv_pool {
-    int64_t memory, usable, weights, activations, overhead;
-    int64_t bytes;          /* for KV; may be negative: the model does not fit */
+    int64_t memory, usable, weights, activations, overhead; /* of a device */
+    int64_t devices;                                        /* that share the model (tensor parallel) */
+    int64_t bytes; /* for KV, of all of them, each entry counted once; may be negative: the model does not fit */
     int64_t batched_tokens; /* of a pass, which the activations were estimated for */
     bool measured;          /* given as kv_pool */
     bool activations_estimated;

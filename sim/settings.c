@@ -57,6 +57,8 @@ static const struct kv_field hardware_fields[] = {
     {FIELD(hardware, title, KV_T_TEXT), .help = "its full name"},
     {FIELD(hardware, memory, KV_T_BYTES), .min = 1, .max = 0x1p60, .also = "vram, gpu_memory, memory_size",
      .help = "device memory"},
+    {FIELD(hardware, peer_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18, .also = "nvlink_bandwidth",
+     .help = "bytes a second from a device to the others that share a model with it, one way; auto: link_bandwidth"},
     {FIELD(hardware, price, KV_T_REAL), .min = 0, .max = 1e9, .also = "cost, price_per_hour",
      .help = "of one device for an hour, in any currency: for cost per million tokens"},
     {FIELD(hardware, memory_bandwidth, KV_T_BANDWIDTH), .min = 1, .max = 1e18,
@@ -295,6 +297,9 @@ static const struct kv_field timing_fields[] = {
     {FIELD(timing, step_overhead, KV_T_SECONDS), .def = "0 s", .min = 0, .max = 3600, .also = "cpu_overhead",
      .help = "time of a step that is in no table (the engine's CPU work); take it from another run or device than the "
              "one predicted"},
+    {FIELD(timing, all_reduce_latency, KV_T_SECONDS), .def = "10 us", .min = 0, .max = 1,
+     .help =
+         "tensor_parallel_size > 1: time of each of a layer's two all-reduces beside that of its bytes; an assumption"},
     {FIELD(timing, attention_batching_overhead, KV_T_SHARE), .def = "10 %",
      .help = "step-time tables: added to an attention term that more than one request takes part in (Vidur's)"},
     {FIELD(timing, compute_efficiency, KV_T_SHARE), .def = "70 %",
@@ -341,6 +346,9 @@ static bool known_section(const struct kv_ini_section *s, struct kv_arena *a, st
         names[n] = kv_sections[n].name;
         all = kv_format(a, "%s[%s], ", all, names[n]);
     }
+    names[n++] = "sweep"; /* its keys are of other sections: sim/sweep_grid.c */
+    if (!strcmp(s->name, "sweep"))
+        return true;
     size_t word = strcspn(s->name, " ");
     const char *policy = "policy", *near = kv_nearest(kv_copy_part(a, s->name, word), &policy, 1);
     if (near && s->name[word])
@@ -349,7 +357,8 @@ static bool known_section(const struct kv_ini_section *s, struct kv_arena *a, st
     near = kv_nearest(s->name, names, n);
     if (near)
         return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; did you mean [%s]?", s->where, s->name, near);
-    return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; known: %sand [policy NAME]", s->where, s->name, all);
+    return kv_fail(e, KV_USAGE, "%s: unknown section [%s]; known: %s[sweep], and [policy NAME]", s->where, s->name,
+                   all);
 }
 
 static const struct kv_setting *find(const struct kv_ini_section *s, const char *key)
@@ -470,22 +479,25 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
                       struct kv_err *e)
 {
     struct kv_ini ini = {.path = "--set"};
-    *s = (struct kv_settings){.path = path};
     if (path)
         kv_ini_read(path, &ini, a, e);
     if (e->status == KV_DATA)
         return false;
-    s->path = ini.path;
-    s->hash = ini.hash;
     for (int i = 0; i < n_set; i++)
-        kv_ini_set(&ini, set[i], a, e);
-    for (int i = 0; i < ini.n; i++)
-        if (!is_policy(ini.section[i].name))
-            known_section(&ini.section[i], a, e);
+        kv_ini_set(&ini, set[i], NULL, a, e);
+    return kv_settings_bind(&ini, s, a, e);
+}
+
+bool kv_settings_bind(const struct kv_ini *ini, struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    *s = (struct kv_settings){.path = ini->path, .hash = ini->hash};
+    for (int i = 0; i < ini->n; i++)
+        if (!is_policy(ini->section[i].name))
+            known_section(&ini->section[i], a, e);
     s->bind = KV_NEW_N(a, struct kv_bind, kv_n_sections);
     for (int i = 0; i < kv_n_sections; i++) {
         const struct kv_section *section = &kv_sections[i];
-        const struct kv_ini_section *given = kv_ini_find(&ini, section->name);
+        const struct kv_ini_section *given = kv_ini_find(ini, section->name);
         struct kv_setting *preset = NULL;
         int n_preset = 0;
         if (!strcmp(section->name, "hardware"))
@@ -493,7 +505,7 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
         s->bind[i] = (struct kv_bind){.field = section->field, .n = section->n, .base = (char *)s + section->offset};
         kv_bind(&s->bind[i], 1, preset, n_preset, given ? given->setting : NULL, given ? given->n : 0, a, e);
     }
-    read_policies(&ini, s, a, e);
+    read_policies(ini, s, a, e);
     return !e->n && check(s, a, e);
 }
 
@@ -519,6 +531,9 @@ bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct k
         m->sliding_window = 0;
     if (s->model.weights != KV_UNSET)
         m->weight_bytes = s->model.weights;
+    struct kv_model share;
+    if (!kv_model_share(m, s->engine.tensor_parallel_size, &share, e))
+        return kv_while(e, "%s: [engine]", s->path);
     if (!m->weight_bytes && s->engine.kv_pool == KV_UNSET)
         return kv_fail(e, KV_USAGE,
                        "%s: [model] '%s' is a quantised checkpoint, whose weight bytes are not known; add "

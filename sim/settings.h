@@ -42,7 +42,7 @@ struct kv_settings {
     struct {
         const char *device, *title;
         int64_t memory, activations, overhead;
-        double memory_bandwidth, peak_flops, link_bandwidth, price;
+        double memory_bandwidth, peak_flops, link_bandwidth, peer_bandwidth, price;
     } hardware;
     struct {
         double gpu_memory_utilization;
@@ -82,7 +82,7 @@ struct kv_settings {
     struct {
         int model, format, on_missing; /* enum kv_timing_model, kv_timing_format, kv_timing_missing */
         const char *profile;
-        double step_overhead, attention_batching_overhead, compute_efficiency, bandwidth_efficiency;
+        double step_overhead, all_reduce_latency, attention_batching_overhead, compute_efficiency, bandwidth_efficiency;
     } timing;
     struct {
         struct kv_texts plots, formats;
@@ -115,6 +115,8 @@ bool kv_settings_read(const char *path, const char *const *set, int n_set, struc
  */
 bool kv_settings_of_workload(const struct kv_setting *setting, int n, struct kv_settings *s, struct kv_arena *a,
                              struct kv_err *e);
+/* The same of a config that was read, and set over, already. */
+bool kv_settings_bind(const struct kv_ini *ini, struct kv_settings *s, struct kv_arena *a, struct kv_err *e);
 
 /* The model of the settings, read and with its overrides. */
 bool kv_settings_model(const struct kv_settings *s, struct kv_model *m, struct kv_arena *a, struct kv_err *e);

@@ -283,13 +283,14 @@ static void trim_end(char *text)
         text[n - 1] = '\0';
 }
 
-bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, struct kv_err *e)
+bool kv_ini_set(struct kv_ini *ini, const char *assignment, const char *from, struct kv_arena *a, struct kv_err *e)
 {
+    const char *by = from ? from : "--set";
     const char *equals = strchr(assignment, '='), *dot = equals;
     while (dot && dot > assignment && *dot != '.')
         dot--;
     if (!equals || dot == assignment || dot + 1 == equals)
-        return kv_fail(e, KV_USAGE, "--set '%s': write it as section.key=value", assignment);
+        return kv_fail(e, KV_USAGE, "%s '%s': write it as section.key=value", by, assignment);
     const char *name = squeeze(a, kv_copy_part(a, assignment, (size_t)(dot - assignment)));
     char *key = kv_copy_part(a, dot + 1, (size_t)(equals - dot - 1));
     char *value = kv_copy_text(a, equals + 1 + strspn(equals + 1, " \t"));
@@ -297,24 +298,24 @@ bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, 
     trim_end(value);
     for (const char *c = assignment; *c; c++)
         if ((unsigned char)*c < ' ' && *c != '\t')
-            return kv_fail(e, KV_USAGE, "--set '%s': a value is one line", assignment);
+            return kv_fail(e, KV_USAGE, "%s '%s': a value is one line", by, assignment);
     if (strlen(name) > MAX_NAME || strlen(key) > MAX_NAME || strchr(name, ']'))
-        return kv_fail(e, KV_USAGE, "--set '%s': no config can hold such a %s; shorten it", assignment,
+        return kv_fail(e, KV_USAGE, "%s '%s': no config can hold such a %s; shorten it", by, assignment,
                        strlen(key) > MAX_NAME ? "key" : "section name");
     if (strlen(key) + strlen(value) + 3 > MAX_LINE && !strchr(value, ','))
-        return kv_fail(e, KV_USAGE, "--set '%s': no line of a config can hold that; shorten it", assignment);
+        return kv_fail(e, KV_USAGE, "%s '%s': no line of a config can hold that; shorten it", by, assignment);
     if (value[comment_start(value)])
-        return kv_fail(e, KV_USAGE, "--set '%s': ' ;' would begin a comment in a config; leave it out", assignment);
+        return kv_fail(e, KV_USAGE, "%s '%s': ' ;' would begin a comment in a config; leave it out", by, assignment);
     if (!*key)
-        return kv_fail(e, KV_USAGE, "--set '%s': write it as section.key=value", assignment);
+        return kv_fail(e, KV_USAGE, "%s '%s': write it as section.key=value", by, assignment);
     struct kv_ini_section *s = find_section(ini, name);
     if (!s)
-        s = add_section(ini, name, "--set", a);
+        s = add_section(ini, name, by, a);
     struct kv_setting setting = {
         .key = key,
         .value = value,
-        .where = kv_format(a, "--set %s: [%s]", assignment, name),
-        .origin = "--set",
+        .where = from ? kv_format(a, "%s [%s]", from, name) : kv_format(a, "--set %s: [%s]", assignment, name),
+        .origin = by,
     };
     struct kv_setting *before = find_setting(s, key);
     if (before)

@@ -37,8 +37,9 @@ struct kv_ini {
 bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struct kv_err *e);
 
 /* Adds, or replaces, `section.key=value` as `--set` gives it; makes the section when there is none. The last '.' before
- * the '=' ends the section's name. */
-bool kv_ini_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a, struct kv_err *e);
+ * the '=' ends the section's name. `from`: the line of a file it stands on instead, "sweep.ini:14: [sweep]"; NULL:
+ * `--set`. */
+bool kv_ini_set(struct kv_ini *ini, const char *assignment, const char *from, struct kv_arena *a, struct kv_err *e);
 
 /* NULL when there is none. */
 const struct kv_ini_section *kv_ini_find(const struct kv_ini *ini, const char *section);

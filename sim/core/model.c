@@ -240,3 +240,31 @@ bool kv_model_finish(struct kv_model *m, struct kv_arena *a, struct kv_err *e)
         m->weight_bytes = (m->parameters * kv_dtype_bits(m->dtype) + 7) / 8;
     return true;
 }
+
+static int64_t part_of(int64_t whole, int64_t parts)
+{
+    return (whole + parts - 1) / parts;
+}
+
+bool kv_model_share(const struct kv_model *m, int64_t devices, struct kv_model *share, struct kv_err *e)
+{
+    *share = *m;
+    if (devices <= 1)
+        return true;
+    if (m->q_heads % devices)
+        return kv_fail(e, KV_USAGE,
+                       "tensor_parallel_size = %lld: the %lld query heads of '%s' cannot be dealt out evenly",
+                       (long long)devices, (long long)m->q_heads, m->name);
+    if (m->kv_heads % devices && devices % m->kv_heads)
+        return kv_fail(e, KV_USAGE, "tensor_parallel_size = %lld: the %lld KV heads of '%s' cannot be dealt out evenly",
+                       (long long)devices, (long long)m->kv_heads, m->name);
+    share->q_heads = m->q_heads / devices;
+    share->kv_heads = part_of(m->kv_heads, devices);
+    share->intermediate = part_of(m->intermediate, devices);
+    share->moe_intermediate = part_of(m->moe_intermediate, devices);
+    share->shared_intermediate = part_of(m->shared_intermediate, devices);
+    share->vocab = part_of(m->vocab, devices);
+    share->parameters = part_of(m->parameters, devices);
+    share->weight_bytes = part_of(m->weight_bytes, devices);
+    return true;
+}

@@ -64,6 +64,11 @@ bool kv_model_finish(struct kv_model *m, struct kv_arena *a, struct kv_err *e);
  * that value is a constant of the family (head_dim of Gemma, Mistral's window): there the key must be written. */
 bool kv_model_from_hf(const char *path, struct kv_model *m, struct kv_arena *a, struct kv_err *e);
 
+/* What one of `devices` holds of a model whose layers they share, as vLLM deals it out: query heads, widths of the MLP
+ * and the vocabulary in equal parts; KV heads too, or one each where there are more devices than KV heads. KV_USAGE when
+ * they cannot be dealt out. */
+bool kv_model_share(const struct kv_model *m, int64_t devices, struct kv_model *share, struct kv_err *e);
+
 /* The families kv_model_from_hf knows, in alphabetical order, NULL at the end. */
 extern const char *const kv_model_families[];
 

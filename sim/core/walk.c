@@ -55,6 +55,12 @@ static void find_kinds(struct kv_classes *c)
 bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a,
                      struct kv_err *e)
 {
+    return kv_classes_make_share(c, p, s, 0, s->store_heads, 1, a, e);
+}
+
+bool kv_classes_make_share(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, int64_t first,
+                           int64_t heads, int64_t times, struct kv_arena *a, struct kv_err *e)
+{
     size_t lanes = (size_t)(s->layers * s->store_heads);
     *c = (struct kv_classes){.layers = s->layers};
     c->at = kv_alloc_many(a, lanes, sizeof *c->at, "lanes", e);
@@ -69,11 +75,11 @@ bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const stru
     c->kind_layers = kinds + 2 * s->layers;
     for (int64_t layer = 0; layer < s->layers; layer++) {
         c->first[layer + 1] = c->first[layer];
-        for (int64_t head = 0; head < s->store_heads; head++) {
+        for (int64_t head = first; head < first + heads; head++) {
             int64_t number = p->law->group ? p->law->group(p, s, layer, head) : 0;
             int64_t i = find_class(c, group, number, s->window ? s->window[layer] : 0, layer, head);
-            c->at[i].lanes++;
-            find_member(c, layer, i)->lanes++;
+            c->at[i].lanes += times;
+            find_member(c, layer, i)->lanes += times;
         }
     }
     find_kinds(c);

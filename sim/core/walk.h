@@ -32,6 +32,10 @@ struct kv_classes {
 /* Finds the classes. KV_ENV when memory is out. */
 bool kv_classes_make(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, struct kv_arena *a,
                      struct kv_err *e);
+/* Of `heads` store heads from `first` on alone, each of whose lanes counts `times`: a device's share of them, as if all
+ * devices held as much. */
+bool kv_classes_make_share(struct kv_classes *c, const struct kv_policy *p, const struct kv_shape *s, int64_t first,
+                           int64_t heads, int64_t times, struct kv_arena *a, struct kv_err *e);
 /* One class for each lane, in order of layer and head: where scores may make any two differ. */
 bool kv_classes_of_lanes(struct kv_classes *c, const struct kv_shape *s, struct kv_arena *a, struct kv_err *e);
 

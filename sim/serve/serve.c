@@ -217,6 +217,47 @@ static void told(void *context, enum kv_engine_event what, struct kv_job *job, i
 
 /* ---- open ---- */
 
+static void open_holder(struct run *r, struct kv_holder *holder, const struct kv_classes *classes)
+{
+    kv_holder_open(holder, &r->out->policy, &r->shape, classes, r->settings->engine.block_size,
+                   (enum kv_scope)r->settings->engine.evict_scope, r->arena);
+}
+
+/* Pages, one table a head, at the end of a request. */
+static int64_t pages_at_end(struct run *r, const struct kv_classes *classes)
+{
+    const struct kv_request request = {.prompt = 32768, .output = 512, .prefill = 32768};
+    struct kv_holder holder;
+    struct kv_hold hold;
+    int64_t pages = 0;
+    open_holder(r, &holder, classes);
+    kv_hold_open(&hold, &holder);
+    kv_hold_start(&hold, &request);
+    for (const struct kv_hold_pass *p; (p = kv_hold_next(&hold, request.prompt));)
+        pages = p->passes > 1 ? kv_hold_pages(&hold, KV_PER_HEAD, p->passes) : p->after[KV_PER_HEAD];
+    return pages;
+}
+
+/* Heads are dealt out to devices in order; the device that holds most decides what fits, so all count as if they held
+ * as much. */
+static bool open_fullest(struct run *r, struct kv_err *e)
+{
+    int64_t heads = r->shape.store_heads, devices = least(r->settings->engine.tensor_parallel_size, heads),
+            fullest = -1;
+    for (int64_t i = 0; i < devices; i++) {
+        struct kv_classes classes;
+        if (!kv_classes_make_share(&classes, &r->out->policy, &r->shape, i * heads / devices, heads / devices, devices,
+                                   r->arena, e))
+            return false;
+        int64_t pages = devices > 1 ? pages_at_end(r, &classes) : 0;
+        if (pages > fullest)
+            r->classes = classes;
+        fullest = pages > fullest ? pages : fullest;
+    }
+    open_holder(r, &r->holder, &r->classes);
+    return true;
+}
+
 static bool make_policy(struct run *r, struct kv_err *e)
 {
     const struct kv_settings *s = r->settings;
@@ -233,11 +274,7 @@ static bool make_policy(struct run *r, struct kv_err *e)
                        "[policy %s]",
                        s->path, (long long)r->rules.max_num_batched_tokens, (long long)out->policy.when.patch,
                        r->asked->name);
-    if (!kv_classes_make(&r->classes, &out->policy, &r->shape, r->arena, e))
-        return false;
-    kv_holder_open(&r->holder, &out->policy, &r->shape, &r->classes, s->engine.block_size,
-                   (enum kv_scope)s->engine.evict_scope, r->arena);
-    return true;
+    return open_fullest(r, e);
 }
 
 /* vLLM's default for a server goes by the device (vllm/engine/arg_utils.py, get_batch_defaults). */

@@ -60,6 +60,22 @@ void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix
     }
 }
 
+/* Two all-reduces a layer, behind attention and behind the MLP, each of tokens x hidden elements of 2 bytes: a ring
+ * sends 2 (n - 1) / n of them from every device. */
+static bool open_all_reduce(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
+{
+    const struct kv_settings *s = t->settings;
+    double n = (double)s->engine.tensor_parallel_size, layers = (double)m->layers;
+    double bandwidth = isnan(s->hardware.peer_bandwidth) ? s->hardware.link_bandwidth : s->hardware.peer_bandwidth;
+    if (n <= 1)
+        return true;
+    if (!(bandwidth > 0))
+        return kv_fail(e, KV_USAGE, "%s: [hardware] needs peer_bandwidth for tensor_parallel_size = %.0f", s->path, n);
+    t->overhead += 2 * layers * s->timing.all_reduce_latency;
+    t->reduce_s = 2 * layers * 2 * (n - 1) / n * (double)m->hidden * 2 / bandwidth;
+    return true;
+}
+
 /* The formats, told apart by a file that each has. */
 static const struct {
     enum kv_timing_format format;
@@ -71,8 +87,10 @@ static const struct {
     {KV_TABLES_KERNELS, "gemm_bf16.csv", kv_timing_open_kernels},
 };
 
-static bool open_table(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
+/* Measured layers and passes are those of one device; kernels go by their shapes. */
+static bool open_table(struct kv_timing *t, const struct kv_model *m, const struct kv_model *share, struct kv_err *e)
 {
+    int64_t devices = t->settings->engine.tensor_parallel_size;
     const char *path = t->settings->timing.profile, *known = "";
     int format = t->settings->timing.format, n = sizeof formats / sizeof *formats;
     struct stat s;
@@ -83,7 +101,12 @@ static bool open_table(struct kv_timing *t, const struct kv_model *m, struct kv_
     for (int i = 0; i < n; i++) {
         bool there = !access(kv_format(t->arena, "%s/%s", path, formats[i].file), F_OK);
         if (format == (int)formats[i].format || (format == KV_TABLES_AUTO && there))
-            return formats[i].open(t, m, path, e);
+            return devices <= 1 || formats[i].format == KV_TABLES_KERNELS
+                       ? formats[i].open(t, share, path, e)
+                       : kv_fail(e, KV_USAGE,
+                                 "%s profile '%s' was measured on one device, and tensor_parallel_size = %lld; use "
+                                 "tables of kernels, or model = roofline",
+                                 kv_timing_where(t), path, (long long)devices);
         known = kv_format(t->arena, "%s%s%s", known, i ? ", " : "", formats[i].file);
     }
     return kv_fail(e, KV_DATA, "%s profile '%s' has no tables that are known; one of these lies in such a folder: %s",
@@ -105,9 +128,12 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
                        kv_timing_models[s->timing.model],
                        s->timing.model == KV_TIMING_TABLE ? "a folder of measured tables" : "a file of 'kvsim fit'");
     *out = t;
-    bool good = s->timing.model == KV_TIMING_ROOFLINE ? kv_timing_open_roofline(t, m, e)
+    struct kv_model share; /* of one device */
+    if (!kv_model_share(m, s->engine.tensor_parallel_size, &share, e) || !open_all_reduce(t, m, e))
+        return false;
+    bool good = s->timing.model == KV_TIMING_ROOFLINE ? kv_timing_open_roofline(t, &share, e)
                 : s->timing.model == KV_TIMING_FITTED ? kv_timing_open_fitted(t, m, s->timing.profile, e)
-                                                      : open_table(t, m, e);
+                                                      : open_table(t, m, &share, e);
     if (good && !t->knows_evictions)
         t->stamp = kv_format(a, "%s; evictions by bytes", t->stamp);
     return good;
@@ -147,9 +173,9 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     }
     if (c.outside > 1 && t->strict)
         return missing(step, c.outside, e);
-    double own = c.sum + t->overhead;
+    double reduce = t->overhead + t->reduce_s * (double)step->tokens, own = c.sum + reduce;
     double to_decode = step->tokens > 0 ? (double)step->decodes / (double)step->tokens : 1;
-    out->part[KV_TIME_DECODE] = c.decode + (c.shared + t->overhead) * to_decode;
+    out->part[KV_TIME_DECODE] = c.decode + (c.shared + reduce) * to_decode;
     out->part[KV_TIME_PREFILL] = own - out->part[KV_TIME_DECODE];
     out->part[KV_TIME_EVICT] = evict;
     out->part[KV_TIME_OFFLOAD] = offload;
@@ -162,7 +188,7 @@ bool kv_timing_linear(const struct kv_timing *t, int64_t decodes, double *base, 
 {
     if (!t->linear || !t->linear(t, decodes, base, slope))
         return false;
-    *base += t->overhead;
+    *base += t->overhead + t->reduce_s * (double)decodes;
     return true;
 }
 

@@ -387,8 +387,11 @@ static void say_flags(const struct kv_traffic *t)
     if (s->engine.scheduler != KV_SCHEDULER_VLLM)
         return;
     const struct kv_served *r = kv_traffic_first(t);
-    printf("  What vLLM runs of this: vllm serve MODEL --max-num-seqs %lld --block-size %lld%s%s\n",
+    printf("  What vLLM runs of this: vllm serve MODEL --max-num-seqs %lld --block-size %lld%s%s%s\n",
            (long long)s->engine.max_num_seqs, (long long)s->engine.block_size,
+           s->engine.tensor_parallel_size == 1
+               ? ""
+               : kv_format(t->arena[0], " --tensor-parallel-size %lld", (long long)s->engine.tensor_parallel_size),
            s->engine.max_num_batched_tokens == KV_UNSET
                ? ""
                : kv_format(t->arena[0], " --max-num-batched-tokens %lld", (long long)s->engine.max_num_batched_tokens),

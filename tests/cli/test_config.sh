@@ -237,7 +237,7 @@ name = Llama-3.1-8B
 block_size = 16
 INI
 ini "unknown section, nothing near" "bad.ini:3: unknown section [xyzzyplugh]; known: [run], [model], [hardware], [engine], [workload], \
-[slo], [plan], [timing], [report], and [policy NAME]" <<'INI'
+[slo], [plan], [timing], [report], [sweep], and [policy NAME]" <<'INI'
 [model]
 name = Llama-3.1-8B
 [xyzzyplugh]

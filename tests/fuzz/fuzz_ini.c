@@ -110,7 +110,7 @@ static void check_mistakes(const struct kv_ini *ini, const struct kv_err *e)
 static void try_set(struct kv_ini *ini, const char *assignment, struct kv_arena *a)
 {
     struct kv_err e = {0};
-    if (!kv_ini_set(ini, assignment, a, &e)) {
+    if (!kv_ini_set(ini, assignment, NULL, a, &e)) {
         KV_ASSERT(e.n == 1 && e.status == KV_USAGE);
         return;
     }

@@ -48,6 +48,7 @@ block_size = {case.block_size}
 max_num_seqs = {case.max_num_seqs}
 max_num_batched_tokens = {case.max_num_batched_tokens}
 max_model_len = {case.max_model_len}
+long_prefill_token_threshold = {case.long_prefill_token_threshold}
 enable_prefix_caching = {str(case.prefix_caching).lower()}
 async_scheduling = {str(case.async_scheduling).lower()}
 reserve_full_prompt = {str(case.reserve_full_isl).lower()}
@@ -145,7 +146,7 @@ def draw(rng, folder):
         block_size=block, max_model_len=longest, num_blocks=-(-longest // block) + 2 + rng.randrange(3 * longest // block + 1),
         max_num_seqs=rng.choice([1, 2, 4, 8, 16]), max_num_batched_tokens=rng.choice([16, 32, 64, 512]),
         prefix_caching=rng.random() < 0.6, async_scheduling=rng.random() < 0.5, reserve_full_isl=rng.random() < 0.8,
-        chunked_prefill=True, long_prefill_token_threshold=0, step_time=[0.01, 0, 0, 0], piece=rng.choice([block, 2 * block, 7]))
+        chunked_prefill=True, long_prefill_token_threshold=rng.choice([0, 0, 7, 10, 25]), step_time=[0.01, 0, 0, 0], piece=rng.choice([block, 2 * block, 7]))
     clock, chains, number = 0.0, [[]], 0
     with open(f"{folder}/requests.csv", "w") as out:
         out.write("request,arrival_s,prompt_tokens,output_tokens,hashes\n")

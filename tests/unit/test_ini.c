@@ -459,7 +459,7 @@ static void a_folder_instead_of_a_file(void **state)
 static void check_set(struct fixture *f, const char *assignment, const char *section, const char *key,
                       const char *value)
 {
-    if (!kv_ini_set(&f->ini, assignment, f->a, &f->e))
+    if (!kv_ini_set(&f->ini, assignment, NULL, f->a, &f->e))
         fail_msg("%s", f->e.text);
     const struct kv_setting *s = setting(f, section, key);
     assert_string_equal(s->value, value);
@@ -508,7 +508,7 @@ static void set_refuses_what_is_no_assignment(void **state)
     must_read(f, "");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         memset(&f->e, 0, sizeof f->e);
-        if (kv_ini_set(&f->ini, bad[i], f->a, &f->e))
+        if (kv_ini_set(&f->ini, bad[i], NULL, f->a, &f->e))
             fail_msg("'%s' is taken", bad[i]);
         assert_string_equal(f->e.text, kv_format(f->a, "--set '%s': write it as section.key=value", bad[i]));
         assert_int_equal(f->e.status, KV_USAGE);

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What plots of traffic share: a policy is a line, wherever its rows stand in a file. */
+#ifndef KV_PLOT_TRAFFIC_H
+#define KV_PLOT_TRAFFIC_H
+
+#include "sim/plot_data.h"
+
+struct kv_plot_lines {
+    const char *name[KV_PLOT_MOST_SERIES];
+    int n, last; /* last: the one asked for before, where rows of a policy stand together */
+};
+/* The line of this name, from 0, a new one if need be; -1 when there are too many. */
+int kv_plot_line(struct kv_plot_lines *l, const char *name, struct kv_arena *a);
+/* lines, name[] and letters, for a script. */
+void kv_plot_put_lines(FILE *out, const struct kv_plot_lines *l, struct kv_arena *a);
+
+#endif
