@@ -193,19 +193,25 @@ static void take_blocks(struct kv_engine *e)
         kv_slot_name_last(e, e->slot[i]);
 }
 
-static int64_t decodes_need(const struct kv_engine *e)
+static int64_t decodes_need(const struct kv_engine *e, int64_t phase)
 {
     const struct kv_decodes *d = &e->decodes;
     enum kv_layout layout = e->rules.layout;
-    int64_t need = d->phase[layout][e->step % e->holder->page] + d->rise[layout];
+    int64_t need = d->phase[layout][phase] + d->rise[layout];
     return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
+}
+
+static bool decodes_fit(const struct kv_engine *e, int64_t phase)
+{
+    return decodes_need(e, phase) <= kv_engine_free_pages(e);
 }
 
 static bool schedule_decodes(struct kv_engine *e)
 {
-    while (decodes_need(e) > kv_engine_free_pages(e) && kv_keep_drop(e, NULL))
+    int64_t phase = e->step % e->holder->page;
+    while (!decodes_fit(e, phase) && kv_keep_drop(e, NULL))
         ;
-    bool preempted = e->decodes.n && decodes_need(e) > kv_engine_free_pages(e) && walk_decodes(e);
+    bool preempted = e->decodes.n && !decodes_fit(e, phase) && walk_decodes(e);
     if (e->blocks)
         take_blocks(e);
     else
@@ -467,6 +473,25 @@ static void begin_step(struct kv_engine *e)
     e->decodes_counted = false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] = 0;
+}
+
+void kv_engine_begin_decodes(struct kv_engine *e)
+{
+    begin_step(e);
+    e->now.decodes = e->now.sequences = e->decodes.n;
+    e->now.moved_bytes = e->decodes.moved_bytes;
+    e->now.scored_bytes = e->decodes.scored_bytes;
+}
+
+bool kv_engine_claim_decodes(struct kv_engine *e, int64_t phase)
+{
+    const struct kv_decodes *d = &e->decodes;
+    KV_ASSERT(!e->blocks);
+    if (decodes_need(e, phase) > e->rules.pages - e->pages[e->rules.layout])
+        return false;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] = d->phase[layout][phase] + d->rise[layout];
+    return true;
 }
 
 /* Decides what the step runs. False when memory is out. */
