@@ -82,7 +82,7 @@ struct kv_settings {
     struct {
         int model, format, on_missing; /* enum kv_timing_model, kv_timing_format, kv_timing_missing */
         const char *profile;
-        double step_overhead, all_reduce_latency, attention_batching_overhead, compute_efficiency, bandwidth_efficiency;
+        double step_overhead, scale, all_reduce_latency, attention_batching_overhead, compute_efficiency, bandwidth_efficiency;
     } timing;
     struct {
         struct kv_texts plots, formats;

@@ -169,13 +169,25 @@ static void advance(struct kv_engine *e, int64_t phase)
     e->tokens_left -= d->n;
 }
 
+static void end_run(struct kv_engine *e, int32_t number)
+{
+    kv_slot_stop(e, number);
+    if (!kv_slot_next_run(e, number))
+        finish(e, number);
+}
+
+/* Decodes whose run ends and prefills of this step, in order of admission: so those that end give their pages back. */
 static void end_runs(struct kv_engine *e)
 {
-    while (e->n_events && e->event[0].step == e->step) {
-        int32_t number = e->event[0].slot;
-        kv_slot_stop(e, number);
-        if (!kv_slot_next_run(e, number))
-            finish(e, number);
+    int32_t i = 0;
+    for (;;) {
+        bool run = e->n_events && e->event[0].step == e->step;
+        if (i < e->n_ran && (!run || e->slot[e->ran[i]]->order < e->event[0].order))
+            end_pass(e, e->ran[i++]);
+        else if (run)
+            end_run(e, e->event[0].slot);
+        else
+            return;
     }
 }
 
@@ -304,8 +316,6 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     advance(e, e->step % e->holder->page);
     int32_t ending = e->n_ending;
     end_runs(e);
-    for (int32_t i = 0; i < e->n_ran; i++)
-        end_pass(e, e->ran[i]);
     release(e, ending); /* those that ended a step before */
     if (e->blocks)
         count_blocks(e);

@@ -6,6 +6,7 @@
 #include "sim/interrupt.h"
 #include "sim/progress.h"
 #include "sim/serve/requests.h"
+#include "sim/serve/turns.h"
 #include "sim/table.h"
 
 #include <math.h>
@@ -17,13 +18,6 @@ const char *const kv_verdict_names[] = {"stable", "backlogged", "overloaded", NU
 const char *const kv_limit_names[] = {"KV pool", "max_num_seqs", "max_num_batched_tokens", NULL};
 
 const char kv_serve_step_header[] = "policy,replica,step,start_s,what,request,tokens,computed,free_pages,waiting\n";
-
-/* A turn whose time has not come. */
-struct turn {
-    double at;
-    int64_t order;
-    struct kv_arrival arrival;
-};
 
 struct replica {
     struct run *run;
@@ -46,8 +40,7 @@ struct run {
     int64_t replicas, next_replica;
     struct kv_arrival next; /* of the stream */
     bool more;              /* the stream has it */
-    struct turn *turn;      /* heap: the earliest first */
-    int64_t n_turns, room, orders;
+    struct kv_turns turns;
     double last_counted_s; /* requests that arrive later are not counted */
     double first_s, last_s;
     double arrivals_end_s, last_finish_s;
@@ -102,44 +95,6 @@ static void count_request(struct run *r, const struct kv_job *job)
     r->paper_sum += paper_footprint(r, job);
 }
 
-static bool sooner(const struct turn *a, const struct turn *b)
-{
-    return a->at != b->at ? a->at < b->at : a->order < b->order;
-}
-
-static bool add_turn(struct run *r, double at, const struct kv_arrival *arrival)
-{
-    if (r->n_turns == r->room) {
-        int64_t room = r->room ? 2 * r->room : 64;
-        struct turn *grown = realloc(r->turn, sizeof *grown * (size_t)room);
-        if (!grown)
-            return false;
-        r->turn = grown;
-        r->room = room;
-    }
-    struct turn turn = {.at = at, .order = r->orders++, .arrival = *arrival};
-    int64_t i = r->n_turns++;
-    for (; i && sooner(&turn, &r->turn[(i - 1) / 2]); i = (i - 1) / 2)
-        r->turn[i] = r->turn[(i - 1) / 2];
-    r->turn[i] = turn;
-    return true;
-}
-
-static struct turn take_turn(struct run *r)
-{
-    struct turn top = r->turn[0], last = r->turn[--r->n_turns];
-    int64_t i = 0;
-    for (int64_t child; (child = 2 * i + 1) < r->n_turns; i = child) {
-        if (child + 1 < r->n_turns && sooner(&r->turn[child + 1], &r->turn[child]))
-            child++;
-        if (!sooner(&r->turn[child], &last))
-            break;
-        r->turn[i] = r->turn[child];
-    }
-    r->turn[i] = last;
-    return top;
-}
-
 static void refuse(struct run *r, struct kv_job *job, const char *why)
 {
     struct kv_served *out = r->out;
@@ -160,7 +115,7 @@ static void end_request(struct run *r, struct kv_job *job)
         struct kv_err error = {0};
         struct kv_arrival next;
         if (kv_workload_follow(r->workload, &job->is, &next, &error) &&
-            !add_turn(r, job->finish_s + next.arrival_s, &next))
+            !kv_turns_add(&r->turns, job->finish_s + next.arrival_s, &next))
             kv_bug(__FILE__, __LINE__, "no memory for the turns of sessions");
     }
     kv_progress_add(&r->progress, 1);
@@ -383,9 +338,14 @@ static bool find_drain(struct run *r, struct kv_err *e)
 
 static bool read_next(struct run *r, struct kv_err *e)
 {
+    kv_arrival_drop(&r->next);
     enum kv_next next = kv_workload_next(r->workload, &r->next, e);
     r->more = next == KV_NEXT_ROW;
+    if (!r->more)
+        r->next.n_blocks = 0;
     r->next.arrival_s /= r->asked->rate;
+    if (!kv_arrival_own(&r->next))
+        return kv_fail(e, KV_ENV, "no memory for the %lld blocks of a prompt", (long long)r->next.n_blocks);
     return next != KV_NEXT_BAD;
 }
 
@@ -428,8 +388,12 @@ static bool arrive(struct run *r, double at, const struct kv_arrival *arrival, s
         job->is.prompt = scaled(job->is.prompt, r->asked->context);
     if (r->settings->workload.too_long && job->is.output < r->rules.max_model_len)
         job->is.prompt = least(job->is.prompt, r->rules.max_model_len - job->is.output);
-    /* turns of a session have their tokens in common */
-    job->session = arrival->turn || arrival->follows ? arrival->request : ~arrival->request;
+    /* drawn names end with the prompt; behind what all share the engine's own go on through the answer */
+    if (!kv_workload_has_blocks(r->workload) && job->is.n_blocks)
+        job->is.n_blocks = least(job->is.n_blocks, r->settings->workload.shared_prefix / job->is.block_tokens);
+    /* turns of a session have their tokens in common; what clients of a closed loop ask for has none */
+    bool closed = r->settings->workload.arrivals == KV_CLOSED;
+    job->session = closed ? ~r->out->arrived : arrival->turn || arrival->follows ? arrival->request : ~arrival->request;
     r->out->arrived++;
     if (r->out->arrived == 1)
         r->first_s = at;
@@ -466,7 +430,7 @@ static bool run_engines(struct run *r, double until, bool *all_there, struct kv_
     if (*all_there)
         return true;
     /* an answer of another replica may bring a turn; it cannot come before that one's next step */
-    bool follow = r->next.follows || r->n_turns || r->jobs.follow;
+    bool follow = r->next.follows || r->turns.n || r->jobs.follow;
     if (follow && second < until)
         until = second > clock ? second : nextafter(clock, INFINITY);
     return kv_engine_run(first->engine, until, e);
@@ -477,7 +441,7 @@ static bool run_all(struct run *r, struct kv_err *e)
     double horizon = isnan(r->settings->run.horizon) ? INFINITY : r->settings->run.horizon;
     bool there;
     while (!kv_interrupted()) {
-        double stream = r->more ? r->next.arrival_s : INFINITY, turn = r->n_turns ? r->turn[0].at : INFINITY;
+        double stream = r->more ? r->next.arrival_s : INFINITY, turn = r->turns.n ? r->turns.turn[0].at : INFINITY;
         double until = fmin(fmin(stream, turn), horizon);
         if (!run_engines(r, until, &there, e))
             return false;
@@ -486,15 +450,17 @@ static bool run_all(struct run *r, struct kv_err *e)
         if (until >= horizon)
             break;
         if (turn <= stream) {
-            struct turn next = take_turn(r);
-            if (!arrive(r, next.at, &next.arrival, e))
+            struct kv_turn next = kv_turns_take(&r->turns);
+            bool good = arrive(r, next.at, &next.arrival, e);
+            kv_arrival_drop(&next.arrival);
+            if (!good)
                 return false;
         } else if (!arrive(r, stream, &r->next, e) || !read_next(r, e)) {
             return false;
         }
     }
     r->out->complete =
-        !kv_interrupted() && !r->more && !r->n_turns && r->out->finished + r->out->refused == r->out->arrived;
+        !kv_interrupted() && !r->more && !r->turns.n && r->out->finished + r->out->refused == r->out->arrived;
     return true;
 }
 
@@ -577,6 +543,7 @@ bool kv_serve(struct kv_served *out, const struct kv_serve_asked *asked, struct 
     if (r->workload)
         kv_workload_close(r->workload);
     kv_jobs_close(&r->jobs);
-    free(r->turn);
+    kv_turns_close(&r->turns);
+    kv_arrival_drop(&r->next);
     return good;
 }

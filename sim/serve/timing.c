@@ -121,6 +121,7 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
     t->settings = s;
     t->strict = s->timing.on_missing == KV_MISSING_ERROR;
     t->overhead = s->timing.step_overhead;
+    t->scale = s->timing.scale > 0 ? s->timing.scale : 1; /* a config says 0.001 at least */
     t->move_s_per_byte = 1 / (s->hardware.memory_bandwidth * s->timing.bandwidth_efficiency);
     t->link_s_per_byte = 1 / s->hardware.link_bandwidth;
     if (s->timing.model != KV_TIMING_ROOFLINE && !s->timing.profile)
@@ -173,9 +174,9 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     }
     if (c.outside > 1 && t->strict)
         return missing(step, c.outside, e);
-    double reduce = t->overhead + t->reduce_s * (double)step->tokens, own = c.sum + reduce;
+    double reduce = t->overhead + t->reduce_s * (double)step->tokens, own = (c.sum + reduce) * t->scale;
     double to_decode = step->tokens > 0 ? (double)step->decodes / (double)step->tokens : 1;
-    out->part[KV_TIME_DECODE] = c.decode + (c.shared + reduce) * to_decode;
+    out->part[KV_TIME_DECODE] = (c.decode + (c.shared + reduce) * to_decode) * t->scale;
     out->part[KV_TIME_PREFILL] = own - out->part[KV_TIME_DECODE];
     out->part[KV_TIME_EVICT] = evict;
     out->part[KV_TIME_OFFLOAD] = offload;
@@ -189,7 +190,8 @@ bool kv_timing_linear(const struct kv_timing *t, int64_t decodes, double *base, 
 {
     if (!t->linear || !t->linear(t, decodes, base, slope))
         return false;
-    *base += t->overhead + t->reduce_s * (double)decodes;
+    *base = (*base + t->overhead + t->reduce_s * (double)decodes) * t->scale;
+    *slope *= t->scale;
     return true;
 }
 

@@ -26,6 +26,7 @@ struct kv_timing {
     bool strict;            /* on_missing = error */
     bool knows_evictions;   /* the kind has figures of its own for them */
     double overhead;        /* seconds a step, with what does not depend on its tokens of all-reduces */
+    double scale;           /* of all but evictions and transfers */
     double reduce_s;        /* of all-reduces, a token */
     double move_s_per_byte; /* of device memory; NaN: the hardware does not say */
     double link_s_per_byte;

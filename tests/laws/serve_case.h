@@ -213,7 +213,7 @@ static void case_make(struct serve_case *c, const struct bench *b, uint64_t numb
         c->log[side] = (struct step_log){.arena = c->subject.arena,
                                          .lanes = c->subject.shape.layers * c->subject.shape.store_heads,
                                          .linear = linear};
-        c->timing[side] = (struct kv_timing){.cost = log_step, .linear = log_linear, .own = &c->log[side]};
+        c->timing[side] = (struct kv_timing){.cost = log_step, .scale = 1, .linear = log_linear, .own = &c->log[side]};
     }
 }
 

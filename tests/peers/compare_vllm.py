@@ -177,16 +177,18 @@ def main():
     parser.add_argument("--max-model-len", type=int, default=131072)
     parser.add_argument("--piece", type=int, default=512)
     parser.add_argument("--step-s", type=float, default=0.02)
+    parser.add_argument("--sync", action="store_true", help="with --requests: no async scheduling")
     options = parser.parse_args()
     bad = steps = preempted = found = 0
     cases = [None] if options.requests else range(options.cases) if options.only is None else [options.only]
     for number in cases:
         with tempfile.TemporaryDirectory() as folder:
             if number is None:
-                case = SimpleNamespace(**vars(options), prefix_caching=True, async_scheduling=True, reserve_full_isl=True,
+                case = SimpleNamespace(**vars(options), prefix_caching=True, async_scheduling=not options.sync,
+                                       reserve_full_isl=True,
                                        chunked_prefill=True, long_prefill_token_threshold=0, step_time=[options.step_s, 0, 0, 0])
                 with open(options.requests) as given, open(f"{folder}/requests.csv", "w") as out:
-                    out.write(given.read())
+                    out.write(given.read().replace(" ", ";"))  # between hashes
             else:
                 case = draw(random.Random(options.seed * 1000003 + number), folder)
             ours, theirs = run_kvsim(case, folder, options.kvsim), run_vllm(case, folder)
