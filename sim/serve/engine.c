@@ -105,7 +105,7 @@ static void finish(struct kv_engine *e, int32_t number)
     s->session = job->is.request;
     if (e->rules.async_scheduling) {
         s->ending = true;
-        s->names_last = e->blocks && s->seen > s->target && s->seen % e->holder->page == 0;
+        s->names_last = e->blocks && s->seen > s->target && kv_in_page(e->holder, s->seen) == 0;
         s->last_name = s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job goes before them */
         e->ending[e->n_ending++] = number;
     } else {
@@ -313,7 +313,7 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     count_step(e, &time, chunk_tokens);
     e->begun = e->clock;
     e->clock += time.s;
-    advance(e, e->step % e->holder->page);
+    advance(e, kv_in_page(e->holder, e->step));
     int32_t ending = e->n_ending;
     end_runs(e);
     release(e, ending); /* those that ended a step before */
@@ -341,7 +341,7 @@ static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *en
     struct kv_stretch *span = NULL;
     struct kv_step_time time = {.same_until = -INFINITY};
     double span_end = -INFINITY;
-    int64_t page = e->holder->page, phase = e->step % page;
+    int64_t page = e->holder->page, phase = kv_in_page(e->holder, e->step);
     while (e->step < last && e->clock < until) {
         *enough = kv_engine_claim_decodes(e, phase);
         if (!*enough)

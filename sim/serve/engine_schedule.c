@@ -49,7 +49,7 @@ static void wait_first(struct kv_engine *e, struct kv_job *job)
 static void claim(struct kv_engine *e, int64_t sign)
 {
     const struct kv_decodes *d = &e->decodes;
-    int64_t phase = e->step % e->holder->page;
+    int64_t phase = kv_in_page(e->holder, e->step);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
 }
@@ -180,8 +180,7 @@ static bool walk_decodes(struct kv_engine *e)
  * the step is scheduled (vllm/v1/core/sched/async_scheduler.py). */
 static void take_blocks(struct kv_engine *e)
 {
-    int64_t page = e->holder->page;
-    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer) {
+    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step)]; i >= 0; i = e->slot[i]->phase_newer) {
         struct kv_slot *s = e->slot[i];
         if (e->rules.async_scheduling && s->seen + e->step - s->start > s->target)
             kv_slot_name_last(e, s);
@@ -189,7 +188,7 @@ static void take_blocks(struct kv_engine *e)
     }
     if (e->rules.async_scheduling)
         return;
-    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer)
+    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step + 1)]; i >= 0; i = e->slot[i]->phase_newer)
         kv_slot_name_last(e, e->slot[i]);
 }
 
@@ -208,7 +207,7 @@ static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 
 static bool schedule_decodes(struct kv_engine *e)
 {
-    int64_t phase = e->step % e->holder->page;
+    int64_t phase = kv_in_page(e->holder, e->step);
     while (!decodes_fit(e, phase) && kv_keep_drop(e, NULL))
         ;
     bool preempted = e->decodes.n && !decodes_fit(e, phase) && walk_decodes(e);
@@ -235,8 +234,7 @@ static int64_t pass_need(const struct kv_engine *e, const struct kv_slot *s)
 {
     enum kv_layout layout = e->rules.layout;
     if (e->blocks)
-        return ((s->seen + s->pass->n_new + e->holder->page - 1) / e->holder->page - s->n_blocks) *
-               e->holder->table[layout]->tables;
+        return (kv_pages_of(e->holder, s->seen + s->pass->n_new) - s->n_blocks) * e->holder->table[layout]->tables;
     return most(0, s->pass->during[layout] - s->pages[layout]);
 }
 
@@ -374,7 +372,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
         there = (found - unused) * tables;
     }
     if (e->holder->plain) {
-        whole = (s->target + page - 1) / page * tables;
+        whole = kv_pages_of(e->holder, s->target) * tables;
     } else {
         whole = prefill_peak(e, s);
         kv_hold_start(&s->hold, &request);
@@ -396,7 +394,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
     s->reserved = sarathi && !e->blocks && e->holder->plain;
     if (s->reserved)
         for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-            s->pages[layout] = (s->target + page - 1) / page * e->holder->table[layout]->tables;
+            s->pages[layout] = kv_pages_of(e->holder, s->target) * e->holder->table[layout]->tables;
             e->pages[layout] += s->pages[layout];
         }
     return true;
