@@ -17,7 +17,7 @@ bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct 
 bool kv_out_close(struct kv_out *o, struct kv_err *e);
 void kv_out_drop(struct kv_out *o); /* nothing is left of it */
 
-/* FNV-1a of a file's bytes, in hexadecimal: enough to tell that an input changed. */
+/* xxHash64 of a file's bytes, in hexadecimal, as `xxhsum` prints it: enough to tell that an input changed. */
 const char *kv_file_hash(const char *path, struct kv_arena *a);
 
 /* Makes a result folder, and those above it. KV_ENV when it cannot be written in; KV_USAGE when it holds other things
