@@ -214,7 +214,7 @@ golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folde
 bench: $(bench_programs) ## build and run the benchmarks, one after the other
 	@for program in $(bench_programs); do echo "$$program"; $$program || exit; done
 
-validate: $(validate_programs) ## compare the memory model with published measurements: the tables of docs/VALIDATION.md
+validate: $(validate_programs) ## compare memory and serving with published measurements: tables of docs/VALIDATION.md
 	@for program in $(validate_programs); do $$program || exit; done
 
 fuzz: ## fuzz each parser for FUZZ_SECONDS with clang's libFuzzer, starting from tests/fuzz/corpus

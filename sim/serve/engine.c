@@ -106,7 +106,7 @@ static void finish(struct kv_engine *e, int32_t number)
     s->session = job->is.request;
     if (e->rules.async_scheduling) {
         s->ending = true;
-        s->names_last = e->blocks && s->seen > s->target && s->seen % e->holder->page == 0;
+        s->names_last = e->blocks && s->seen > s->target && kv_in_page(e->holder, s->seen) == 0;
         s->last_name = s->names_last ? kv_job_block_name(e, job, s->n_blocks - 1) : 0; /* the job goes before them */
         e->ending[e->n_ending++] = number;
     } else {
@@ -156,11 +156,10 @@ static void end_pass(struct kv_engine *e, int32_t number)
     }
 }
 
-/* Decodes are a token further. */
-static void advance(struct kv_engine *e)
+/* Decodes are a token further, in a step of that number modulo page. */
+static void advance(struct kv_engine *e, int64_t phase)
 {
     struct kv_decodes *d = &e->decodes;
-    int64_t phase = e->step % e->holder->page;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->pages[layout] += d->phase[layout][phase];
     d->held_held += 2 * d->gain_held + d->gain_gain;
@@ -200,8 +199,33 @@ static void count_blocks(struct kv_engine *e)
         e->pages[layout] = used * e->holder->table[layout]->tables;
 }
 
-/* What the step took, in time and memory. */
-static void count_step(struct kv_engine *e, const struct kv_step_time *time)
+/* Seconds in which somebody waited. */
+static void count_waiting(struct kv_engine *e, double s)
+{
+    if (!e->n_waiting)
+        return;
+    e->sums.limit_s[e->full ? KV_LIMIT_PAGES : e->limit] += s;
+    e->sums.waited_s += (double)e->n_waiting * s;
+}
+
+/* What the step took, in time and memory, into the span of the timeline it begins in. */
+static void count_span(const struct kv_engine *e, struct kv_stretch *span, double s, int64_t tokens)
+{
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        int64_t pages = e->pages[layout] + e->claims[layout];
+        span->peak[layout] = most(span->peak[layout], pages);
+        span->area[layout] += (double)pages * s;
+    }
+    span->any = true;
+    span->s += s;
+    span->running = most(span->running, e->n_running);
+    span->waiting = most(span->waiting, e->n_waiting);
+    span->tokens += tokens;
+    span->steps++;
+}
+
+/* The same into the sums. */
+static void count_step(struct kv_engine *e, const struct kv_step_time *time, int64_t chunk_tokens)
 {
     struct kv_engine_sums *sums = &e->sums;
     double held = e->prefill_held + e->decodes.held + (double)e->decodes.n;
@@ -210,18 +234,8 @@ static void count_step(struct kv_engine *e, const struct kv_step_time *time)
         sums->peak_pages[layout] = most(sums->peak_pages[layout], pages);
         sums->page_area[layout] += (double)pages * time->s;
     }
-    int64_t chunk_tokens = 0;
-    for (int64_t i = 0; i < e->now.n_chunks; i++)
-        chunk_tokens += e->chunk[i].tokens;
-    if (e->recomputed) {
-        sums->recomputed_tokens += e->recomputed;
-        sums->recompute_s += time->part[KV_TIME_PREFILL] * (double)e->recomputed / (double)chunk_tokens;
-    }
     sums->held_area += (held + (double)chunk_tokens) * time->s;
-    if (e->n_waiting) {
-        sums->limit_s[e->full ? KV_LIMIT_PAGES : e->limit] += time->s;
-        sums->waited_s += (double)e->n_waiting * time->s;
-    }
+    count_waiting(e, time->s);
     sums->steps++;
     sums->busy_s += time->s;
     for (int i = 0; i < KV_TIME_PARTS; i++)
@@ -230,6 +244,13 @@ static void count_step(struct kv_engine *e, const struct kv_step_time *time)
         sums->outside = time->outside;
     if (e->watch && e->watch->gaps && e->decodes.n)
         kv_quantiles_add_many(e->watch->gaps, time->s, e->decodes.n);
+}
+
+/* Of its prefill, what had been computed before. */
+static void count_recomputed(struct kv_engine *e, const struct kv_step_time *time, int64_t chunk_tokens)
+{
+    e->sums.recomputed_tokens += e->recomputed;
+    e->sums.recompute_s += time->part[KV_TIME_PREFILL] * (double)e->recomputed / (double)chunk_tokens;
 }
 
 /* ---- a step ---- */
@@ -266,6 +287,8 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
 {
     struct kv_step_time time = {0};
     const struct kv_decodes *d = &e->decodes;
+    const struct kv_engine_watch *w = e->watch;
+    int64_t tokens = e->now.tokens, chunk_tokens = 0;
     e->now.decode_kv = d->held + (double)d->n;
     e->now.decode_kv_squares = d->held_held + 2 * d->held + (double)d->n;
     e->now.moved_bytes += d->moved_bytes;
@@ -273,20 +296,25 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     e->now.offload_bytes = e->offload_bytes;
     e->sums.offloaded_bytes += e->offload_bytes;
     e->offload_bytes = 0;
-    int64_t tokens = e->now.tokens;
     e->now.tokens = padded(e, tokens);
     if (!kv_timing_step(e->timing, &e->now, &time, err))
         return false;
     if (e->blocks)
         count_blocks(e);
-    if (e->watch && e->watch->details)
+    if (w && w->details) {
         tell_who_ran(e);
-    e->step_s = time.s;
-    kv_engine_tell(e, KV_STEPPED, NULL, tokens, e->n_running);
-    count_step(e, &time);
+        kv_engine_tell(e, KV_STEPPED, NULL, tokens, e->n_running);
+    }
+    for (int64_t i = 0; i < e->now.n_chunks; i++)
+        chunk_tokens += e->chunk[i].tokens;
+    if (e->recomputed)
+        count_recomputed(e, &time, chunk_tokens);
+    if (w && w->timeline)
+        count_span(e, kv_timeline_at(w->timeline, e->clock), time.s, tokens);
+    count_step(e, &time, chunk_tokens);
     e->begun = e->clock;
     e->clock += time.s;
-    advance(e);
+    advance(e, kv_in_page(e->holder, e->step));
     int32_t ending = e->n_ending;
     end_runs(e);
     release(e, ending); /* those that ended a step before */
@@ -294,6 +322,66 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
         count_blocks(e);
     return true;
 }
+
+/* ---- stretches of steps in which decodes alone run ---- */
+
+/* Such steps are all scheduled alike as long as nobody comes or goes. Who waits, if anybody does, is not even asked,
+ * for lack of pages that only who ends gives back. */
+static bool is_quiet(const struct kv_engine *e)
+{
+    return e->decodes.n && e->decodes.n == e->n_running && !e->n_ending && !e->blocks && !(e->offload_bytes > 0) &&
+           (!e->first_waiting || (e->full && e->holder->plain)) && !(e->watch && e->watch->details);
+}
+
+/* Steps before step `last`, at whose beginning a run ends. *enough: there were pages for all of them. Each sum adds up
+ * the same numbers in the same order as steps one by one do: results are equal to the bit. */
+static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *enough, struct kv_err *err)
+{
+    struct kv_decodes *d = &e->decodes;
+    struct kv_timeline *line = e->watch ? e->watch->timeline : NULL;
+    struct kv_stretch *span = NULL;
+    struct kv_step_time time = {.same_until = -INFINITY};
+    double span_end = -INFINITY;
+    int64_t page = e->holder->page, phase = kv_in_page(e->holder, e->step);
+    while (e->step < last && e->clock < until) {
+        *enough = kv_engine_claim_decodes(e, phase);
+        if (!*enough)
+            return true;
+        e->now.decode_kv = d->held + (double)d->n;
+        if (!(e->now.decode_kv <= time.same_until) || d->gain < 0) {
+            e->now.decode_kv_squares = d->held_held + 2 * d->held + (double)d->n;
+            if (!kv_timing_step(e->timing, &e->now, &time, err))
+                return false;
+        }
+        if (line && !(e->clock < span_end)) {
+            span = kv_timeline_at(line, e->clock);
+            span_end = (double)(span - line->span + 1) * line->width;
+        }
+        if (span)
+            count_span(e, span, time.s, d->n);
+        count_step(e, &time, 0);
+        e->begun = e->clock;
+        e->clock += time.s;
+        advance(e, phase);
+        phase = phase + 1 < page ? phase + 1 : 0;
+    }
+    return true;
+}
+
+static bool take_stretches(struct kv_engine *e, double until, struct kv_err *err)
+{
+    bool enough = true;
+    while (enough && !e->ended && e->clock < until && is_quiet(e)) {
+        kv_engine_begin_decodes(e);
+        e->now.tokens = padded(e, e->decodes.n);
+        if (!take_steps(e, e->event[0].step, until, &enough, err))
+            return false;
+        end_runs(e);
+    }
+    return true;
+}
+
+/* ---- steps one after another ---- */
 
 /* Decides on a step that runs something, if there is one. */
 static bool find_step(struct kv_engine *e, struct kv_err *err)
@@ -324,6 +412,10 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 {
     e->ended = false;
     while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until && !kv_interrupted()) {
+        if (!take_stretches(e, until, err))
+            return false;
+        if (e->ended || !(e->clock < until))
+            break;
         if (!find_step(e, err))
             return false;
         if (!e->now.tokens)
@@ -354,11 +446,6 @@ int64_t kv_engine_running(const struct kv_engine *e)
 int64_t kv_engine_pages(const struct kv_engine *e, enum kv_layout layout)
 {
     return e->pages[layout] + e->claims[layout];
-}
-
-double kv_engine_step_s(const struct kv_engine *e)
-{
-    return e->step_s;
 }
 
 double kv_engine_now(const struct kv_engine *e)

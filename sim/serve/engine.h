@@ -11,6 +11,7 @@
 #include "sim/core/quantile.h"
 #include "sim/serve/blocks.h"
 #include "sim/serve/hold.h"
+#include "sim/serve/timeline.h"
 #include "sim/serve/timing.h"
 #include "sim/workload/workload.h"
 
@@ -59,11 +60,12 @@ enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHE
 
 /* What others are told. `tokens`, `computed`: of KV_RAN the tokens run and those before them; of an admission those
  * found in the cache or kept of the turn before; of KV_STEPPED the tokens of the step and the sequences that run.
- * KV_RAN is told only with `details`. */
+ * KV_STEPPED and KV_RAN are told only with `details`. */
 struct kv_engine_watch {
     void *context;
     bool details;
-    struct kv_quantiles *gaps; /* between tokens of a request, seconds; or NULL */
+    struct kv_timeline *timeline; /* what steps held and ran, or NULL */
+    struct kv_quantiles *gaps;    /* between tokens of a request, seconds; or NULL */
     void (*tell)(void *context, enum kv_engine_event what, struct kv_job *job, int64_t tokens, int64_t computed);
 };
 
@@ -108,9 +110,8 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err);
 const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e);
 int64_t kv_engine_waiting(const struct kv_engine *e);
 int64_t kv_engine_running(const struct kv_engine *e);
-/* Pages held within the step that is told of, and its seconds. */
+/* Pages held within the step that is told of. */
 int64_t kv_engine_pages(const struct kv_engine *e, enum kv_layout layout);
-double kv_engine_step_s(const struct kv_engine *e);
 double kv_engine_now(const struct kv_engine *e);          /* when that step begins */
 int64_t kv_engine_tokens_left(const struct kv_engine *e); /* to compute, of all its requests */
 /* Blocks of the prompt that it would find in its cache. */

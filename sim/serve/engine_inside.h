@@ -96,7 +96,6 @@ struct kv_engine {
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */
     enum kv_limit limit;        /* of the last admission that failed */
-    double step_s;
     int64_t tokens_left;
     bool full; /* the first that waits was refused for lack of pages, and none came back since */
     struct kv_engine_sums sums;
@@ -107,6 +106,10 @@ struct kv_engine {
 /* Decides what the step runs, of requests that had arrived by `cutoff`, and takes pages for it: see `now`, `chunk`,
  * `ran`. False when memory is out. */
 bool kv_engine_schedule(struct kv_engine *e, double cutoff);
+/* Begins with a step of all decodes and nothing else, as the above would. */
+void kv_engine_begin_decodes(struct kv_engine *e);
+/* Takes pages for it, a step of that number modulo page. False: there are not enough. */
+bool kv_engine_claim_decodes(struct kv_engine *e, int64_t phase);
 /* Takes the first that waits out of the queue. */
 struct kv_job *kv_engine_next_job(struct kv_engine *e);
 void kv_engine_tell(const struct kv_engine *e, enum kv_engine_event what, struct kv_job *job, int64_t tokens,

@@ -49,7 +49,7 @@ static void wait_first(struct kv_engine *e, struct kv_job *job)
 static void claim(struct kv_engine *e, int64_t sign)
 {
     const struct kv_decodes *d = &e->decodes;
-    int64_t phase = e->step % e->holder->page;
+    int64_t phase = kv_in_page(e->holder, e->step);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
 }
@@ -180,8 +180,7 @@ static bool walk_decodes(struct kv_engine *e)
  * the step is scheduled (vllm/v1/core/sched/async_scheduler.py). */
 static void take_blocks(struct kv_engine *e)
 {
-    int64_t page = e->holder->page;
-    for (int32_t i = e->in_phase[e->step % page]; i >= 0; i = e->slot[i]->phase_newer) {
+    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step)]; i >= 0; i = e->slot[i]->phase_newer) {
         struct kv_slot *s = e->slot[i];
         if (e->rules.async_scheduling && s->seen + e->step - s->start > s->target)
             kv_slot_name_last(e, s);
@@ -189,23 +188,29 @@ static void take_blocks(struct kv_engine *e)
     }
     if (e->rules.async_scheduling)
         return;
-    for (int32_t i = e->in_phase[(e->step + 1) % page]; i >= 0; i = e->slot[i]->phase_newer)
+    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step + 1)]; i >= 0; i = e->slot[i]->phase_newer)
         kv_slot_name_last(e, e->slot[i]);
 }
 
-static int64_t decodes_need(const struct kv_engine *e)
+static int64_t decodes_need(const struct kv_engine *e, int64_t phase)
 {
     const struct kv_decodes *d = &e->decodes;
     enum kv_layout layout = e->rules.layout;
-    int64_t need = d->phase[layout][e->step % e->holder->page] + d->rise[layout];
+    int64_t need = d->phase[layout][phase] + d->rise[layout];
     return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
+}
+
+static bool decodes_fit(const struct kv_engine *e, int64_t phase)
+{
+    return decodes_need(e, phase) <= kv_engine_free_pages(e);
 }
 
 static bool schedule_decodes(struct kv_engine *e)
 {
-    while (decodes_need(e) > kv_engine_free_pages(e) && kv_keep_drop(e, NULL))
+    int64_t phase = kv_in_page(e->holder, e->step);
+    while (!decodes_fit(e, phase) && kv_keep_drop(e, NULL))
         ;
-    bool preempted = e->decodes.n && decodes_need(e) > kv_engine_free_pages(e) && walk_decodes(e);
+    bool preempted = e->decodes.n && !decodes_fit(e, phase) && walk_decodes(e);
     if (e->blocks)
         take_blocks(e);
     else
@@ -229,8 +234,7 @@ static int64_t pass_need(const struct kv_engine *e, const struct kv_slot *s)
 {
     enum kv_layout layout = e->rules.layout;
     if (e->blocks)
-        return ((s->seen + s->pass->n_new + e->holder->page - 1) / e->holder->page - s->n_blocks) *
-               e->holder->table[layout]->tables;
+        return (kv_pages_of(e->holder, s->seen + s->pass->n_new) - s->n_blocks) * e->holder->table[layout]->tables;
     return most(0, s->pass->during[layout] - s->pages[layout]);
 }
 
@@ -370,7 +374,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
         there = (found - unused) * tables;
     }
     if (e->holder->plain) {
-        whole = (s->target + page - 1) / page * tables;
+        whole = kv_pages_of(e->holder, s->target) * tables;
     } else {
         whole = prefill_peak(e, s);
         kv_hold_start(&s->hold, &request);
@@ -393,7 +397,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
     if (s->reserved)
         for (int layout = 0; layout < KV_LAYOUTS; layout++) {
             int64_t back_already = s->pages[layout]; /* of entries that were kept */
-            s->pages[layout] = (s->target + page - 1) / page * e->holder->table[layout]->tables;
+            s->pages[layout] = kv_pages_of(e->holder, s->target) * e->holder->table[layout]->tables;
             e->pages[layout] += s->pages[layout] - back_already;
         }
     return true;
@@ -470,6 +474,25 @@ static void begin_step(struct kv_engine *e)
     e->decodes_counted = false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->claims[layout] = 0;
+}
+
+void kv_engine_begin_decodes(struct kv_engine *e)
+{
+    begin_step(e);
+    e->now.decodes = e->now.sequences = e->decodes.n;
+    e->now.moved_bytes = e->decodes.moved_bytes;
+    e->now.scored_bytes = e->decodes.scored_bytes;
+}
+
+bool kv_engine_claim_decodes(struct kv_engine *e, int64_t phase)
+{
+    const struct kv_decodes *d = &e->decodes;
+    KV_ASSERT(!e->blocks);
+    if (decodes_need(e, phase) > e->rules.pages - e->pages[e->rules.layout])
+        return false;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->claims[layout] = d->phase[layout][phase] + d->rise[layout];
+    return true;
 }
 
 /* Decides what the step runs. False when memory is out. */

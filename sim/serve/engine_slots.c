@@ -143,17 +143,11 @@ static void drop_event(struct kv_engine *e, int32_t number)
 
 /* ---- sums over decodes ---- */
 
-static int64_t modulo(int64_t a, int64_t b)
-{
-    int64_t rest = a % b;
-    return rest < 0 ? rest + b : rest;
-}
-
 static void enter_phase(struct kv_engine *e, int32_t number, bool enter)
 {
     struct kv_slot *s = e->slot[number];
     const struct kv_hold_line *line = &s->hold.line[e->rules.layout][0];
-    int32_t *first = &e->in_phase[modulo(s->start - line->value, e->holder->page)];
+    int32_t *first = &e->in_phase[kv_in_page(e->holder, s->start - line->value)];
     if (enter) {
         s->phase_older = KV_NOBODY;
         s->phase_newer = *first;
@@ -189,7 +183,7 @@ static void count_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j
         for (int64_t i = 0; !s->single && i < e->holder->n_tables[layout]; i++) {
             const struct kv_hold_line *line = &p->line[layout][i];
             if (line->gain)
-                d->phase[layout][modulo(s->start - line->value, e->holder->page)] +=
+                d->phase[layout][kv_in_page(e->holder, s->start - line->value)] +=
                     sign * e->holder->table[layout][i].tables;
         }
     }
@@ -283,7 +277,7 @@ int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s)
     int64_t need = p->during[layout] - p->after[layout];
     for (int64_t i = 0; i < e->holder->n_tables[layout]; i++) {
         const struct kv_hold_line *line = &p->line[layout][i];
-        if (line->gain && (line->value + e->step - s->start) % e->holder->page == 0)
+        if (line->gain && kv_in_page(e->holder, line->value + e->step - s->start) == 0)
             need += e->holder->table[layout][i].tables;
     }
     return need;
@@ -324,7 +318,7 @@ void kv_slot_take_block(struct kv_slot *s, int32_t block)
 
 void kv_slot_take_blocks(struct kv_engine *e, struct kv_slot *s, int64_t from, int64_t tokens)
 {
-    int64_t page = e->holder->page, want = (tokens + page - 1) / page;
+    int64_t page = e->holder->page, want = kv_pages_of(e->holder, tokens);
     while (s->n_blocks < want)
         kv_slot_take_block(s, kv_blocks_take(e->blocks));
     for (int64_t i = from / page; i < tokens / page; i++)

@@ -20,29 +20,36 @@ const struct kv_fit_term_text kv_fit_term_texts[KV_FIT_TERMS] = {
 };
 const char *const kv_fit_kind_names[] = {"prefill", "decode", "mixed", "eviction", "all", NULL};
 
+struct kv_fit_chunks kv_fit_chunks_of(const struct kv_step *step)
+{
+    struct kv_fit_chunks all = {0};
+    for (int64_t i = 0; i < step->n_chunks; i++) {
+        double c = (double)step->chunk[i].tokens, prefix = step->chunk[i].prefix;
+        all.tokens += c;
+        all.pairs += c * (prefix + c / 2);
+        all.prefixes += prefix;
+        all.longest = prefix > all.longest ? prefix : all.longest;
+    }
+    return all;
+}
+
 void kv_fit_row_of(struct kv_fit_row *row, const struct kv_step *step, double s)
 {
-    double chunks = 0, pairs = 0, prefixes = 0, prefix = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens;
-        chunks += c;
-        pairs += c * (step->chunk[i].prefix + c / 2);
-        prefixes += step->chunk[i].prefix;
-        prefix = fmax(prefix, step->chunk[i].prefix);
-    }
+    struct kv_fit_chunks chunks = kv_fit_chunks_of(step);
     *row = (struct kv_fit_row){.s = s};
     row->kind = !step->n_chunks ? KV_FIT_DECODE_STEP : step->decodes ? KV_FIT_MIXED_STEP : KV_FIT_PREFILL_STEP;
     row->x[KV_FIT_BASE] = 1;
     row->x[KV_FIT_TOKEN] = (double)step->tokens;
     row->x[KV_FIT_DECODE_KV] = step->decode_kv;
     row->x[KV_FIT_BESIDE_KV] = step->n_chunks ? step->decode_kv : 0;
-    row->x[KV_FIT_PAIR] = pairs;
-    row->x[KV_FIT_PREFIX] = prefixes;
+    row->x[KV_FIT_PAIR] = chunks.pairs;
+    row->x[KV_FIT_PREFIX] = chunks.prefixes;
     row->x[KV_FIT_SEQUENCE] = (double)step->sequences;
     row->x[KV_FIT_MOVED] = step->moved_bytes;
     row->x[KV_FIT_SCORED] = step->scored_bytes;
     row->sizes = (struct kv_fit_sizes){(double)step->tokens, (double)step->decodes,
-                                       step->decodes ? step->decode_kv / (double)step->decodes : 0, chunks, prefix};
+                                       step->decodes ? step->decode_kv / (double)step->decodes : 0, chunks.tokens,
+                                       chunks.longest};
 }
 
 /* What a row has of a term: the knee counts where there is a pass at all. */

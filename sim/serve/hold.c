@@ -13,11 +13,6 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static int64_t pages_of(int64_t length, int64_t page)
-{
-    return (length + page - 1) / page;
-}
-
 /* ---- a policy ---- */
 
 static void make_tables(struct kv_holder *h, struct kv_arena *a)
@@ -48,6 +43,7 @@ void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct
                             .shape = s,
                             .classes = c,
                             .page = page,
+                            .page_shift = page & (page - 1) ? -1 : __builtin_ctzll((unsigned long long)page),
                             .lanes = s->layers * s->store_heads,
                             .scope = scope,
                             .plain = !p->law->room && c->n == 1 && !c->at[0].window,
@@ -105,7 +101,8 @@ static int64_t longest_after(const struct kv_hold_table *t, const struct kv_run 
 static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, const struct kv_run *run)
 {
     const struct kv_classes *c = h->classes;
-    int64_t grows = run->pass.n_new + run->pass.n_patch, peak = 0, now = 0;
+    int64_t grows = run->pass.n_new + run->pass.n_patch, peak = 0, now = 0, most_more = 0;
+    bool still = true; /* no layer ends with another number of pages than it began with */
     int64_t before[c->n_kinds], during[c->n_kinds], after[c->n_kinds];
     for (int64_t k = 0; k < c->n_kinds; k++) {
         int64_t first = c->first[c->kind_layer[k]], last = c->first[c->kind_layer[k] + 1];
@@ -113,21 +110,25 @@ static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, 
         before[k] = during[k] = after[k] = 0;
         for (int64_t m = first; m < last; m++) {
             int64_t i = c->member[m].class_index, lanes = c->member[m].lanes, length = run->before[i];
-            before[k] += lanes * pages_of(length, h->page);
-            during[k] += lanes * pages_of(length + grows, h->page);
-            after[k] += lanes * pages_of(length + run->gain[i], h->page);
+            before[k] += lanes * kv_pages_of(h, length);
+            during[k] += lanes * kv_pages_of(h, length + grows);
+            after[k] += lanes * kv_pages_of(h, length + run->gain[i]);
             top_before = most(top_before, length);
             top_after = most(top_after, length + run->gain[i]);
         }
         if (layout == KV_PER_LAYER) {
-            before[k] = pages_of(top_before, h->page);
-            during[k] = pages_of(top_before + grows, h->page);
-            after[k] = pages_of(top_after, h->page);
+            before[k] = kv_pages_of(h, top_before);
+            during[k] = kv_pages_of(h, top_before + grows);
+            after[k] = kv_pages_of(h, top_after);
         }
+        still &= before[k] == after[k];
+        most_more = most(most_more, during[k] - before[k]);
         now += c->kind_layers[k] * (h->scope == KV_SCOPE_PASS ? during[k] : before[k]);
     }
     if (h->scope == KV_SCOPE_PASS)
         return now;
+    if (still)
+        return now + most_more;
     if (c->n_kinds == 1) /* a straight line from the first layer to the last */
         return during[0] + (c->layers - 1) * most(before[0], after[0]);
     for (int64_t layer = 0; layer < c->layers; layer++) {
@@ -151,9 +152,9 @@ static void count_pages(struct kv_hold *h, const struct kv_run *run, struct kv_h
             if (p->passes == 1)
                 line.gain = end - line.value;
             h->line[layout][i] = line;
-            before += t->tables * pages_of(line.value, holder->page);
-            during += t->tables * pages_of(line.value + p->n_new + p->n_patch, holder->page);
-            after += t->tables * pages_of(end, holder->page);
+            before += t->tables * kv_pages_of(holder, line.value);
+            during += t->tables * kv_pages_of(holder, line.value + p->n_new + p->n_patch);
+            after += t->tables * kv_pages_of(holder, end);
         }
         p->before[layout] = before;
         p->after[layout] = after;
@@ -199,8 +200,8 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
         int64_t tables = holder->table[layout]->tables;
         *h->line[layout] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
-        p->before[layout] = tables * pages_of(w->seen, holder->page);
-        p->during[layout] = p->after[layout] = tables * pages_of(w->seen + p->n_new, holder->page);
+        p->before[layout] = tables * kv_pages_of(holder, w->seen);
+        p->during[layout] = p->after[layout] = tables * kv_pages_of(holder, w->seen + p->n_new);
     }
     p->held = (double)w->seen;
     p->gain = (double)p->n_new;
@@ -214,7 +215,7 @@ static int64_t until_crossing(const struct kv_holder *h, const struct kv_run *ru
 {
     int64_t passes = INT64_MAX, growing = 0;
     for (int64_t i = 0; i < h->classes->n; i++) {
-        int64_t in_page = run->before[i] % h->page;
+        int64_t in_page = kv_in_page(h, run->before[i]);
         if (run->gain[i] != 1)
             continue;
         growing++;
@@ -258,7 +259,7 @@ int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
     int64_t sum = 0;
     for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
         const struct kv_hold_line *line = &h->line[layout][i];
-        sum += holder->table[layout][i].tables * pages_of(line->value + line->gain * j, holder->page);
+        sum += holder->table[layout][i].tables * kv_pages_of(holder, line->value + line->gain * j);
     }
     return sum;
 }
@@ -287,7 +288,7 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit)
         h->walk.seen = tokens;
         h->held = (double)tokens;
         for (int layout = 0; layout < KV_LAYOUTS; layout++)
-            h->pages[layout] = holder->table[layout]->tables * pages_of(tokens, holder->page);
+            h->pages[layout] = holder->table[layout]->tables * kv_pages_of(holder, tokens);
         return;
     }
     while (h->walk.seen < tokens)

@@ -21,6 +21,7 @@ struct kv_holder {
     const struct kv_shape *shape;
     const struct kv_classes *classes;
     int64_t page, lanes;
+    int page_shift; /* page is 2 to it; less than 0: it is no power of two */
     enum kv_scope scope;
     bool plain; /* nothing ever leaves, and all lanes are alike */
     struct kv_hold_table *table[KV_LAYOUTS];
@@ -29,6 +30,19 @@ struct kv_holder {
     double entry_bytes;             /* of one lane */
     struct kv_arena *arena;
 };
+
+/* Pages of so many entries, and where in its page the entry behind them lies. */
+static inline int64_t kv_pages_of(const struct kv_holder *h, int64_t length)
+{
+    int64_t up = length + h->page - 1;
+    return h->page_shift < 0 ? up / h->page : up >> h->page_shift;
+}
+
+static inline int64_t kv_in_page(const struct kv_holder *h, int64_t length)
+{
+    int64_t rest = h->page_shift < 0 ? length % h->page : length & (h->page - 1);
+    return rest < 0 ? rest + h->page : rest;
+}
 
 void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct kv_shape *s,
                     const struct kv_classes *c, int64_t page, enum kv_scope scope, struct kv_arena *a);

@@ -46,9 +46,10 @@ static char *put_fixed(char *at, double x, int places)
     all = all < 0 ? -all : all;
     at = put_whole(at, all / unit);
     *at++ = '.';
-    for (int64_t rest = all % unit; (unit /= 10) > 0; rest %= unit)
-        *at++ = (char)('0' + rest / unit);
-    return at;
+    int64_t rest = all % unit;
+    for (int i = places - 1; i >= 0; i--, rest /= 10)
+        at[i] = (char)('0' + rest % 10);
+    return at + places;
 }
 
 static void write_row(const struct kv_jobs *j, const struct kv_entry *entry)

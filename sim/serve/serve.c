@@ -23,7 +23,7 @@ struct replica {
     struct kv_engine *engine;
     struct kv_engine_watch watch;
     struct kv_timeline *timeline;
-    int64_t step;
+    int64_t step; /* of the log of steps */
 };
 
 struct run {
@@ -175,33 +175,13 @@ static void log_event(struct replica *at, enum kv_engine_event what, const struc
             (long long)kv_engine_waiting(at->engine));
 }
 
-static void count_step(struct replica *at, int64_t tokens)
-{
-    const struct kv_engine *e = at->engine;
-    double now = kv_engine_now(e), s = kv_engine_step_s(e);
-    struct kv_stretch *stretch = kv_timeline_at(at->timeline, now);
-    int64_t running = kv_engine_running(e), waiting = kv_engine_waiting(e);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        int64_t pages = kv_engine_pages(e, (enum kv_layout)layout);
-        stretch->peak[layout] = pages > stretch->peak[layout] ? pages : stretch->peak[layout];
-        stretch->area[layout] += (double)pages * s;
-    }
-    stretch->any = true;
-    stretch->s += s;
-    stretch->running = running > stretch->running ? running : stretch->running;
-    stretch->waiting = waiting > stretch->waiting ? waiting : stretch->waiting;
-    stretch->tokens += tokens;
-    stretch->steps++;
-    at->step++;
-}
-
 static void told(void *context, enum kv_engine_event what, struct kv_job *job, int64_t tokens, int64_t computed)
 {
     struct replica *at = context;
     if (at->run->asked->steps)
         log_event(at, what, job, tokens, computed);
     if (what == KV_STEPPED)
-        count_step(at, tokens);
+        at->step++;
     else if (what == KV_PREEMPTED)
         kv_timeline_at(at->timeline, kv_engine_now(at->engine))->preemptions++;
     else if (what == KV_FINISHED)
@@ -286,8 +266,11 @@ static bool open_replicas(struct run *r, struct kv_err *e)
         at->run = r;
         at->timeline = &r->out->timeline[i];
         kv_timeline_start(at->timeline);
-        at->watch = (struct kv_engine_watch){
-            .context = at, .details = r->asked->steps != NULL, .gaps = r->out->gaps, .tell = told};
+        at->watch = (struct kv_engine_watch){.context = at,
+                                             .details = r->asked->steps != NULL,
+                                             .timeline = at->timeline,
+                                             .gaps = r->out->gaps,
+                                             .tell = told};
         at->engine = kv_engine_open(&r->rules, &r->holder, r->asked->timing, &at->watch, r->arena, e);
         if (!at->engine)
             return false;

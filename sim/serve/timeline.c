@@ -7,6 +7,7 @@ void kv_timeline_start(struct kv_timeline *t)
 {
     memset(t, 0, sizeof *t);
     t->width = 0x1p-10;
+    t->per_s = 0x1p10;
 }
 
 static int64_t most(int64_t a, int64_t b)
@@ -39,14 +40,12 @@ static void halve(struct kv_timeline *t)
     }
     memset(t->span + KV_TIMELINE_SPANS / 2, 0, sizeof t->span / 2);
     t->width *= 2;
+    t->per_s /= 2;
     t->n = (t->n + 1) / 2;
 }
 
-struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at)
+void kv_timeline_reach(struct kv_timeline *t, double at)
 {
     while (at >= t->width * KV_TIMELINE_SPANS)
         halve(t);
-    int64_t i = (int64_t)(at / t->width);
-    t->n = most(t->n, i + 1);
-    return &t->span[i];
 }

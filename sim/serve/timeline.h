@@ -18,13 +18,24 @@ struct kv_stretch {
 };
 
 struct kv_timeline {
-    double width; /* seconds of a span */
+    double width; /* seconds of a span: a power of two */
+    double per_s; /* 1 / width */
     int64_t n;    /* spans up to the last step */
     struct kv_stretch span[KV_TIMELINE_SPANS];
 };
 
 void kv_timeline_start(struct kv_timeline *t);
+/* Spans become longer until `at` lies in one. */
+void kv_timeline_reach(struct kv_timeline *t, double at);
+
 /* The span that `at` lies in; to be filled by the caller. */
-struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at);
+static inline struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at)
+{
+    if (at >= t->width * KV_TIMELINE_SPANS)
+        kv_timeline_reach(t, at);
+    int64_t i = (int64_t)(at * t->per_s); /* at / width, exactly */
+    t->n = t->n > i ? t->n : i + 1;
+    return &t->span[i];
+}
 
 #endif

@@ -34,6 +34,7 @@ struct kv_step_time {
     double s;                   /* of the step: what the clock goes on by */
     double part[KV_TIME_PARTS]; /* add up to it; what both prefill and decode need is shared out by tokens */
     double outside;             /* 1: inside the tables; 3: asked at three times their largest length or batch */
+    double same_until;          /* steps that differ only in lengths take the same up to this decode_kv */
 };
 
 struct kv_timing;

@@ -6,21 +6,32 @@
 #include <math.h>
 #include <string.h>
 
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct kv_fit *f = t->own;
+    const struct kv_fit_sizes *most = &f->largest;
     const double *c = f->c;
-    struct kv_fit_row row;
-    kv_fit_row_of(&row, step, 0);
-    out->shared = c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * fmax(f->knee, row.x[KV_FIT_TOKEN]) +
-                  c[KV_FIT_SEQUENCE] * row.x[KV_FIT_SEQUENCE];
-    out->decode = c[KV_FIT_DECODE_KV] * step->decode_kv + c[KV_FIT_BESIDE_KV] * row.x[KV_FIT_BESIDE_KV];
-    out->prefill = c[KV_FIT_PAIR] * row.x[KV_FIT_PAIR] + c[KV_FIT_PREFIX] * row.x[KV_FIT_PREFIX];
+    struct kv_fit_chunks chunks = {0};
+    double tokens = (double)step->tokens, decodes = (double)step->decodes;
+    if (step->n_chunks)
+        chunks = kv_fit_chunks_of(step);
+    out->shared =
+        c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * larger(f->knee, tokens) + c[KV_FIT_SEQUENCE] * (double)step->sequences;
+    out->decode = c[KV_FIT_DECODE_KV] * step->decode_kv + c[KV_FIT_BESIDE_KV] * (step->n_chunks ? step->decode_kv : 0);
+    out->prefill = c[KV_FIT_PAIR] * chunks.pairs + c[KV_FIT_PREFIX] * chunks.prefixes;
     out->sum = out->shared + out->decode + out->prefill;
     if ((f->there[KV_FIT_MOVED] || !(step->moved_bytes > 0)) && (f->there[KV_FIT_SCORED] || !(step->scored_bytes > 0)))
         out->evict = c[KV_FIT_MOVED] * step->moved_bytes + c[KV_FIT_SCORED] * step->scored_bytes;
-    const struct kv_fit_sizes *own = &row.sizes, *most = &f->largest;
-    const double asked[] = {own->tokens, own->decodes, own->length, own->chunk, own->prefix};
+    if (tokens <= most->tokens && decodes <= most->decodes && step->decode_kv <= most->length * decodes &&
+        chunks.tokens <= most->chunk && chunks.longest <= most->prefix)
+        return;
+    const double asked[] = {tokens, decodes, step->decodes ? step->decode_kv / decodes : 0, chunks.tokens,
+                            chunks.longest};
     const double largest[] = {most->tokens, most->decodes, most->length, most->chunk, most->prefix};
     for (int i = 0; i < 5; i++)
         if (asked[i] > largest[i])

@@ -6,13 +6,14 @@
 #include "sim/csv.h"
 #include "sim/serve/timing.h"
 
-/* Seconds of a step's terms. `outside` is there as 1 when a kind is asked. */
+/* Seconds of a step's terms. `outside` is there as 1 when a kind is asked, `same_until` as -infinity. */
 struct kv_step_cost {
     double sum;             /* of the three below, in the order of operations the kind prescribes */
     double prefill, decode; /* attention of the chunks, and of the decodes */
     double shared;          /* what all tokens go through together */
     double evict;           /* less than 0: the kind has no figure of its own */
     double outside;
+    double same_until; /* steps that differ only in lengths cost the same up to this decode_kv */
 };
 
 enum { KV_TIMING_FILES = 64, KV_TIMING_MOST_KEY = 1 << 26 };

@@ -31,7 +31,8 @@ struct grid {
     const double *ms;
     int64_t *width; /* (rows,) columns that a row has, from 0 on; never more than the row before */
     int64_t rows, columns, row_step, column_step;
-    int64_t full; /* the last row that has them all */
+    int64_t full;     /* the last row that has them all */
+    int column_shift; /* column_step is 2 to it; less than 0: it is no power of two */
 };
 
 struct step_time {
@@ -41,9 +42,17 @@ struct step_time {
 
 /* ---- asking ---- */
 
-static int64_t steps_up(double x, int64_t step)
+/* How many steps of columns a length is, rounded up. */
+static int64_t columns_up(const struct grid *g, int64_t length)
 {
-    return ((int64_t)ceil(x) + step - 1) / step;
+    int64_t all = length + g->column_step - 1;
+    return g->column_shift < 0 ? all / g->column_step : all >> g->column_shift;
+}
+
+static int64_t whole_up(double x)
+{
+    int64_t below = (int64_t)x;
+    return below + ((double)below < x);
 }
 
 /* Along a line through the row's half and its end; lengths are never cut off. */
@@ -80,10 +89,12 @@ static double dense_ms(const struct step_time *s, int64_t tokens, double *outsid
     return beyond(g->ms, g->rows, (double)row);
 }
 
-static double decode_ms(const struct step_time *s, int64_t decodes, double kv, double *outside)
+/* *same_until: of whole lengths, the sum of those up to which the mean is rounded up alike. */
+static double decode_ms(const struct step_time *s, int64_t decodes, double kv, double *outside, double *same_until)
 {
     const struct grid *g = &s->decode;
-    int64_t at = steps_up(floor(kv / (double)decodes), g->column_step), row = decodes;
+    int64_t at = columns_up(g, (int64_t)(kv / (double)decodes)), row = decodes;
+    *same_until = (double)((at * g->column_step + 1) * decodes - 1);
     if (decodes < g->rows && at < g->width[decodes])
         return g->ms[decodes * g->columns + at];
     if (decodes > g->full) {
@@ -108,10 +119,12 @@ static double prefill_ms(const struct step_time *s, const struct kv_step_chunk *
     int64_t prefix = 0;
     double squares = 0;
     for (int64_t i = 0; i < n; i++) {
-        prefix += steps_up(chunk[i].prefix, g->column_step);
+        prefix += columns_up(g, whole_up(chunk[i].prefix));
         squares += (double)chunk[i].tokens * (double)chunk[i].tokens;
     }
-    int64_t size = (int64_t)round(sqrt(squares));
+    double root = sqrt(squares);
+    int64_t size = (int64_t)root;
+    size += root - (double)size >= 0.5;
     if (size < g->rows && prefix < g->width[size])
         return g->ms[size * g->columns + prefix];
     int64_t row = size < g->rows ? size : g->rows - 1;
@@ -130,9 +143,12 @@ static double prefill_ms(const struct step_time *s, const struct kv_step_chunk *
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct step_time *s = t->own;
-    double dense = dense_ms(s, step->tokens, &out->outside), decode = 0, prefill = 0;
+    double dense = dense_ms(s, step->tokens, &out->outside), decode = 0, prefill = 0, same_until = 0;
     if (step->decodes > 0)
-        decode = decode_ms(s, step->decodes, step->decode_kv, &out->outside) * (step->decodes > 1 ? s->batching : 1);
+        decode = decode_ms(s, step->decodes, step->decode_kv, &out->outside, &same_until) *
+                 (step->decodes > 1 ? s->batching : 1);
+    if (step->n_chunks == 0 && same_until > step->decode_kv)
+        out->same_until = same_until;
     if (step->n_chunks > 0)
         prefill = prefill_ms(s, step->chunk, step->n_chunks, &out->outside) * (step->n_chunks > 1 ? s->batching : 1);
     out->sum = s->layers * (dense + decode + prefill) * 1e-3;
@@ -273,6 +289,7 @@ static bool read_grid(struct grid *g, struct kv_timing *t, const char *folder, c
     bool good = e->n == errors && read_rows(&c, key, step, second ? 2 : 1, value, &row, &n, e);
     g->row_step = step[0];
     g->column_step = step[1];
+    g->column_shift = step[1] & (step[1] - 1) ? -1 : __builtin_ctzll((unsigned long long)step[1]);
     good = good && fill(g, path, row, n, 1, t->arena, e);
     kv_csv_close(&c);
     free(row);
