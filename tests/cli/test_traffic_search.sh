@@ -156,6 +156,8 @@ truth "a session that holds: memory is taken while it thinks" \
 works "a session on the host" plan -q session.ini -o host --set workload.between_turns=offload --set 'hardware.link_bandwidth=1 GB/s'
 is "a session on the host: what is new is computed" "$((64 + 7 + 17 + 7))" "$(tokens host)"
 is "a session on the host: there and back" "$((2 * 5 * 16 * 131072))" "$(cell host/policies.csv full offloaded_bytes)"
+works "a session that holds, and prefix caching" plan -q session.ini --set workload.between_turns=hold --set engine.enable_prefix_caching=true
+has "a session that holds, and prefix caching: said" "between_turns does nothing for it" out
 works "a session found by name" plan -q session.ini -o named --set engine.enable_prefix_caching=true
 is "a session found by name: its full blocks, the answer's among them" "64 $((64 + 7 + 24 + 7))" "$(cell named/policies.csv full cached_tokens) $(tokens named)"
 for kind in drop hold offload; do
@@ -245,6 +247,7 @@ patch = 32
 INI
 refuses "a pass that the patch fills" 2 "patched.ini: [engine] max_num_batched_tokens = 32 leaves no room beside the patch of 32 tokens of [policy patched]" \
     plan patched.ini --set engine.max_num_batched_tokens=32
+refuses "graph sizes in any order" 2 "one.ini: [engine] cudagraph_capture_sizes must ascend; 4 stands behind 8" plan one.ini --set 'engine.cudagraph_capture_sizes=8, 4'
 traced() {
     name=$1 status=$2 message=$3 trace=$4
     shift 4
