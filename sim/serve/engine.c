@@ -50,10 +50,23 @@ void kv_engine_close(struct kv_engine *e)
         free(lists[i]);
 }
 
+/* Nothing runs until then; pages of sessions that wait for a turn are held all the same. */
+static void idle(struct kv_engine *e, double until)
+{
+    e->step_s = until - e->clock;
+    for (int layout = 0; e->n_keep && layout < KV_LAYOUTS; layout++) {
+        e->claims[layout] = 0; /* of the step before */
+        e->sums.page_area[layout] += (double)e->pages[layout] * e->step_s;
+    }
+    if (e->n_keep)
+        kv_engine_tell(e, KV_IDLED, NULL, 0, 0);
+    e->clock = until;
+}
+
 void kv_engine_add(struct kv_engine *e, struct kv_job *job)
 {
     if (!e->n_running && !e->n_waiting && job->arrival_s > e->clock)
-        e->clock = job->arrival_s;
+        idle(e, job->arrival_s);
     job->scheduled_s = job->first_token_s = job->last_token_s = job->finish_s = NAN;
     job->target = job->is.prompt;
     job->left = job->is.output;

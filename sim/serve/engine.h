@@ -55,11 +55,12 @@ struct kv_job {
     struct kv_job *next; /* in the queue */
 };
 
-enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHED, KV_STEPPED, KV_REFUSED };
+enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHED, KV_STEPPED, KV_IDLED, KV_REFUSED };
 
 /* What others are told. `tokens`, `computed`: of KV_RAN the tokens run and those before them; of an admission those
  * found in the cache or kept of the turn before; of KV_STEPPED the tokens of the step and the sequences that run.
- * KV_RAN is told only with `details`. */
+ * KV_RAN is told only with
+ * `details`; KV_IDLED, that nothing ran for kv_engine_step_s, only where sessions wait for a turn. */
 struct kv_engine_watch {
     void *context;
     bool details;

@@ -165,7 +165,7 @@ static void end_request(struct replica *at, struct kv_job *job)
 static void log_event(struct replica *at, enum kv_engine_event what, const struct kv_job *job, int64_t tokens,
                       int64_t computed)
 {
-    static const char *const names[] = {"admit", "resume", "run", "preempt", "finish", "step", "refuse"};
+    static const char *const names[] = {"admit", "resume", "run", "preempt", "finish", "step", "idle", "refuse"};
     kv_csv_put(at->run->asked->name, at->run->asked->steps);
     int64_t step = what == KV_FINISHED ? at->step - 1 : at->step;
     fprintf(at->run->asked->steps, ",%lld,%lld,%.9f,%s,%lld,%lld,%lld,%lld,%lld\n", (long long)(at - at->run->replica),
@@ -175,7 +175,8 @@ static void log_event(struct replica *at, enum kv_engine_event what, const struc
             (long long)kv_engine_waiting(at->engine));
 }
 
-static void count_step(struct replica *at, int64_t tokens)
+/* A step, or a time without one in which pages are held. */
+static void count_step(struct replica *at, bool ran, int64_t tokens)
 {
     const struct kv_engine *e = at->engine;
     double now = kv_engine_now(e), s = kv_engine_step_s(e);
@@ -186,6 +187,8 @@ static void count_step(struct replica *at, int64_t tokens)
         stretch->peak[layout] = pages > stretch->peak[layout] ? pages : stretch->peak[layout];
         stretch->area[layout] += (double)pages * s;
     }
+    if (!ran)
+        return;
     stretch->any = true;
     stretch->s += s;
     stretch->running = running > stretch->running ? running : stretch->running;
@@ -200,8 +203,8 @@ static void told(void *context, enum kv_engine_event what, struct kv_job *job, i
     struct replica *at = context;
     if (at->run->asked->steps)
         log_event(at, what, job, tokens, computed);
-    if (what == KV_STEPPED)
-        count_step(at, tokens);
+    if (what == KV_STEPPED || what == KV_IDLED)
+        count_step(at, what == KV_STEPPED, tokens);
     else if (what == KV_PREEMPTED)
         kv_timeline_at(at->timeline, kv_engine_now(at->engine))->preemptions++;
     else if (what == KV_FINISHED)
