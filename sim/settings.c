@@ -476,6 +476,13 @@ static bool check(struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
         kv_fail(e, KV_USAGE, "%s: [hardware] needs memory, or a device whose preset has it", s->path);
     if (!s->plan.chunks.n)
         kv_fail(e, KV_USAGE, "%s: [plan] chunks is empty; give at least one", s->path);
+    for (int i = 1; i < s->engine.cudagraph_capture_sizes.n; i++)
+        if (s->engine.cudagraph_capture_sizes.at[i] <= s->engine.cudagraph_capture_sizes.at[i - 1]) {
+            kv_fail(e, KV_USAGE, "%s: [engine] cudagraph_capture_sizes must ascend; %lld stands behind %lld", s->path,
+                    (long long)s->engine.cudagraph_capture_sizes.at[i],
+                    (long long)s->engine.cudagraph_capture_sizes.at[i - 1]);
+            break;
+        }
     check_words(s, "plots", &s->report.plots, plot_words, e);
     check_words(s, "formats", &s->report.formats, format_words, e);
     check_drawn(s, a, e);

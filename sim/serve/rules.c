@@ -99,11 +99,12 @@ static void make_graph_sizes(struct kv_engine_rules *rules, const struct kv_sett
 void kv_serve_rules(struct kv_engine_rules *rules, const struct kv_serve_asked *asked, struct kv_arena *a)
 {
     const struct kv_settings *s = asked->settings;
+    int64_t positions = asked->model->max_positions ? asked->model->max_positions : INT64_C(1) << 30; /* not said */
     *rules = (struct kv_engine_rules){
         .scheduler = (enum kv_scheduler)s->engine.scheduler,
         .max_num_seqs = s->engine.max_num_seqs,
         .max_num_batched_tokens = batched_tokens(s),
-        .max_model_len = s->engine.max_model_len == KV_UNSET ? asked->model->max_positions : s->engine.max_model_len,
+        .max_model_len = s->engine.max_model_len == KV_UNSET ? positions : s->engine.max_model_len,
         .long_prefill_token_threshold = s->engine.long_prefill_token_threshold,
         .prefix_caching = asked->prefix_caching && s->engine.scheduler == KV_SCHEDULER_VLLM,
         .async_scheduling = s->engine.async_scheduling && s->engine.scheduler == KV_SCHEDULER_VLLM,

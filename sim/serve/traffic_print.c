@@ -413,6 +413,14 @@ static void say_flags(const struct kv_traffic *t)
            r->prefix_caching ? " --enable-prefix-caching" : " --no-enable-prefix-caching");
 }
 
+static void say_sessions(const struct kv_traffic *t)
+{
+    for (int i = 0; t->settings->workload.between_turns != KV_BETWEEN_DROP && i < t->n_rows; i++)
+        if (t->row[i].prefix_caching && !t->row[i].policy.law->room)
+            printf("  %s: prefix caching finds entries of earlier turns by name; between_turns does nothing for it.\n",
+                   t->row[i].name);
+}
+
 static void say_refused(const struct kv_traffic *t)
 {
     for (int i = 0; i < t->n_rows; i++) {
@@ -442,6 +450,7 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
     say_memory(t, a);
     say_layout(t, a);
     say_refused(t);
+    say_sessions(t);
     say_found(t);
     say_flags(t);
     if (!t->settings->plan.scores && isnan(t->settings->plan.min_footprint))
