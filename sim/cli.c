@@ -203,3 +203,36 @@ void kv_print_usage(const struct kv_command *c)
                o->repeat ? "; may be given again" : "");
     }
 }
+
+/* ---- verbs ---- */
+
+static bool check_options(const char *command, const struct kv_args *args, const struct kv_verb *v, struct kv_err *e)
+{
+    for (int i = 0; i < args->n_given; i++) {
+        const char *name = args->given[i].option->name;
+        if (!kv_in_list("quiet, verbose, help", name) && !kv_in_list(v->options, name))
+            kv_fail(e, KV_USAGE, "'%s %s' takes no --%s", command, v->name, name);
+    }
+    return !e->n;
+}
+
+bool kv_verb_run(const char *command, const struct kv_verb *verb, int n, const char *all, const struct kv_args *args,
+                 struct kv_arena *a, struct kv_err *e)
+{
+    const char **names = KV_NEW_N(a, const char *, n), *asked = args->operand[0];
+    for (int i = 0; i < n; i++) {
+        const struct kv_verb *v = &verb[i];
+        names[i] = v->name;
+        if (strcmp(asked, v->name) != 0)
+            continue;
+        if (args->n_operands - 1 < v->least)
+            return kv_fail(e, KV_USAGE, "too little given: kvsim %s %s %s", command, v->name, v->operands);
+        if (args->n_operands - 1 > v->most)
+            return kv_fail(e, KV_USAGE, "'%s' is one operand too many: kvsim %s %s %s", args->operand[v->most + 1],
+                           command, v->name, v->operands);
+        return check_options(command, args, v, e) && v->run(args, a, e);
+    }
+    const char *near = kv_nearest(asked, names, n);
+    return near ? kv_fail(e, KV_USAGE, "unknown '%s %s'; did you mean '%s %s'?", command, asked, command, near)
+                : kv_fail(e, KV_USAGE, "unknown '%s %s'; it is %s", command, asked, all);
+}

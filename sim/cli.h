@@ -19,7 +19,7 @@ struct kv_command {
     const char *name, *operands, *summary;
     const char *about;   /* more lines for --help, or NULL */
     const char *program; /* whose command it is; NULL: kvsim */
-    int least, most;   /* operands */
+    int least, most;     /* operands */
     const struct kv_option *option;
     int n_options;
     /* Results go to stdout; false with a message and the exit status. */
@@ -67,5 +67,17 @@ void kv_print_usage(const struct kv_command *command);
     {                                                                                                                  \
         .name = "csv", .help = "print CSV"                                                                             \
     }
+
+/* A command of several verbs: its first operand says which. */
+struct kv_verb {
+    const char *name, *operands;
+    int least, most;     /* operands behind the verb */
+    const char *options; /* it takes, comma separated, beside those that all have */
+    bool (*run)(const struct kv_args *args, struct kv_arena *a, struct kv_err *e);
+};
+/* Runs the verb asked for. KV_USAGE for an unknown one, `all` being their list for people; for operands too few or too
+ * many; and for options it does not take. */
+bool kv_verb_run(const char *command, const struct kv_verb *verb, int n, const char *all, const struct kv_args *args,
+                 struct kv_arena *a, struct kv_err *e);
 
 #endif

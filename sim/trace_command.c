@@ -48,12 +48,7 @@ static const struct kv_option options[] = {
     KV_OPTIONS_COMMON,
 };
 
-static const struct verb {
-    const char *name, *operands;
-    int least, most;
-    const char *options;
-    bool (*run)(const struct kv_args *args, struct kv_arena *a, struct kv_err *e);
-} verbs[] = {
+static const struct kv_verb verbs[] = {
     {"info", "TRACE", 1, 1, "json", kv_trace_verb_info},
     {"check", "TRACE", 1, 1, "json, jobs", kv_trace_verb_check},
     {"head", "TRACE", 1, 1, "channel, tick, layer, head, numbers, csv, json", kv_trace_verb_head},
@@ -98,34 +93,9 @@ bool kv_trace_storage(const struct kv_args *args, enum kv_filter *filter, int *e
     return good;
 }
 
-static bool check_options(const struct kv_args *args, const struct verb *v, struct kv_err *e)
-{
-    for (int i = 0; i < args->n_given; i++) {
-        const char *name = args->given[i].option->name;
-        if (!kv_in_list("quiet, verbose, help", name) && !kv_in_list(v->options, name))
-            kv_fail(e, KV_USAGE, "'trace %s' takes no --%s", v->name, name);
-    }
-    return !e->n;
-}
-
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
-    const char *names[VERBS], *verb = args->operand[0];
-    for (int i = 0; i < VERBS; i++) {
-        const struct verb *v = &verbs[i];
-        names[i] = v->name;
-        if (strcmp(verb, v->name))
-            continue;
-        if (args->n_operands - 1 < v->least)
-            return kv_fail(e, KV_USAGE, "too little given: kvsim trace %s %s", v->name, v->operands);
-        if (args->n_operands - 1 > v->most)
-            return kv_fail(e, KV_USAGE, "'%s' is one operand too many: kvsim trace %s %s", args->operand[v->most + 1],
-                           v->name, v->operands);
-        return check_options(args, v, e) && v->run(args, a, e);
-    }
-    const char *near = kv_nearest(verb, names, VERBS);
-    return near ? kv_fail(e, KV_USAGE, "unknown 'trace %s'; did you mean 'trace %s'?", verb, near)
-                : kv_fail(e, KV_USAGE, "unknown 'trace %s'; it is info, check, head, repack, recover or synth", verb);
+    return kv_verb_run("trace", verbs, VERBS, "info, check, head, repack, recover or synth", args, a, e);
 }
 
 const struct kv_command kv_command_trace = {

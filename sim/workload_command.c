@@ -64,12 +64,7 @@ static const struct kv_option options[] = {
 };
 
 #define OF_ALL "format, block-tokens, skip-bad, rate-scale, context-scale, output-scale, limit, seed, set, "
-static const struct verb {
-    const char *name, *operands;
-    int least, most;
-    const char *options;
-    bool (*run)(const struct kv_args *args, struct kv_arena *a, struct kv_err *e);
-} verbs[] = {
+static const struct kv_verb verbs[] = {
     {"info", "FILE|CONFIG", 1, 1, OF_ALL "from, to, sort, histogram, json, csv", kv_workload_verb_info},
     {"convert", "IN OUT.csv", 2, 2, OF_ALL "from, to, sort, force", kv_workload_verb_convert},
     {"synth", "[CONFIG]", 0, 1, OF_ALL "arrivals, rate, cv, requests, duration, prompt, output-tokens, output, force",
@@ -245,34 +240,9 @@ bool kv_workload_verb_synth(const struct kv_args *args, struct kv_arena *a, stru
 
 /* ---- the command ---- */
 
-static bool check_options(const struct kv_args *args, const struct verb *v, struct kv_err *e)
-{
-    for (int i = 0; i < args->n_given; i++) {
-        const char *name = args->given[i].option->name;
-        if (!kv_in_list("quiet, verbose, help", name) && !kv_in_list(v->options, name))
-            kv_fail(e, KV_USAGE, "'workload %s' takes no --%s", v->name, name);
-    }
-    return !e->n;
-}
-
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
-    const char *names[VERBS], *verb = args->operand[0];
-    for (int i = 0; i < VERBS; i++) {
-        const struct verb *v = &verbs[i];
-        names[i] = v->name;
-        if (strcmp(verb, v->name) != 0)
-            continue;
-        if (args->n_operands - 1 < v->least)
-            return kv_fail(e, KV_USAGE, "too little given: kvsim workload %s %s", v->name, v->operands);
-        if (args->n_operands - 1 > v->most)
-            return kv_fail(e, KV_USAGE, "'%s' is one operand too many: kvsim workload %s %s",
-                           args->operand[v->most + 1], v->name, v->operands);
-        return check_options(args, v, e) && v->run(args, a, e);
-    }
-    const char *near = kv_nearest(verb, names, VERBS);
-    return near ? kv_fail(e, KV_USAGE, "unknown 'workload %s'; did you mean 'workload %s'?", verb, near)
-                : kv_fail(e, KV_USAGE, "unknown 'workload %s'; it is info, convert or synth", verb);
+    return kv_verb_run("workload", verbs, VERBS, "info, convert or synth", args, a, e);
 }
 
 const struct kv_command kv_command_workload = {
