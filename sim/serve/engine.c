@@ -50,10 +50,22 @@ void kv_engine_close(struct kv_engine *e)
         free(lists[i]);
 }
 
+/* Nothing runs; what sessions keep is held all the same. */
+static void idle_until(struct kv_engine *e, double until)
+{
+    if (e->n_keep && !e->blocks) {
+        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+            e->sums.page_area[layout] += (double)e->pages[layout] * (until - e->clock);
+        if (e->watch && e->watch->timeline)
+            kv_timeline_hold(e->watch->timeline, e->clock, until, e->pages);
+    }
+    e->clock = until;
+}
+
 void kv_engine_add(struct kv_engine *e, struct kv_job *job)
 {
     if (!e->n_running && !e->n_waiting && job->arrival_s > e->clock)
-        e->clock = job->arrival_s;
+        idle_until(e, job->arrival_s);
     job->scheduled_s = job->first_token_s = job->last_token_s = job->finish_s = NAN;
     job->target = job->is.prompt;
     job->left = job->is.output;

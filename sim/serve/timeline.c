@@ -49,3 +49,16 @@ void kv_timeline_reach(struct kv_timeline *t, double at)
     while (at >= t->width * KV_TIMELINE_SPANS)
         halve(t);
 }
+
+void kv_timeline_hold(struct kv_timeline *t, double from, double until, const int64_t pages[KV_LAYOUTS])
+{
+    kv_timeline_at(t, until);
+    for (int64_t i = (int64_t)(from / t->width); i < t->n && (double)i * t->width < until; i++) {
+        double begin = (double)i * t->width, end = begin + t->width;
+        double s = (end < until ? end : until) - (begin > from ? begin : from);
+        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+            t->span[i].peak[layout] = most(t->span[i].peak[layout], pages[layout]);
+            t->span[i].area[layout] += (double)pages[layout] * s;
+        }
+    }
+}

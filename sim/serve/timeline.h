@@ -28,6 +28,9 @@ void kv_timeline_start(struct kv_timeline *t);
 /* Spans become longer until `at` lies in one. */
 void kv_timeline_reach(struct kv_timeline *t, double at);
 
+/* Pages held from `from` to `until` while no step runs. */
+void kv_timeline_hold(struct kv_timeline *t, double from, double until, const int64_t pages[KV_LAYOUTS]);
+
 /* The span that `at` lies in; to be filled by the caller. */
 static inline struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at)
 {
