@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 bool kv_out_open(struct kv_out *o, const char *path, struct kv_arena *a, struct kv_err *e)
 {
@@ -171,20 +170,13 @@ bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e)
 
 const char *kv_file_hash(const char *path, struct kv_arena *a)
 {
-    enum { BLOCK = 1 << 16 };
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
     struct stat st;
     FILE *in = !stat(path, &st) && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
-    XXH64_state_t *state = in ? XXH64_createState() : NULL;
-    unsigned char *block = in ? malloc(BLOCK) : NULL;
     if (!in)
         return "no regular file";
-    KV_ASSERT(state && block);
-    XXH64_reset(state, 0);
-    for (size_t n; (n = fread(block, 1, BLOCK, in)) > 0;)
-        XXH64_update(state, block, n);
-    const char *text = kv_format(a, "%016llx", (unsigned long long)XXH64_digest(state));
-    XXH64_freeState(state);
-    free(block);
+    for (int c; (c = getc_unlocked(in)) != EOF;)
+        h = (h ^ (unsigned char)c) * UINT64_C(0x100000001b3);
     fclose(in);
-    return text;
+    return kv_format(a, "%016llx", (unsigned long long)h);
 }

@@ -24,7 +24,7 @@ FILE *kv_out_scratch(const char *path, struct kv_arena *a, struct kv_err *e);
 /* Copies what was written to a scratch file behind what `out` has. KV_ENV, also when it could not be written. */
 bool kv_out_gather(FILE *scratch, FILE *out, struct kv_err *e);
 
-/* xxHash64 of a file's bytes, in hexadecimal, as `xxhsum` prints it: enough to tell that an input changed. */
+/* FNV-1a of a file's bytes, in hexadecimal: enough to tell that an input changed. */
 const char *kv_file_hash(const char *path, struct kv_arena *a);
 
 /* Makes a result folder, and those above it. KV_ENV when it cannot be written in; KV_USAGE when it holds other things

@@ -80,10 +80,11 @@ void kv_write_provenance(const struct kv_settings *s, const struct kv_model *m, 
     KV_ASSERT(text);
     kv_write_config(s, text, a);
     fclose(text);
-    json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:[o, o]}", "program", "kvsim", "version", KV_VERSION, "config_hash",
-                             kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed",
-                             (json_int_t)s->run.seed, "inputs", input_json(s->path, kv_file_hash(s->path, a)),
-                             input_json(shown_origin(m->origin, a), kv_file_hash(m->origin, a)));
+    json_t *root =
+        json_pack("{s:s, s:s, s:s, s:I, s:[o, o]}", "program", "kvsim", "version", KV_VERSION, "config_hash",
+                  kv_format(a, "%016llx", (unsigned long long)kv_purpose(config)), "seed", (json_int_t)s->run.seed,
+                  "inputs", input_json(s->path, kv_format(a, "%016llx", (unsigned long long)s->hash)),
+                  input_json(shown_origin(m->origin, a), kv_file_hash(m->origin, a)));
     add_input(json_object_get(root, "inputs"), s->device_file, a);
     for (int i = 0; input[i]; i++)
         add_input(json_object_get(root, "inputs"), input[i], a);
