@@ -136,7 +136,7 @@ counted out >counts
 for most in 1 2 3; do
     runs "under policies, $most at a time" run mute "$@" --max-num-seqs $most --timeline timeline
     is "the same counts for each prompt" "$(cat counts)" "$(counted out)"
-    is "a row for each pass" "$(column out passes | paste -sd + | bc)" "$(($(wc -l <timeline) - 1))"
+    is "a row for each pass" "$(column out passes | awk '{ n += $1 } END { print n }')" "$(($(wc -l <timeline) - 1))"
 done
 is "one at a time: the pool is its own" "$(column out pages_end_bytes)" "$(
     ke run mute "$@" --max-num-seqs 1

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `kvsim report`: one page that needs nothing else, in which nothing that a user named becomes markup.
 . "${0%/*}/tap.sh"
+# Without gnuplot a page has no pictures, and a note says so; that note is tested at the end.
+quiet=$(command -v gnuplot >/dev/null || echo -q)
 
 cat >small.ini <<'INI'
 [run]
@@ -67,9 +69,9 @@ kv report r -o again.html
 same "the same bytes" r/report.html again.html
 kv report r -o -
 same "standard output" r/report.html out
-works "a plan without traffic" report plain -o plain.html
+works "a plan without traffic" report $quiet plain -o plain.html
 alone "a plan without traffic" plain.html
-works "several" report r plain -o both.html
+works "several" report $quiet r plain -o both.html
 alone "several" both.html
 is "several: a section for each" 2 "$(grep -c '<section>' both.html)"
 cat >scores.csv <<'CSV'
@@ -79,17 +81,17 @@ a<b,"x<script>",0.5,80
 a<b,"x<script>",0.3,60
 CSV
 kv critical scores.csv -o scores
-works "scores" report scores -o scores.html
+works "scores" report $quiet scores -o scores.html
 alone "scores" scores.html
 printf 'workload.rate,policy,ttft_p99_s,tpot_p99_s,e2e_p99_s\n1,<b>,1,1,1\n2,<b>,1,1,1\n3,<b>,9,1,1\n' >sweep.csv
-works "a sweep" report sweep.csv -o sweep.html
+works "a sweep" report $quiet sweep.csv -o sweep.html
 alone "a sweep" sweep.html
 has "a sweep: its rows" "<td>&lt;b&gt;</td>" sweep.html
 
 mkdir real
 awk -F, 'NR == 1 { print "request,input_tokens,output_tokens,arrival_s,queued_s,scheduled_s,first_token_s,last_token_s"; next }
     /,full$/ { print $1 "," $3 "," $4 "," $2 "," $2 "," $2 + $5 "," $2 + $6 * 1.1 "," $2 + 0.1 * $6 + $8 }' r/requests.csv >real/requests.csv
-works "against a measured run" report r --measured real -o measured.html
+works "against a measured run" report $quiet r --measured real -o measured.html
 alone "against a measured run" measured.html
 has "against a measured run: an error" '<td class="n">-9.1 %</td>' measured.html
 
@@ -97,13 +99,13 @@ has "against a measured run: an error" '<td class="n">-9.1 %</td>' measured.html
 
 cp -R r bad
 printf '<script>evil()</script>\n\001\377\n</pre>' >bad/config.resolved.ini
-works "a strange config" report bad -o bad.html
+works "a strange config" report $quiet bad -o bad.html
 alone "a strange config" bad.html
 has "a strange config: as text" '&lt;script&gt;evil()&lt;/script&gt;' bad.html
 is "a strange config: valid UTF-8 without controls" "" "$(iconv -f UTF-8 -t UTF-8 bad.html 2>&1 >/dev/null; LC_ALL=C tr -dc '\001' <bad.html)"
 sed -i 's/"verdict": "[^"]*"/"verdict": "<b onclick=x>"/;s/"time": "[^"]*"/"time": "<iframe>"/' bad/summary.json
 sed -i '2s/unknown/<form>/' bad/policies.csv
-works "a strange summary" report bad -o bad.html
+works "a strange summary" report $quiet bad -o bad.html
 alone "a strange summary" bad.html
 if command -v gnuplot >/dev/null; then
     has "a picture" "<svg" r/report.html
