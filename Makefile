@@ -214,8 +214,9 @@ golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folde
 bench: $(bench_programs) ## build and run the benchmarks, one after the other
 	@for program in $(bench_programs); do echo "$$program"; $$program || exit; done
 
-validate: $(validate_programs) ## compare memory and serving with published measurements: tables of docs/VALIDATION.md
+validate: $(validate_programs) $(B)/kvsim ## compare memory and serving with published measurements: tables of docs/VALIDATION.md
 	@for program in $(validate_programs); do $$program || exit; done
+	@for script in $(wildcard tests/validate/*.sh); do KVSIM=$(B)/kvsim sh $$script || exit; done
 
 fuzz: ## fuzz each parser for FUZZ_SECONDS with clang's libFuzzer, starting from tests/fuzz/corpus
 	@$(MAKE) --no-print-directory BUILD=fuzz CC=clang-14 fuzz-run
