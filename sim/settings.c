@@ -302,8 +302,9 @@ static const struct kv_field timing_fields[] = {
      .help = "time of a step that is in no table (the engine's CPU work); take it from another run or device than the "
              "one predicted"},
     {FIELD(timing, scale, KV_T_REAL), .def = "1", .min = 0.001, .max = 1000, .also = "time_scale",
-     .help = "steps take this many times as long, but for evictions and what goes to the host: to see what an error of the "
-             "times does to results"},
+     .help =
+         "steps take this many times as long, but for evictions and what goes to the host: to see what an error of the "
+         "times does to results"},
     {FIELD(timing, all_reduce_latency, KV_T_SECONDS), .def = "10 us", .min = 0, .max = 1,
      .help =
          "tensor_parallel_size > 1: time of each of a layer's two all-reduces beside that of its bytes; an assumption"},

@@ -82,7 +82,8 @@ struct kv_settings {
     struct {
         int model, format, on_missing; /* enum kv_timing_model, kv_timing_format, kv_timing_missing */
         const char *profile;
-        double step_overhead, scale, all_reduce_latency, attention_batching_overhead, compute_efficiency, bandwidth_efficiency;
+        double step_overhead, scale, all_reduce_latency, attention_batching_overhead, compute_efficiency,
+            bandwidth_efficiency;
     } timing;
     struct {
         struct kv_texts plots, formats;
@@ -106,8 +107,8 @@ struct kv_section {
 extern const struct kv_section kv_sections[];
 extern const int kv_n_sections;
 
-/* Reads CONFIG (NULL: none) and the `--set` assignments over it; hardware keys that the config leaves out come from the device's
- * preset. KV_USAGE with every mistake, `file:line` each. */
+/* Reads CONFIG (NULL: none) and the `--set` assignments over it; hardware keys that the config leaves out come from the
+ * device's preset. KV_USAGE with every mistake, `file:line` each. */
 bool kv_settings_read(const char *path, const char *const *set, int n_set, struct kv_settings *s, struct kv_arena *a,
                       struct kv_err *e);
 
