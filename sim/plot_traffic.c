@@ -107,13 +107,11 @@ struct held {
     double width, pool, end;
     int n;
     double peak[SPANS + 1], area[SPANS + 1];
-    bool any[SPANS + 1];
     int64_t replicas;
 };
 
-enum { T_POLICY, T_REPLICA, T_START, T_END, T_PEAK, T_MEAN, T_STEPS, T_COLUMNS };
-static const char *const timeline[T_COLUMNS] = {"policy",     "replica",    "start_s", "end_s",
-                                                "peak_bytes", "mean_bytes", "steps"};
+enum { T_POLICY, T_REPLICA, T_START, T_END, T_PEAK, T_MEAN, T_COLUMNS };
+static const char *const timeline[T_COLUMNS] = {"policy", "replica", "start_s", "end_s", "peak_bytes", "mean_bytes"};
 
 /* Calls visit for each row that is well formed. */
 struct span {
@@ -177,23 +175,6 @@ static void add_span(void *context, const struct span *s)
     h->n = at + 1 > h->n ? at + 1 : h->n;
     h->peak[at] = fmax(h->peak[at], s->value[T_PEAK]);
     h->area[at] += s->value[T_MEAN] * (s->value[T_END] - s->value[T_START]);
-    h->any[at] |= s->value[T_STEPS] > 0;
-}
-
-/* A step is booked in the span it begins in. What that span cannot have held belongs to those behind it, in which no
- * step may have begun at all. */
-static void carry(struct held *h)
-{
-    for (int i = 0; i < h->n; i++) {
-        double most = h->peak[i] * h->width * (double)h->replicas, over = h->area[i] - most;
-        if (over <= 0 || i + 1 > SPANS)
-            continue;
-        h->area[i] = most;
-        if (i + 1 < h->n) {
-            h->area[i + 1] += over;
-            h->peak[i + 1] = h->any[i + 1] ? h->peak[i + 1] : h->peak[i];
-        }
-    }
 }
 
 /* The pool of each policy, which lies in policies.csv. */
@@ -230,7 +211,6 @@ bool kv_plot_read_traffic_memory(struct kv_plot *p, const char *result, struct k
         return false;
     for (int i = 0; i < m.lines.n; i++) {
         struct held *h = &m.held[i];
-        carry(h);
         first[i] = p->table.n_rows;
         for (int k = 0; k <= h->n && h->n; k++) {
             struct kv_cell *row = kv_table_row(&p->table);

@@ -53,11 +53,12 @@ void kv_engine_close(struct kv_engine *e)
 /* Nothing runs; what sessions keep is held all the same. */
 static void idle_until(struct kv_engine *e, double until)
 {
+    double s = until - e->clock;
     if (e->n_keep && !e->blocks) {
         for (int layout = 0; layout < KV_LAYOUTS; layout++)
-            e->sums.page_area[layout] += (double)e->pages[layout] * (until - e->clock);
+            e->sums.page_area[layout] += (double)e->pages[layout] * s;
         if (e->watch && e->watch->timeline)
-            kv_timeline_hold(e->watch->timeline, e->clock, until, e->pages);
+            kv_timeline_hold(e->watch->timeline, e->clock, s, e->pages, 0, 0);
     }
     e->clock = until;
 }
@@ -220,18 +221,13 @@ static void count_waiting(struct kv_engine *e, double s)
     e->sums.waited_s += (double)e->n_waiting * s;
 }
 
-/* What the step took, in time and memory, into the span of the timeline it begins in. */
-static void count_span(const struct kv_engine *e, struct kv_stretch *span, double s, int64_t tokens)
+/* What the step took, in time and memory, into the timeline. */
+static void count_span(const struct kv_engine *e, double s, int64_t tokens)
 {
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        int64_t pages = e->pages[layout] + e->claims[layout];
-        span->peak[layout] = most(span->peak[layout], pages);
-        span->area[layout] += (double)pages * s;
-    }
-    span->any = true;
-    span->s += s;
-    span->running = most(span->running, e->n_running);
-    span->waiting = most(span->waiting, e->n_waiting);
+    int64_t pages[KV_LAYOUTS];
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        pages[layout] = e->pages[layout] + e->claims[layout];
+    struct kv_stretch *span = kv_timeline_hold(e->watch->timeline, e->clock, s, pages, e->n_running, e->n_waiting);
     span->tokens += tokens;
     span->steps++;
 }
@@ -322,7 +318,7 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     if (e->recomputed)
         count_recomputed(e, &time, chunk_tokens);
     if (w && w->timeline)
-        count_span(e, kv_timeline_at(w->timeline, e->clock), time.s, tokens);
+        count_span(e, time.s, tokens);
     count_step(e, &time, chunk_tokens);
     e->begun = e->clock;
     e->clock += time.s;
@@ -350,10 +346,8 @@ static bool is_quiet(const struct kv_engine *e)
 static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *enough, struct kv_err *err)
 {
     struct kv_decodes *d = &e->decodes;
-    struct kv_timeline *line = e->watch ? e->watch->timeline : NULL;
-    struct kv_stretch *span = NULL;
+    bool spans = e->watch && e->watch->timeline;
     struct kv_step_time time = {.same_until = -INFINITY};
-    double span_end = -INFINITY;
     int64_t page = e->holder->page, phase = kv_in_page(e->holder, e->step);
     while (e->step < last && e->clock < until) {
         *enough = kv_engine_claim_decodes(e, phase);
@@ -365,12 +359,8 @@ static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *en
             if (!kv_timing_step(e->timing, &e->now, &time, err))
                 return false;
         }
-        if (line && !(e->clock < span_end)) {
-            span = kv_timeline_at(line, e->clock);
-            span_end = (double)(span - line->span + 1) * line->width;
-        }
-        if (span)
-            count_span(e, span, time.s, d->n);
+        if (spans)
+            count_span(e, time.s, d->n);
         count_step(e, &time, 0);
         e->begun = e->clock;
         e->clock += time.s;

@@ -86,6 +86,7 @@ static void compute_again(struct kv_engine *e, const struct kv_slot *s)
         job->target += done;
         job->left -= done;
     }
+    job->generated_before = job->generated;
 }
 
 static void move_out(struct kv_engine *e, const struct kv_slot *s)
@@ -109,7 +110,6 @@ static void preempt(struct kv_engine *e, int32_t number)
         move_out(e, s);
     else
         compute_again(e, s);
-    job->generated_before = job->generated;
     job->preemptions++;
     e->sums.preemptions++;
     kv_slot_give_pages(e, s);
@@ -208,7 +208,7 @@ static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 static bool schedule_decodes(struct kv_engine *e)
 {
     int64_t phase = kv_in_page(e->holder, e->step);
-    while (!decodes_fit(e, phase) && kv_keep_drop(e, NULL))
+    while (e->decodes.n && !decodes_fit(e, phase) && kv_keep_drop(e, NULL))
         ;
     bool preempted = e->decodes.n && !decodes_fit(e, phase) && walk_decodes(e);
     if (e->blocks)

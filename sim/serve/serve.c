@@ -239,9 +239,7 @@ static bool make_policy(struct run *r, struct kv_err *e)
 {
     const struct kv_settings *s = r->settings;
     struct kv_served *out = r->out;
-    /* a chunk nobody asked for is as long as the scheduler lets it be */
-    int64_t chunk = r->rules.max_num_batched_tokens;
-    struct kv_defaults run = {.chunk = s->plan.chunks.n ? s->plan.chunks.at[0] : chunk, .dtype = r->asked->dtype};
+    struct kv_defaults run = {.chunk = s->plan.chunks.at[0], .dtype = r->asked->dtype};
     out->policy = *r->asked->policy;
     if (!kv_policy_prepare(&out->policy, r->asked->model, &run, &r->shape, r->arena, e))
         return false;
@@ -529,7 +527,6 @@ static void finish(struct run *r)
     out->offered_per_s = stream > 0 ? (double)(r->from_stream - 1) / stream : NAN;
     out->footprint_actual = r->footprint_sum / (double)out->counted;
     out->footprint_paper = r->paper_sum / (double)out->counted;
-    out->outside = out->sums.outside;
     out->verdict = judge(r);
 }
 

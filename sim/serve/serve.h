@@ -56,8 +56,7 @@ struct kv_served {
     int64_t replicas;
     enum kv_verdict verdict;
     int64_t max_num_seqs;
-    bool complete;  /* nobody interrupted it, and no horizon cut it off */
-    double outside; /* of the timing's tables */
+    bool complete; /* nobody interrupted it, and no horizon cut it off */
 };
 
 /* KV_USAGE, KV_DATA, KV_NO, KV_ENV. Interrupted: true, with complete = false. */

@@ -17,8 +17,6 @@ static int64_t most(int64_t a, int64_t b)
 
 static void join(struct kv_stretch *to, const struct kv_stretch *from)
 {
-    to->any |= from->any;
-    to->s += from->s;
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
         to->peak[layout] = most(to->peak[layout], from->peak[layout]);
         to->area[layout] += from->area[layout];
@@ -28,7 +26,6 @@ static void join(struct kv_stretch *to, const struct kv_stretch *from)
     to->tokens += from->tokens;
     to->steps += from->steps;
     to->preemptions += from->preemptions;
-    to->output_tokens += from->output_tokens;
 }
 
 static void halve(struct kv_timeline *t)
@@ -50,15 +47,29 @@ void kv_timeline_reach(struct kv_timeline *t, double at)
         halve(t);
 }
 
-void kv_timeline_hold(struct kv_timeline *t, double from, double until, const int64_t pages[KV_LAYOUTS])
+static void book(struct kv_stretch *span, double s, const int64_t pages[KV_LAYOUTS], int64_t running, int64_t waiting)
 {
-    kv_timeline_at(t, until);
-    for (int64_t i = (int64_t)(from / t->width); i < t->n && (double)i * t->width < until; i++) {
-        double begin = (double)i * t->width, end = begin + t->width;
-        double s = (end < until ? end : until) - (begin > from ? begin : from);
-        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-            t->span[i].peak[layout] = most(t->span[i].peak[layout], pages[layout]);
-            t->span[i].area[layout] += (double)pages[layout] * s;
-        }
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        span->peak[layout] = most(span->peak[layout], pages[layout]);
+        span->area[layout] += (double)pages[layout] * s;
     }
+    span->running = most(span->running, running);
+    span->waiting = most(span->waiting, waiting);
+}
+
+struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s, const int64_t pages[KV_LAYOUTS],
+                                    int64_t running, int64_t waiting)
+{
+    double until = from + s;
+    if (until >= t->width * KV_TIMELINE_SPANS)
+        kv_timeline_reach(t, until);
+    int64_t first = (int64_t)(from * t->per_s), i = first;
+    for (double end = (double)(i + 1) * t->width; until > end; end = (double)(++i + 1) * t->width) {
+        book(&t->span[i], end - from, pages, running, waiting);
+        s = until - end;
+        from = end;
+    }
+    book(&t->span[i], s, pages, running, waiting);
+    t->n = t->n > i ? t->n : i + 1;
+    return &t->span[first];
 }

@@ -9,18 +9,16 @@
 enum { KV_TIMELINE_SPANS = 2048 };
 
 struct kv_stretch {
-    bool any;                 /* a step began in it */
-    double s;                 /* of the steps that began in it */
-    int64_t peak[KV_LAYOUTS]; /* pages */
-    double area[KV_LAYOUTS];  /* pages x s */
-    int64_t running, waiting; /* most */
-    int64_t tokens, steps, preemptions, output_tokens;
+    int64_t peak[KV_LAYOUTS];           /* pages */
+    double area[KV_LAYOUTS];            /* pages x s */
+    int64_t running, waiting;           /* most */
+    int64_t tokens, steps, preemptions; /* of steps that began in it */
 };
 
 struct kv_timeline {
     double width; /* seconds of a span: a power of two */
     double per_s; /* 1 / width */
-    int64_t n;    /* spans up to the last step */
+    int64_t n;    /* spans up to the last one that anything was in */
     struct kv_stretch span[KV_TIMELINE_SPANS];
 };
 
@@ -28,8 +26,10 @@ void kv_timeline_start(struct kv_timeline *t);
 /* Spans become longer until `at` lies in one. */
 void kv_timeline_reach(struct kv_timeline *t, double at);
 
-/* Pages held from `from` to `until` while no step runs. */
-void kv_timeline_hold(struct kv_timeline *t, double from, double until, const int64_t pages[KV_LAYOUTS]);
+/* Pages held for `s` seconds from `from` on, while so many ran and waited: into every span that time is of. Returns the
+ * first of them. */
+struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s, const int64_t pages[KV_LAYOUTS],
+                                    int64_t running, int64_t waiting);
 
 /* The span that `at` lies in; to be filled by the caller. */
 static inline struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at)

@@ -257,7 +257,7 @@ static void fill_row(const struct kv_traffic *t, const struct kv_served *r, stru
         kv_set_real(table, row, "waiting_mean", r->sums.waited_s / r->span_s);
     kv_set_text(table, row, "limit", limit_of(r));
     kv_set_text(table, row, "verdict", kv_verdict_names[r->verdict]);
-    kv_set_real(table, row, "outside_tables", r->outside);
+    kv_set_real(table, row, "outside_tables", r->sums.outside);
     fill_found(t, (int)(r - t->row), table, row, a);
     if (r->finished)
         kv_set_whole(table, row, "pareto", on_front(t, r));
@@ -432,8 +432,8 @@ static void say_refused(const struct kv_traffic *t)
             printf("  %s: %lld request%s not finished: %s.\n", r->name, (long long)r->unfinished,
                    r->unfinished == 1 ? " was" : "s were",
                    kv_interrupted() ? "the run was interrupted" : "the horizon came first");
-        if (r->outside > 1)
-            printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->outside);
+        if (r->sums.outside > 1)
+            printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->sums.outside);
     }
 }
 
