@@ -72,7 +72,6 @@ bool kv_sweep_begun(const struct kv_sweep *s, struct kv_arena *a); /* whether it
  * died is taken over. */
 bool kv_sweep_lock(const struct kv_sweep *s, int point, bool *taken, struct kv_arena *a, struct kv_err *e);
 void kv_sweep_unlock(const struct kv_sweep *s, int point, struct kv_arena *a);
-bool kv_sweep_locked(const struct kv_sweep *s, int point, struct kv_arena *a);
 
 struct kv_sweep_how {
     int jobs;            /* processes at a time */

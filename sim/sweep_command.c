@@ -41,8 +41,8 @@ static bool read_shard(const struct kv_args *args, struct kv_sweep *s, struct kv
     s->shards = 1;
     if (!text)
         return true;
-    if (strspn(text, "0123456789/") != strlen(text) || strlen(text) > 16 ||
-        sscanf(text, "%d/%d%n", &s->shard, &s->shards, &end) != 2 || text[end])
+    if (strspn(text, "0123456789/") != strlen(text) ||
+        sscanf(text, "%9d/%9d%n", &s->shard, &s->shards, &end) != 2 || text[end])
         return kv_fail(e, KV_USAGE, "--shard: '%s' is not I/N; write 0/4 for the first of four", text);
     if (s->shards < 1 || s->shard >= s->shards)
         return kv_fail(e, KV_USAGE, "--shard: '%s' is none of 0/%d .. %d/%d", text, s->shards,

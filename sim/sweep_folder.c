@@ -28,15 +28,6 @@ static bool is_there(const char *path)
     return !stat(path, &st);
 }
 
-enum kv_point_state kv_sweep_state(const struct kv_sweep *s, int point, struct kv_arena *a)
-{
-    if (is_there(kv_sweep_path(s, point, "/summary.json", a)))
-        return KV_POINT_DONE;
-    if (is_there(kv_sweep_path(s, point, ".failed", a)))
-        return KV_POINT_FAILED;
-    return kv_sweep_locked(s, point, a) ? KV_POINT_RUNNING : KV_POINT_LEFT;
-}
-
 /* ---- the folder ---- */
 
 static bool make_folder(const char *path, struct kv_err *e)
@@ -131,13 +122,22 @@ static bool is_alive(int fd)
     return strcmp(host, other) != 0 || started(pid) == start;
 }
 
-bool kv_sweep_locked(const struct kv_sweep *s, int point, struct kv_arena *a)
+static bool is_locked(const struct kv_sweep *s, int point, struct kv_arena *a)
 {
     int fd = open(kv_sweep_path(s, point, ".lock", a), O_RDONLY | O_CLOEXEC);
     bool alive = fd >= 0 && is_alive(fd);
     if (fd >= 0)
         close(fd);
     return alive;
+}
+
+enum kv_point_state kv_sweep_state(const struct kv_sweep *s, int point, struct kv_arena *a)
+{
+    if (is_there(kv_sweep_path(s, point, "/summary.json", a)))
+        return KV_POINT_DONE;
+    if (is_there(kv_sweep_path(s, point, ".failed", a)))
+        return KV_POINT_FAILED;
+    return is_locked(s, point, a) ? KV_POINT_RUNNING : KV_POINT_LEFT;
 }
 
 static bool write_holder(int fd)

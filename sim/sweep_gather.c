@@ -146,7 +146,10 @@ bool kv_sweep_gather(const struct kv_sweep *s, int64_t *rows, struct kv_arena *a
         good = !done[i] || write_rows(s, i, &header, rows, out.file, own, e);
         kv_arena_close(own);
     }
-    return kv_out_close(&out, e) && good;
+    if (good)
+        return kv_out_close(&out, e);
+    kv_out_drop(&out);
+    return false;
 }
 
 /* ---- what is missing ---- */

@@ -5,6 +5,7 @@
 #include "sim/workload/store.h"
 #include "sim/workload_verbs.h"
 
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -101,26 +102,6 @@ static bool put_set(struct settings *s, const char *text, struct kv_arena *a, st
     return true;
 }
 
-/* --to is when a file's rows end, before rate_scale; `duration` is how long they take, behind it. */
-static bool put_to(const struct kv_args *args, struct settings *s, struct kv_arena *a, struct kv_err *e)
-{
-    double from = 0, to, scale = 1;
-    const char *text = kv_arg_text(args, "to", NULL), *why = text ? kv_read_seconds(a, text, &to) : NULL;
-    if (!text)
-        return true;
-    if (why)
-        return kv_fail(e, KV_USAGE, "--to: %s", why);
-    text = kv_arg_text(args, "from", "0 s");
-    why = kv_read_seconds(a, text, &from);
-    text = kv_arg_text(args, "rate-scale", "1");
-    if (why || kv_read_real(a, text, &scale) || !(scale > 0)) /* said where they are bound */
-        return true;
-    if (to <= from)
-        return kv_fail(e, KV_USAGE, "--to is not after --from");
-    put(s, "duration", kv_format(a, "%.17g s", (to - from) / scale), "--to", a);
-    return true;
-}
-
 static bool gather(const struct kv_args *args, struct settings *s, struct kv_arena *a, struct kv_err *e)
 {
     s->at = KV_NEW_N(a, struct kv_setting, args->n_given + 8);
@@ -135,7 +116,6 @@ static bool gather(const struct kv_args *args, struct settings *s, struct kv_are
         if (!strcmp(name, "set"))
             put_set(s, value, a, e);
     }
-    put_to(args, s, a, e);
     return !e->n;
 }
 
@@ -162,12 +142,29 @@ static bool read_settings(const struct kv_args *args, const char *operand, struc
     return kv_settings_read(operand, set, given.n, s, a, e);
 }
 
+/* --to is when a file's rows end, before rate_scale; `duration` is how long they take, behind it. Both: what comes
+ * first. */
+static bool cut_at(const struct kv_args *args, struct kv_settings *s, struct kv_arena *a, struct kv_err *e)
+{
+    const char *text = kv_arg_text(args, "to", NULL);
+    double to = 0;
+    const char *why = text ? kv_read_seconds(a, text, &to) : NULL;
+    if (why)
+        return kv_fail(e, KV_USAGE, "--to: %s", why);
+    if (text && to <= s->workload.from)
+        return kv_fail(e, KV_USAGE, "--to is not after --from");
+    if (text)
+        s->workload.duration = fmin(s->workload.duration, (to - s->workload.from) / s->workload.rate_scale);
+    return true;
+}
+
 bool kv_workload_of_args(const struct kv_args *args, const char *operand, struct kv_settings *s, struct kv_workload **w,
                          bool *times, struct kv_arena *a, struct kv_err *e)
 {
     int64_t seed = KV_UNSET;
     *w = NULL;
-    if (!kv_arg_count(args, "seed", 0, INT64_C(1) << 53, &seed, a, e) || !read_settings(args, operand, s, a, e))
+    if (!kv_arg_count(args, "seed", 0, INT64_C(1) << 53, &seed, a, e) || !read_settings(args, operand, s, a, e) ||
+        !cut_at(args, s, a, e))
         return false;
     if (seed == KV_UNSET)
         seed = s->run.seed;

@@ -114,6 +114,8 @@ refuses "a config that cannot be read again" 2 "'config.fifo' is no regular file
     sweep config.fifo -o none
 refuses "no shard" 2 "--shard: '2/2' is none of 0/2 .. 1/2" sweep s.ini -o none --shard 2/2
 refuses "no shard at all" 2 "--shard: '1' is not I/N; write 0/4 for the first of four" sweep s.ini -o none --shard 1
+refuses "a shard beyond 32 bits" 2 "--shard: '4294967296/4' is not I/N; write 0/4 for the first of four" \
+    sweep s.ini -o none --shard 4294967296/4
 refuses "one thing at a time" 2 "--status and --gather are both given; keep one" sweep s.ini -o none --gather --status
 refuses "gathering nothing" 1 "there is no sweep in 'none'; run it first" sweep s.ini -o none --gather
 mkdir other && echo mine >other/file
@@ -173,6 +175,13 @@ is "with and without traffic: as many cells in every row" "1 none poisson" \
     "$(widths both/sweep.csv | wc -l | tr -d ' ') $(column both/sweep.csv workload.arrivals | sort -u | paste -s -d ' ' -)"
 works "an answer that is no is an answer" sweep s.ini -o no --set workload.concurrency=1000000
 is "an answer that is no: done" 6 "$(grep -c ',done$' no/points.csv)"
+
+broken=broken/points/$(sed -n '3s/,.*//p' shards/r/points.csv)/policies.csv
+cp -r shards/r broken
+printf 'a,b\n1\n' >"$broken"
+refuses "a point's table that is damaged" 3 "$broken:2:1: 1 cells, but the header names 2 columns" sweep s.ini -o broken --gather
+same "a point's table that is damaged: what was gathered before stays" shards/r/sweep.csv broken/sweep.csv
+is "a point's table that is damaged: nothing half is left" "" "$(ls broken | grep part)"
 
 # ---- killed, failed, locked ------------------------------------------------------------------------------------------
 

@@ -113,6 +113,15 @@ is "convert --sort: in order, equals as they stood" "1,2,2
 3,4,4" "$(sed 1d sorted.csv | cut -d, -f2-)"
 works "convert a part" workload convert mixed.csv part.csv --sort --from '2 s' --to '3 s' --rate-scale 2 --context-scale 10
 is "convert a part: from, to, scales" "0,0,30,3" "$(sed 1d part.csv)"
+printf 'arrival_s,prompt_tokens,output_tokens\n0,1,1\n1,2,2\n2,3,3\n3,4,4\n' >steps.csv
+printf '[model]\nname = Llama-3.1-8B\n[workload]\ntrace = steps.csv\nfrom = 1 s\nrate_scale = 2\n' >steps.ini
+works "--to of a config that scales" workload info steps.ini --to '3 s' --csv
+is "--to of a config that scales: is the file's time" 2 "$(column out requests)"
+works "--to with scales of --set" workload convert steps.csv - --set 'from=1 s' --set rate_scale=2 --to '3 s'
+is "--to with scales of --set: is the file's time" "0,0,2,2
+1,0.5,3,3" "$(sed 1d out)"
+works "--to and a duration" workload info steps.ini --to '3 s' --set 'duration=0.5 s' --csv
+is "--to and a duration: what comes first" 1 "$(column out requests)"
 works "convert --limit" workload convert azure.csv one.csv -n 1
 is "convert --limit: one" "0,0,374,44" "$(sed 1d one.csv)"
 kv workload convert burst.csv skipped.csv --skip-bad
