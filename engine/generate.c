@@ -68,24 +68,12 @@ struct batch {
     struct kv_progress progress;
 };
 
-static bool read_real(const struct kv_args *args, const char *name, double least, double most, double *out,
-                      struct kv_err *e)
-{
-    const char *text = kv_arg_text(args, name, NULL);
-    char *behind;
-    if (!text)
-        return true;
-    *out = strtod(text, &behind);
-    return (behind != text && !*behind && *out >= least && *out <= most) ||
-           kv_fail(e, KV_USAGE, "--%s '%s' is no number from %g to %g", name, text, least, most);
-}
-
 static bool read_sampling(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     int64_t seed = 0;
     h->sampler.top_p = 1;
-    if (!read_real(args, "temperature", 0, 100, &h->sampler.temperature, e) ||
-        !read_real(args, "top-p", 0, 1, &h->sampler.top_p, e) ||
+    if (!kv_arg_real(args, "temperature", 0, 100, &h->sampler.temperature, a, e) ||
+        !kv_arg_real(args, "top-p", 0, 1, &h->sampler.top_p, a, e) ||
         !kv_arg_count(args, "seed", 0, INT64_C(1) << 53, &seed, a, e))
         return e->n == 0;
     h->sampler.seed = (uint64_t)seed;

@@ -101,13 +101,23 @@ const char *kv_verify_kvsim(struct kv_arena *a, struct kv_err *e)
     return NULL;
 }
 
+/* One word for the shell, whatever is in it. */
+static const char *quoted(const struct kv_verify *c, const char *text)
+{
+    const char *word = "'";
+    for (size_t part; (part = strcspn(text, "'")), text[part]; text += part + 1)
+        word = kv_format(c->arena, "%s%.*s'\\''", word, (int)part, text);
+    return kv_format(c->arena, "%s%s'", word, text);
+}
+
 json_t *kv_verify_replay(const struct kv_verify *c, const char *trace, const char *spec, const char *out,
                          const char *more, struct kv_err *e)
 {
     const char *command = kv_format(
         c->arena,
-        "'%s' replay '%s' --json -q --block-size %lld --kv-cache-dtype fp32 --policy '%s' -o '%s' %s 2>'%s/error'",
-        c->kvsim, trace, (long long)c->host->asked.page, spec, out, more, c->folder);
+        "%s replay %s --json -q --block-size %lld --kv-cache-dtype fp32 --policy %s -o %s %s 2>%s", quoted(c, c->kvsim),
+        quoted(c, trace), (long long)c->host->asked.page, quoted(c, spec), quoted(c, out), more,
+        quoted(c, kv_format(c->arena, "%s/error", c->folder)));
     FILE *in = popen(command, "r");
     json_error_t where;
     json_t *root = in ? json_loadf(in, 0, &where) : NULL, *row = NULL;
@@ -305,14 +315,6 @@ static bool open_results(struct kv_verify *c, const char *folder, struct kv_out 
     return true;
 }
 
-/* They are whole or not there. */
-static void drop_results(struct kv_out *out)
-{
-    fclose(out->file);
-    if (out->part)
-        unlink(out->part);
-}
-
 static bool close_results(const struct kv_table *t, const char *folder, struct kv_out *closed, struct kv_out *open,
                           struct kv_err *e)
 {
@@ -348,27 +350,21 @@ static bool check_prompts(struct kv_verify *c, const struct kv_args *args, struc
 static bool check_policies(struct kv_host *h, const struct kv_args *args, struct kv_tally *tally, struct kv_arena *a,
                            struct kv_err *e)
 {
-    const char *tolerance = kv_arg_text(args, "tolerance", "0.0002"), *tmp = getenv("TMPDIR"),
-               *results = kv_arg_text(args, "results", NULL);
-    char *folder = kv_format(a, "%s/kvengine-verify-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    const char *results = kv_arg_text(args, "results", NULL);
     struct kv_table t;
     struct kv_out closed, open;
     struct kv_verify c = {
-        .host = h, .arena = a, .reference = !kv_arg_flag(args, "no-reference"), .tolerance = strtod(tolerance, NULL)};
-    if (!(c.tolerance > 0))
-        return kv_fail(e, KV_USAGE, "--tolerance '%s' is no number above 0", tolerance);
-    if (!(c.kvsim = kv_verify_kvsim(a, e)) || (results && !kv_result_folder_check(results, a, e)))
+        .host = h, .arena = a, .reference = !kv_arg_flag(args, "no-reference"), .tolerance = 0.0002};
+    if (!kv_arg_real(args, "tolerance", 0, 1, &c.tolerance, a, e) || !(c.kvsim = kv_verify_kvsim(a, e)) ||
+        (results && !kv_result_folder_check(results, a, e)) || !(c.folder = kv_scratch_folder("kvengine-verify", a, e)))
         return false;
-    if (!mkdtemp(folder))
-        return kv_fail(e, KV_ENV, "cannot make a folder '%s': %s", folder, strerror(errno));
-    c.folder = folder;
     kv_table_open(&t, columns, sizeof columns / sizeof *columns, a);
     bool opened = results && open_results(&c, results, &closed, &open, e),
          good = (opened || !results) && check_prompts(&c, args, &t, tally, e);
-    (void)!system(kv_format(a, "rm -rf '%s'", folder));
+    kv_remove_tree(c.folder);
     if (!good && opened) {
-        drop_results(&closed);
-        drop_results(&open);
+        kv_out_drop(&closed);
+        kv_out_drop(&open);
     } else if (opened) {
         good = close_results(&t, results, &closed, &open, e);
     }
@@ -389,13 +385,13 @@ static bool check_policies(struct kv_host *h, const struct kv_args *args, struct
 static bool draw_model(const char *folder, const struct kv_args *args, const char **made, struct kv_arena *a,
                        struct kv_err *e)
 {
-    const char *tmp = getenv("TMPDIR");
-    char *out = kv_format(a, "%s/kvengine-random-XXXXXX", tmp && *tmp ? tmp : "/tmp"), *whole = realpath(folder, NULL);
+    char *whole = realpath(folder, NULL);
+    const char *out = NULL;
     int64_t seed = 0;
     struct kv_config config;
     bool good = kv_arg_count(args, "random-weights", 0, INT64_MAX, &seed, a, e) &&
                 kv_config_read(&config, folder, a, e) &&
-                (mkdtemp(out) || kv_fail(e, KV_ENV, "cannot make a folder '%s': %s", out, strerror(errno)));
+                (out = kv_scratch_folder("kvengine-random", a, e));
     if (good) {
         *made = out;
         good = kv_weights_random(out, &config, KV_TENSOR_F32, (uint64_t)seed, 1.2 / sqrt((double)config.hidden), a, e);
@@ -404,14 +400,6 @@ static bool draw_model(const char *folder, const struct kv_args *args, const cha
         good = kv_fail(e, KV_ENV, "cannot make a link in '%s': %s", out, strerror(errno));
     free(whole);
     return good;
-}
-
-static void remove_model(const char *made, struct kv_arena *a)
-{
-    static const char *const files[] = {"tokenizer.json", "config.json", "model.safetensors"};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        unlink(kv_format(a, "%s/%s", made, files[i]));
-    rmdir(made);
 }
 
 static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
@@ -437,7 +425,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
            (golden ? kv_verify_golden(&h, golden, &tally, a, e) : check_policies(&h, args, &tally, a, e));
     kv_host_close(&h);
     if (made)
-        remove_model(made, a);
+        kv_remove_tree(made);
     if (good && !kv_arg_flag(args, "csv") && !kv_arg_flag(args, "json"))
         printf("%lld passed, %lld failed\n", (long long)tally.passed, (long long)tally.failed);
     return good && (!tally.failed || kv_fail(e, KV_NO, "%lld of %lld checks are outside tolerance",

@@ -168,6 +168,19 @@ bool kv_arg_count(const struct kv_args *args, const char *name, int64_t least, i
     return true;
 }
 
+bool kv_arg_real(const struct kv_args *args, const char *name, double least, double most, double *out,
+                 struct kv_arena *a, struct kv_err *e)
+{
+    const char *text = kv_arg_text(args, name, NULL);
+    double value;
+    if (!text)
+        return true;
+    if (kv_read_real(a, text, &value) || value < least || value > most)
+        return kv_fail(e, KV_USAGE, "--%s '%s' is no number from %g to %g", name, text, least, most);
+    *out = value;
+    return true;
+}
+
 bool kv_arg_choice(const struct kv_args *args, const char *name, const char *const *choices, int *out,
                    struct kv_arena *a, struct kv_err *e)
 {

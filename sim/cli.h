@@ -50,6 +50,9 @@ const char *kv_arg_nth(const struct kv_args *args, const char *name, int nth);
 /* Leaves *out alone when the option was not given. */
 bool kv_arg_count(const struct kv_args *args, const char *name, int64_t least, int64_t most, int64_t *out,
                   struct kv_arena *a, struct kv_err *e);
+/* A finite number with nothing behind it. */
+bool kv_arg_real(const struct kv_args *args, const char *name, double least, double most, double *out,
+                 struct kv_arena *a, struct kv_err *e);
 bool kv_arg_choice(const struct kv_args *args, const char *name, const char *const *choices, int *out,
                    struct kv_arena *a, struct kv_err *e);
 

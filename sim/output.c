@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,28 @@ void kv_out_drop(struct kv_out *o)
     fclose(o->file);
     if (o->part)
         unlink(o->part);
+}
+
+const char *kv_scratch_folder(const char *purpose, struct kv_arena *a, struct kv_err *e)
+{
+    const char *tmp = getenv("TMPDIR");
+    char *path = kv_format(a, "%s/%s-XXXXXX", tmp && *tmp ? tmp : "/tmp", purpose);
+    if (mkdtemp(path))
+        return path;
+    kv_fail(e, KV_ENV, "cannot make a folder '%s': %s", path, strerror(errno));
+    return NULL;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+    (void)st, (void)kind, (void)where;
+    return remove(path);
+}
+
+void kv_remove_tree(const char *path)
+{
+    enum { FILES_OPEN = 16 };
+    nftw(path, remove_one, FILES_OPEN, FTW_DEPTH | FTW_PHYS);
 }
 
 FILE *kv_out_scratch(const char *path, struct kv_arena *a, struct kv_err *e)

@@ -24,6 +24,11 @@ FILE *kv_out_scratch(const char *path, struct kv_arena *a, struct kv_err *e);
 /* Copies what was written to a scratch file behind what `out` has. KV_ENV, also when it could not be written. */
 bool kv_out_gather(FILE *scratch, FILE *out, struct kv_err *e);
 
+/* A new folder PURPOSE-XXXXXX where temporary files go. NULL: KV_ENV. The caller removes it. */
+const char *kv_scratch_folder(const char *purpose, struct kv_arena *a, struct kv_err *e);
+/* With all that is in it. */
+void kv_remove_tree(const char *path);
+
 /* FNV-1a of a file's bytes, in hexadecimal: enough to tell that an input changed. */
 const char *kv_file_hash(const char *path, struct kv_arena *a);
 

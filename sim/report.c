@@ -4,15 +4,13 @@
 #include "sim/compare.h"
 #include "sim/core/units.h"
 #include "sim/csv.h"
+#include "sim/output.h"
 #include "sim/plot.h"
 #include "sim/report_html.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char style[] =
     "body{font:16px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:78rem;margin:2rem auto;padding:0 "
@@ -61,32 +59,10 @@ static const char *caption_of(enum kv_plot_result of, const char *name)
     return name;
 }
 
-/* A folder for pictures, and its end with all that is in it. */
-static const char *scratch(struct kv_arena *a, struct kv_err *e)
-{
-    const char *tmp = getenv("TMPDIR");
-    char *path = kv_format(a, "%s/kvsim-report-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (mkdtemp(path))
-        return path;
-    kv_fail(e, KV_ENV, "cannot make a folder '%s': %s", path, strerror(errno));
-    return NULL;
-}
-
-static void remove_scratch(const char *path, struct kv_arena *a)
-{
-    DIR *dir = opendir(path);
-    for (struct dirent *entry; dir && (entry = readdir(dir));)
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-            unlink(kv_format(a, "%s/%s", path, entry->d_name));
-    if (dir)
-        closedir(dir);
-    rmdir(path);
-}
-
 static bool put_pictures(struct kv_report *r, int which, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_drawn drawn;
-    const char *folder = scratch(a, e);
+    const char *folder = kv_scratch_folder("kvsim-report", a, e);
     if (!folder)
         return false;
     bool good = kv_plot_draw(&drawn, r->result[which], r->measured, folder, a, e);
@@ -104,7 +80,7 @@ static bool put_pictures(struct kv_report *r, int which, FILE *out, struct kv_ar
     }
     if (good && drawn.missing)
         fputs("<p>There is no gnuplot here, so there are no pictures.</p>\n", out);
-    remove_scratch(folder, a);
+    kv_remove_tree(folder);
     return good;
 }
 

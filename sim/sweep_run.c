@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -38,18 +37,6 @@ struct runner {
     struct kv_progress progress;
     struct kv_arena *arena;
 };
-
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
-static void remove_tree(const char *path)
-{
-    enum { FILES_OPEN = 16 };
-    nftw(path, remove_one, FILES_OPEN, FTW_DEPTH | FTW_PHYS);
-}
 
 static const char *log_path(const struct runner *r, int point, const char *suffix)
 {
@@ -100,7 +87,7 @@ static bool start(struct runner *r, int point, struct kv_err *e)
     char **argv = arguments(r, point);
     int mode = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC;
     pid_t parent = getpid(), pid = -1;
-    remove_tree(kv_sweep_path(r->sweep, point, ".part", r->arena)); /* of a run that was killed */
+    kv_remove_tree(kv_sweep_path(r->sweep, point, ".part", r->arena)); /* of a run that was killed */
     unlink(kv_sweep_path(r->sweep, point, ".failed", r->arena));
     int fd[3] = {open("/dev/null", O_RDONLY | O_CLOEXEC), open(out, mode, 0666), open(err, mode, 0666)}, why = errno;
     if (fd[0] >= 0 && fd[1] >= 0 && fd[2] >= 0) {
@@ -192,14 +179,14 @@ static bool finish(struct runner *r, const struct child *c, int status, struct k
     const char *why = why_not_done(r, c->point, status), *said = why ? why : "done";
     bool good = true, again = was_stopped(status) || (r->told && WIFSIGNALED(status));
     if (!why) {
-        remove_tree(whole); /* it has no summary.json, or the point would not have been run */
+        kv_remove_tree(whole); /* it has no summary.json, or the point would not have been run */
         if (rename(part, whole))
             good = kv_fail(e, KV_ENV, "cannot rename '%s': %s", part, strerror(errno));
     } else if (!again) {
         good = mark_failed(r, c->point, why, e);
     }
     if (why)
-        remove_tree(part);
+        kv_remove_tree(part);
     kv_sweep_unlock(s, c->point, r->arena);
     if (r->how->verbose)
         fprintf(stderr, "%s %s: %s\n", s->point[c->point].name, kv_sweep_point_text(s, c->point, r->arena), said);

@@ -9,28 +9,20 @@ needle=$here/../../traces/samples/needle.txt
 [ -r "$model/config.json" ] || { echo "1..0 # SKIP no models/recall-870k"; exit 0; }
 ln -s "$model" model
 
-ke() {
-    timeout -k 1 60 "$engine" "$@" </dev/null >out 2>err
-    rc=$?
-}
+simulator=$KVSIM KVSIM=$engine # what tap.sh runs
 
-# runs NAME ARGS...: status 0 and nothing on stderr
-runs() {
-    name=$1
-    shift
-    ke "$@"
-    if [ "$rc" -eq 0 ] && [ ! -s err ]; then
-        pass "$name"
-    else
-        fail "$name" "kvengine $*" "expected: status 0, nothing on stderr" "got: status $rc" "$(cat err)"
-    fi
+# sim COMMAND...: with kvsim in its place
+sim() {
+    KVSIM=$simulator
+    "$@"
+    KVSIM=$engine
 }
 
 # denies NAME STATUS TEXT ARGS...: one line on stderr that begins with the program's name and holds TEXT; no output
 denies() {
     name=$1 status=$2 text=$3
     shift 3
-    ke "$@"
+    kv "$@"
     if [ "$rc" -eq "$status" ] && grep -qF -e "$text" err && grep -q '^kvengine: ' err && [ ! -s out ]; then
         pass "$name"
     else
@@ -40,45 +32,45 @@ denies() {
 
 # ---- generate ----
 
-runs "text" generate model -p "a b c" -n 6
+works "text" generate model -p "a b c" -n 6
 cp out text
-runs "ids are printed" generate model -p "a b c" -n 6 --print-ids
+works "ids are printed" generate model -p "a b c" -n 6 --print-ids
 is "as many as were asked for" 6 "$(tr ',' '\n' <out | grep -c '^[0-9]*$')"
-runs "the same again" generate model -p "a b c" -n 6
+works "the same again" generate model -p "a b c" -n 6
 same "the same text" text out
-runs "two threads" generate model --prompt-file "$needle" -n 3 -j 2 -c 100
+works "two threads" generate model --prompt-file "$needle" -n 3 -j 2 -c 100
 cp out two
-runs "two threads again" generate model --prompt-file "$needle" -n 3 -j 2 -c 100
+works "two threads again" generate model --prompt-file "$needle" -n 3 -j 2 -c 100
 same "the same bytes with as many threads" two out
 printf 'a b c' >prompt
-runs "a prompt from a file" generate model --prompt-file prompt -n 6
+works "a prompt from a file" generate model --prompt-file prompt -n 6
 same "is the prompt" text out
 printf 'a b c' | timeout 60 "$engine" generate model --prompt-file - -n 6 >out 2>err
 same "a prompt from standard input" text out
-runs "ids" generate model --ids "[1, 2,3]" -n 3 --print-ids
+works "ids" generate model --ids "[1, 2,3]" -n 3 --print-ids
 cp out ids
 printf '1\r\n2\t3\n' >list
-runs "ids from a file" generate model --ids @list -n 3 --print-ids
+works "ids from a file" generate model --ids @list -n 3 --print-ids
 same "are the same ids" ids out
-runs "several prompts" generate model -p "a b c" -p "x y" --ids 4,5 -n 6
+works "several prompts" generate model -p "a b c" -p "x y" --ids 4,5 -n 6
 is "a text for each" "$(cat text)" "$(head -n "$(wc -l <text)" out)"
 set -- -p "a b c" -p "x y" --ids 4,5 --prompt-file "$needle" --ids 9,8,7,6 -n 20 -c 100 --no-stop
-runs "all prompts together" generate model "$@"
+works "all prompts together" generate model "$@"
 cp out together
 for most in 1 2 3 5 9; do
-    runs "at most $most of them at a time" generate model "$@" --max-num-seqs $most
+    works "at most $most of them at a time" generate model "$@" --max-num-seqs $most
     same "come to the same texts" together out
 done
-ke generate model "$@" --max-num-seqs 1 --pool 4MiB # all at once need more
+kv generate model "$@" --max-num-seqs 1 --pool 4MiB # all at once need more
 is "what has ended makes room" 0 "$rc"
 denies "all at once need more" 4 "the KV pool is full" generate model "$@" --pool 4MiB
 denies "none at a time" 2 "--max-num-seqs" generate model -p hi --max-num-seqs 0
-runs "no output at all" generate model -p hi -n 0
-runs "sampling" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 3
+works "no output at all" generate model -p hi -n 0
+works "sampling" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 3
 cp out sampled
-runs "sampling again" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 3
+works "sampling again" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 3
 same "the same seed, the same text" sampled out
-runs "another seed" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 4
+works "another seed" generate model -p hi -n 20 --no-stop --temperature 1.5 --top-p 0.9 --seed 4
 if cmp -s sampled out; then fail "another text"; else pass "another text"; fi
 
 denies "no such folder" 3 "no 'config.json' in 'nowhere'" generate nowhere -p x
@@ -105,7 +97,7 @@ denies "no chunk" 2 "chunk" generate model -p hi --chunk 0
 mkdir bare
 cp "$model/config.json" "$model/model.safetensors" bare
 denies "no tokenizer" 2 "'bare' has no tokenizer.json; give token ids with --ids" generate bare -p hi
-runs "ids need none" generate bare --ids 1,2,3 -n 3
+works "ids need none" generate bare --ids 1,2,3 -n 3
 same "and come back as ids" ids out
 head -c 5000 "$model/model.safetensors" >bare/model.safetensors
 denies "a broken checkpoint" 3 "model.safetensors" generate bare --ids 1
@@ -115,7 +107,7 @@ denies "a broken checkpoint" 3 "model.safetensors" generate bare --ids 1
 mkdir mute # without a tokenizer there is no text, and every row is one line
 cp "$model/config.json" "$model/model.safetensors" mute
 seq 3 602 >list
-runs "policies as CSV" run mute --ids @list -n 3 --chunk 128 --csv --policy full \
+works "policies as CSV" run mute --ids @list -n 3 --chunk 128 --csv --policy full \
     --policy snapkv:when=postfill,window_size=32,keep=30% --policy streaming:sink_size=4,recent_size=256
 is "a row for each" "policy full snapkv:when=postfill,window_size=32,keep=30% streaming:sink_size=4,recent_size=256" \
     "$(echo policy $(column out policy))"
@@ -125,40 +117,40 @@ for name in resident_bytes pages_end_bytes; do
     set -- $(column out $name)
     if [ "$1" -gt "$2" ]; then pass "$name falls"; else fail "$name falls" "full: $1, snapkv: $2"; fi
 done
-runs "as JSON" run model -p hi -p "a b c" -n 4 --json
+works "as JSON" run model -p hi -p "a b c" -n 4 --json
 is_json "it is JSON" out
 is "a row for each prompt" 2 "$(grep -c '"policy"' out)"
 set -- --ids @list --ids 5,6,7 --ids 1,2 --ids 9,9,9,9 -n 9 --chunk 128 --csv --no-stop --policy full \
     --policy snapkv:when=postfill,window_size=32,keep=30%
-runs "several prompts under policies" run mute "$@"
+works "several prompts under policies" run mute "$@"
 counted() { for name in policy prompt generated_tokens kv_footprint held_peak_bytes pages_peak_bytes pages_end_bytes ties passes; do column "$1" $name; done; }
 counted out >counts
 for most in 1 2 3; do
-    runs "under policies, $most at a time" run mute "$@" --max-num-seqs $most --timeline timeline
+    works "under policies, $most at a time" run mute "$@" --max-num-seqs $most --timeline timeline
     is "the same counts for each prompt" "$(cat counts)" "$(counted out)"
     is "a row for each pass" "$(column out passes | awk '{ n += $1 } END { print n }')" "$(($(wc -l <timeline) - 1))"
 done
 is "one at a time: the pool is its own" "$(column out pages_end_bytes)" "$(
-    ke run mute "$@" --max-num-seqs 1
+    kv run mute "$@" --max-num-seqs 1
     for n in $(column out pool_pages); do echo $((n * 16384)); done)"
-runs "as a table" run model -p hi -n 4
+works "as a table" run model -p hi -n 4
 denies "an unknown policy" 2 "kind 'snapkw' is not known; did you mean 'snapkv'?" run model -p hi --policy snapkw
 denies "a key that is not" 2 "keeps" run model -p hi --policy snapkv:keeps=30%
 denies "a policy of a trace" 2 "needs channel 'expected', which a live run does not make" run model -p hi --policy expected:keep=30%
 
 # ---- record ----
 
-runs "how large it will be" record model -p "a b c" -n 3 --dry-run
+works "how large it will be" record model -p "a b c" -n 3 --dry-run
 has "is said" "about" out
 if [ -e trace.kvt.h5 ] || [ -e trace.kvt.h5.part ]; then fail "and nothing is recorded"; else pass "and nothing is recorded"; fi
-runs "a trace" record model --prompt-file "$needle" -n 4 --chunk 128 -w 16 -o a.kvt.h5 --mark needle=389-394 -j 2
-works "is in order" trace check a.kvt.h5
-works "says what it is" trace info a.kvt.h5
+works "a trace" record model --prompt-file "$needle" -n 4 --chunk 128 -w 16 -o a.kvt.h5 --mark needle=389-394 -j 2
+sim works "is in order" trace check a.kvt.h5
+sim works "says what it is" trace info a.kvt.h5
 has "its mark" needle out
-works "is replayed" replay a.kvt.h5 --policy snapkv:when=postfill,window_size=16,keep=30% --csv
-runs "with a policy on" record model --prompt-file "$needle" -n 4 --chunk 128 -o b.kvt.h5 --policy tova:tokens=200
-works "is in order too" trace check b.kvt.h5
-works "and replayed under it" replay b.kvt.h5 --policy tova:tokens=200 --csv
+sim works "is replayed" replay a.kvt.h5 --policy snapkv:when=postfill,window_size=16,keep=30% --csv
+works "with a policy on" record model --prompt-file "$needle" -n 4 --chunk 128 -o b.kvt.h5 --policy tova:tokens=200
+sim works "is in order too" trace check b.kvt.h5
+sim works "and replayed under it" replay b.kvt.h5 --policy tova:tokens=200 --csv
 denies "two prompts" 2 "a trace is of one prompt, and 2 were given" record model -p a -p b
 denies "no channel" 2 "did you mean 'window_seen'" record model -p hi --channels windw_seen
 denies "no channel, far from all" 2 "'foo' is no channel; a live run makes window_local, window_seen, column_sum, " \
@@ -180,7 +172,7 @@ rc=$?
 is "an interrupt ends with 130" 130 "$rc"
 has "and says what to do" "'kvsim trace recover' saves it" err
 if [ -e c.kvt.h5 ]; then fail "no whole trace"; else pass "no whole trace"; fi
-works "what was recorded is recovered" trace recover c.kvt.h5.part d.kvt.h5
-works "and is in order" trace check d.kvt.h5
+sim works "what was recorded is recovered" trace recover c.kvt.h5.part d.kvt.h5
+sim works "and is in order" trace check d.kvt.h5
 
 finish
