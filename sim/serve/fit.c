@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/request_times.h"
 #include "sim/serve/fit.h"
 
 #include <gsl/gsl_cdf.h>
@@ -249,12 +250,6 @@ static void find_intervals(const struct problem *p, const struct solution *at_kn
 
 /* ---- all of it ---- */
 
-static int by_value(const void *first, const void *second)
-{
-    const double *a = first, *b = second;
-    return (*a > *b) - (*a < *b);
-}
-
 /* Of rows of a kind (KV_FIT_KINDS: any), kept out or not. */
 static void measure(const struct kv_fit *f, const struct kv_fit_row *row, int n, int kind, bool kept_out, double *error,
                     struct kv_fit_error *out)
@@ -270,10 +265,10 @@ static void measure(const struct kv_fit *f, const struct kv_fit_row *row, int n,
     }
     if (!out->n)
         return;
-    qsort(error, (size_t)out->n, sizeof *error, by_value);
+    kv_sort_values(error, out->n);
     out->mean /= out->n;
     out->bias /= out->n;
-    out->p90 = error[(out->n * 9 + 9) / 10 - 1];
+    out->p90 = kv_at_rank(error, out->n, 0.9);
     out->max = error[out->n - 1];
 }
 
