@@ -186,15 +186,6 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     return true;
 }
 
-bool kv_timing_linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    if (!t->linear || !t->linear(t, decodes, base, slope))
-        return false;
-    *base = (*base + t->overhead + t->reduce_s * (double)decodes) * t->scale;
-    *slope *= t->scale;
-    return true;
-}
-
 const char *kv_timing_stamp(const struct kv_timing *t)
 {
     return t->stamp;

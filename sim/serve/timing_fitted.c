@@ -38,15 +38,6 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
             out->outside = fmax(out->outside, asked[i] / fmax(largest[i], 1));
 }
 
-static bool linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    const struct kv_fit *f = t->own;
-    double n = (double)decodes;
-    *base = f->c[KV_FIT_BASE] + f->c[KV_FIT_TOKEN] * fmax(f->knee, n) + f->c[KV_FIT_SEQUENCE] * n;
-    *slope = f->c[KV_FIT_DECODE_KV];
-    return true;
-}
-
 bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e)
 {
     struct kv_fit_file *f = KV_NEW(t->arena, struct kv_fit_file);
@@ -64,7 +55,6 @@ bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const 
     of = last && last[1] ? last + 1 : of;
     t->own = &f->fit;
     t->cost = cost;
-    t->linear = linear;
     t->knows_evictions = f->fit.there[KV_FIT_MOVED] && f->fit.there[KV_FIT_SCORED];
     t->stamp = kv_format(t->arena, "fitted to %s%s, %s", of, f->n_sources > 1 ? " and more" : "", error);
     return true;

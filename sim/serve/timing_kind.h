@@ -20,7 +20,6 @@ enum { KV_TIMING_FILES = 64, KV_TIMING_MOST_KEY = 1 << 26 };
 
 struct kv_timing {
     void (*cost)(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out);
-    bool (*linear)(const struct kv_timing *t, int64_t decodes, double *base, double *slope); /* NULL: never */
     const void *own; /* the kind's tables or coefficients */
     const struct kv_settings *settings;
     bool strict;            /* on_missing = error */
@@ -53,7 +52,7 @@ bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *co
                                  struct kv_err *e),
                     void *self, struct kv_err *e);
 
-/* Each fills cost, linear, own, stamp and file. KV_USAGE, KV_DATA. */
+/* Each fills cost, own, stamp and file. KV_USAGE, KV_DATA. */
 bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e);
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);

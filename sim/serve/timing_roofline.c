@@ -63,14 +63,6 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     out->sum = out->shared + out->decode + out->prefill;
 }
 
-static bool linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    const struct roofline *r = t->own;
-    *base = shared_s(r, (double)decodes, (double)decodes);
-    *slope = decode_s(r, 1);
-    return true;
-}
-
 bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
 {
     const struct kv_settings *s = t->settings;
@@ -86,7 +78,6 @@ bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, stru
     r->s_per_byte = 1 / (bandwidth * s->timing.bandwidth_efficiency);
     t->own = r;
     t->cost = cost;
-    t->linear = linear;
     t->stamp = kv_format(t->arena, "roofline of %s (%.3g %% of %.4g TFLOP/s, %.3g %% of %.4g TB/s), not calibrated",
                          s->hardware.title ? s->hardware.title : "the device", 100 * s->timing.compute_efficiency,
                          flops / 1e12, 100 * s->timing.bandwidth_efficiency, bandwidth / 1e12);
