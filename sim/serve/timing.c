@@ -46,16 +46,11 @@ bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *co
 
 void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix)
 {
-    double tokens = 0, pairs = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens;
-        tokens += c;
-        pairs += c * (step->chunk[i].prefix + c / 2);
-    }
-    *chunk = tokens;
-    *prefix = step->n_chunks == 1 ? step->chunk->prefix : tokens > 0 ? pairs / tokens - tokens / 2 : 0;
+    struct kv_step_chunks all = kv_step_chunks_of(step);
+    *chunk = all.tokens;
+    *prefix = step->n_chunks == 1 ? all.longest : all.tokens > 0 ? all.pairs / all.tokens - all.tokens / 2 : 0;
     if (*prefix < 0) {
-        *chunk = sqrt(2 * pairs);
+        *chunk = sqrt(2 * all.pairs);
         *prefix = 0;
     }
 }

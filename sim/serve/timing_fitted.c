@@ -16,10 +16,8 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     const struct kv_fit *f = t->own;
     const struct kv_fit_sizes *most = &f->largest;
     const double *c = f->c;
-    struct kv_fit_chunks chunks = {0};
+    struct kv_step_chunks chunks = kv_step_chunks_of(step);
     double tokens = (double)step->tokens, decodes = (double)step->decodes;
-    if (step->n_chunks)
-        chunks = kv_fit_chunks_of(step);
     out->shared =
         c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * larger(f->knee, tokens) + c[KV_FIT_SEQUENCE] * (double)step->sequences;
     out->decode = c[KV_FIT_DECODE_KV] * step->decode_kv + c[KV_FIT_BESIDE_KV] * (step->n_chunks ? step->decode_kv : 0);

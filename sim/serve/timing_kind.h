@@ -41,6 +41,23 @@ void kv_timing_reads(struct kv_timing *t, const char *path);
 /* [timing] of a config, for messages. */
 const char *kv_timing_where(const struct kv_timing *t);
 
+/* What all chunks of a step come to: their tokens, pairs of a query and a key, prefixes, and the longest prefix. */
+struct kv_step_chunks {
+    double tokens, pairs, prefixes, longest;
+};
+static inline struct kv_step_chunks kv_step_chunks_of(const struct kv_step *step)
+{
+    struct kv_step_chunks all = {0};
+    for (int64_t i = 0; i < step->n_chunks; i++) {
+        double c = (double)step->chunk[i].tokens, prefix = step->chunk[i].prefix;
+        all.tokens += c;
+        all.pairs += c * (prefix + c / 2);
+        all.prefixes += prefix;
+        all.longest = prefix > all.longest ? prefix : all.longest;
+    }
+    return all;
+}
+
 /* The one chunk that stands for all of a step's: of as many tokens and as many pairs of a query and a key, or, where
  * even without prefix that has more pairs, the one without prefix that has as many. */
 void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix);

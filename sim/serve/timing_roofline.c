@@ -50,16 +50,12 @@ static double shared_s(const struct roofline *r, double tokens, double sequences
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct roofline *r = t->own;
-    double pairs = 0, entries = 0, rows = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens, p = step->chunk[i].prefix;
-        pairs += c * (p + c / 2);
-        entries += p + c;
-        rows += c;
-    }
+    struct kv_step_chunks chunks = kv_step_chunks_of(step);
+    double entries = chunks.prefixes + chunks.tokens;
     out->shared = shared_s(r, (double)step->tokens, (double)step->sequences);
     out->decode = decode_s(r, step->decode_kv);
-    out->prefill = larger(r, pairs * r->gemms.pair_flops, entries * r->gemms.kv_bytes + rows * r->gemms.row_bytes);
+    out->prefill =
+        larger(r, chunks.pairs * r->gemms.pair_flops, entries * r->gemms.kv_bytes + chunks.tokens * r->gemms.row_bytes);
     out->sum = out->shared + out->decode + out->prefill;
 }
 
