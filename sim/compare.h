@@ -41,7 +41,7 @@ bool kv_compare_runs(struct kv_compared_runs *c, const char *a_path, const char 
                      int n_only, struct kv_arena *a, struct kv_err *e);
 void kv_compare_runs_close(struct kv_compared_runs *c);
 void kv_compare_runs_print(const struct kv_compared_runs *c, struct kv_arena *a);
-json_t *kv_compare_runs_json(const struct kv_compared_runs *c, struct kv_arena *a); /* the caller decrefs */
+json_t *kv_compare_runs_json(const struct kv_compared_runs *c); /* the caller decrefs */
 /* KV_NO, with each value that is worse. */
 bool kv_compare_runs_judge(const struct kv_compared_runs *c, const struct kv_tolerance *t, struct kv_err *e);
 
@@ -74,7 +74,7 @@ struct kv_compared_results {
 bool kv_compare_results(struct kv_compared_results *c, const char *a_path, const char *b_path, struct kv_arena *a,
                         struct kv_err *e);
 void kv_compare_results_print(const struct kv_compared_results *c, struct kv_arena *a);
-json_t *kv_compare_results_json(const struct kv_compared_results *c, struct kv_arena *a);
+json_t *kv_compare_results_json(const struct kv_compared_results *c);
 bool kv_compare_results_judge(const struct kv_compared_results *c, const struct kv_tolerance *t, struct kv_err *e);
 
 #endif

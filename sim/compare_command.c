@@ -62,7 +62,7 @@ static bool results(const struct kv_args *args, const struct kv_tolerance *t, st
     if (kv_arg_flag(args, "csv")) {
         kv_table_csv(&c.table, stdout);
     } else if (kv_arg_flag(args, "json")) {
-        json_t *root = kv_compare_results_json(&c, a);
+        json_t *root = kv_compare_results_json(&c);
         kv_json_print(root, stdout);
         json_decref(root);
     } else {
@@ -82,7 +82,7 @@ static bool runs(const struct kv_args *args, const struct kv_tolerance *t, struc
     if (good && kv_arg_flag(args, "csv")) {
         kv_table_csv(&c.table, stdout);
     } else if (good && kv_arg_flag(args, "json")) {
-        json_t *root = kv_compare_runs_json(&c, a);
+        json_t *root = kv_compare_runs_json(&c);
         kv_json_print(root, stdout);
         json_decref(root);
     } else if (good) {

@@ -209,9 +209,8 @@ void kv_compare_results_print(const struct kv_compared_results *c, struct kv_are
         printf("Columns in B alone: %s\n", c->columns_b);
 }
 
-json_t *kv_compare_results_json(const struct kv_compared_results *c, struct kv_arena *a)
+json_t *kv_compare_results_json(const struct kv_compared_results *c)
 {
-    (void)a;
     json_t *root = json_object();
     json_object_set_new(root, "a", kv_json_text(c->a));
     json_object_set_new(root, "b", kv_json_text(c->b));

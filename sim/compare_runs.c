@@ -336,9 +336,8 @@ void kv_compare_runs_print(const struct kv_compared_runs *c, struct kv_arena *a)
     printf("Running and waiting: measured by %s, simulated at these times.\n", c->measured.path);
 }
 
-json_t *kv_compare_runs_json(const struct kv_compared_runs *c, struct kv_arena *a)
+json_t *kv_compare_runs_json(const struct kv_compared_runs *c)
 {
-    (void)a;
     bool both = c->b.measured && !c->a.measured;
     json_t *root = json_object(), *policies = json_array();
     json_object_set_new(root, both ? "simulated" : "a", kv_json_text(c->a.path));

@@ -78,10 +78,8 @@ static bool read_share(const struct kv_args *args, const char *name, const char 
 static void keep_out(struct kv_fit_row *row, int from, int n, int source, double share, int64_t seed)
 {
     for (int i = from; i < n; i++)
-        row[i].kept_out =
-            (double)(kv_random((uint64_t)seed, kv_purpose("holdout"), (uint64_t)source, (uint64_t)(i - from)) >> 11) *
-                0x1p-53 <
-            share;
+        row[i].kept_out = kv_uniform(kv_random((uint64_t)seed, kv_purpose("holdout"), (uint64_t)source,
+                                               (uint64_t)(i - from))) < share;
 }
 
 static const struct kv_column columns[] = {

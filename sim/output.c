@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/output.h"
 
+#include "sim/core/hash.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -193,13 +195,13 @@ bool kv_result_folder(const char *path, struct kv_arena *a, struct kv_err *e)
 
 const char *kv_file_hash(const char *path, struct kv_arena *a)
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    uint64_t h = KV_HASH_START;
     struct stat st;
     FILE *in = !stat(path, &st) && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
     if (!in)
         return "no regular file";
     for (int c; (c = getc_unlocked(in)) != EOF;)
-        h = (h ^ (unsigned char)c) * UINT64_C(0x100000001b3);
+        h = kv_hash_byte(h, c);
     fclose(in);
     return kv_format(a, "%016llx", (unsigned long long)h);
 }

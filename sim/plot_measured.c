@@ -60,9 +60,7 @@ static bool put_pairs(struct kv_plot *p, const struct kv_compared_runs *c, struc
     p->n_lines = n;
     p->nothing = p->n ? NULL : "no request of the measured run has the lengths of a simulated one";
     kv_plot_begin_variables(&v);
-    kv_plot_put_lines(v.out, &lines, p->arena);
-    kv_plot_put_wholes(v.out, "first", first, PANELS * n);
-    kv_plot_put_wholes(v.out, "last", last, PANELS * n);
+    kv_plot_put_series(v.out, &lines, first, last, PANELS * n, p->arena);
     kv_plot_end_variables(&v, p);
     return !e->n;
 }
@@ -114,9 +112,7 @@ static bool put_curves(struct kv_plot *p, const struct kv_compared_runs *c, stru
     p->n = p->table.n_rows > 0 ? n + 1 : 0;
     p->n_lines = n + 1;
     kv_plot_begin_variables(&v);
-    kv_plot_put_lines(v.out, &lines, p->arena);
-    kv_plot_put_wholes(v.out, "first", first, n + 1);
-    kv_plot_put_wholes(v.out, "last", last, n + 1);
+    kv_plot_put_series(v.out, &lines, first, last, n + 1, p->arena);
     kv_plot_end_variables(&v, p);
     return !e->n;
 }
@@ -185,9 +181,7 @@ static void put_rates(struct kv_plot *p, struct at_rate *row, int64_t n, const s
         knee[s] = knee_of(row, first[s % lines->n], last[s % lines->n], TTFT + s / lines->n);
     p->n = p->n_lines = lines->n;
     kv_plot_begin_variables(&v);
-    kv_plot_put_lines(v.out, lines, p->arena);
-    kv_plot_put_wholes(v.out, "first", first, lines->n);
-    kv_plot_put_wholes(v.out, "last", last, lines->n);
+    kv_plot_put_series(v.out, lines, first, last, lines->n, p->arena);
     kv_plot_put_wholes(v.out, "knee", knee, PANELS * lines->n);
     kv_plot_end_variables(&v, p);
 }

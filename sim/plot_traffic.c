@@ -42,6 +42,14 @@ void kv_plot_put_lines(FILE *out, const struct kv_plot_lines *l, struct kv_arena
     fprintf(out, "letters = %d\n", longest);
 }
 
+void kv_plot_put_series(FILE *out, const struct kv_plot_lines *l, const int64_t *first, const int64_t *last, int n,
+                        struct kv_arena *a)
+{
+    kv_plot_put_lines(out, l, a);
+    kv_plot_put_wholes(out, "first", first, n);
+    kv_plot_put_wholes(out, "last", last, n);
+}
+
 static json_t *read_summary(const char *result, const char **path, struct kv_arena *a, struct kv_err *e)
 {
     json_error_t bad;
@@ -230,9 +238,7 @@ bool kv_plot_read_traffic_memory(struct kv_plot *p, const char *result, struct k
         return true;
     struct kv_plot_variables v;
     kv_plot_begin_variables(&v);
-    kv_plot_put_lines(v.out, &m.lines, p->arena);
-    kv_plot_put_wholes(v.out, "first", first, m.lines.n);
-    kv_plot_put_wholes(v.out, "last", last, m.lines.n);
+    kv_plot_put_series(v.out, &m.lines, first, last, m.lines.n, p->arena);
     fprintf(v.out, "array pool[%d]\n", m.lines.n > 0 ? m.lines.n : 1);
     for (int i = 0; i < m.lines.n; i++)
         fprintf(v.out, "pool[%d] = %.17g\n", i + 1, m.held[i].pool);
@@ -278,9 +284,7 @@ bool kv_plot_read_traffic_latency(struct kv_plot *p, const char *result, struct 
     p->n_lines = n;
     struct kv_plot_variables v;
     kv_plot_begin_variables(&v);
-    kv_plot_put_lines(v.out, &lines, p->arena);
-    kv_plot_put_wholes(v.out, "first", first, PANELS * n);
-    kv_plot_put_wholes(v.out, "last", last, PANELS * n);
+    kv_plot_put_series(v.out, &lines, first, last, PANELS * n, p->arena);
     kv_plot_end_variables(&v, p);
     return !e->n;
 }

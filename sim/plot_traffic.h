@@ -13,5 +13,8 @@ struct kv_plot_lines {
 int kv_plot_line(struct kv_plot_lines *l, const char *name, struct kv_arena *a);
 /* lines, name[] and letters, for a script. */
 void kv_plot_put_lines(FILE *out, const struct kv_plot_lines *l, struct kv_arena *a);
+/* The same, with first[] and last[]: which rows of the data each of n series has. */
+void kv_plot_put_series(FILE *out, const struct kv_plot_lines *l, const int64_t *first, const int64_t *last, int n,
+                        struct kv_arena *a);
 
 #endif

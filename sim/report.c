@@ -73,7 +73,7 @@ static bool put_pictures(struct kv_report *r, int which, FILE *out, struct kv_ar
         const char *caption = caption_of(drawn.of, drawn.name[i]);
         fputs("<figure>\n", out);
         good = kv_html_svg(out, kv_format(a, "%s/%s.svg", folder, drawn.name[i]), kv_format(a, "r%dp%d-", which, i),
-                           caption, a, e);
+                           caption, e);
         fputs("\n<figcaption>", out);
         kv_html_text(out, caption);
         fputs("</figcaption></figure>\n", out);

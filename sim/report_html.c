@@ -214,12 +214,10 @@ static bool copy_svg(FILE *out, const char *text, const char *prefix, const char
     return at && !depth;
 }
 
-bool kv_html_svg(FILE *out, const char *path, const char *prefix, const char *title, struct kv_arena *a,
-                 struct kv_err *e)
+bool kv_html_svg(FILE *out, const char *path, const char *prefix, const char *title, struct kv_err *e)
 {
     char *text = whole_file(path), *made = NULL;
     size_t length = 0;
-    (void)a;
     if (!text)
         return kv_fail(e, KV_DATA, "cannot open '%s': %s", path, strerror(errno));
     FILE *picture = open_memstream(&made, &length);

@@ -17,7 +17,6 @@ bool kv_html_csv(FILE *out, const char *path, const char *const *wanted, int *n,
 
 /* An SVG inline; `prefix` keeps its ids apart from those of other pictures. KV_DATA when it holds anything but shapes
  * and text. */
-bool kv_html_svg(FILE *out, const char *path, const char *prefix, const char *title, struct kv_arena *a,
-                 struct kv_err *e);
+bool kv_html_svg(FILE *out, const char *path, const char *prefix, const char *title, struct kv_err *e);
 
 #endif

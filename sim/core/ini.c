@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/ini.h"
 
+#include "sim/core/hash.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
@@ -86,7 +88,7 @@ static bool get_line(struct reading *r, char line[LINE_ROOM])
         any = true;
         if (++length > ENDLESS)
             break;
-        r->ini->hash = (r->ini->hash ^ (unsigned char)c) * UINT64_C(0x100000001b3);
+        r->ini->hash = kv_hash_byte(r->ini->hash, c);
         if (c == '\n')
             break;
         control |= end_cr; /* a CR that no line end follows */
@@ -261,8 +263,7 @@ static int take_setting(void *user, const char *section, const char *key, const 
 bool kv_ini_read(const char *path, struct kv_ini *ini, struct kv_arena *a, struct kv_err *e)
 {
     bool standard = !strcmp(path, "-");
-    *ini = (struct kv_ini){.path = standard ? "standard input" : kv_copy_text(a, path),
-                           .hash = UINT64_C(0xcbf29ce484222325)};
+    *ini = (struct kv_ini){.path = standard ? "standard input" : kv_copy_text(a, path), .hash = KV_HASH_START};
     int errors = e->n;
     struct reading r = {.ini = ini, .arena = a, .err = e, .in = standard ? stdin : fopen(path, "r")};
     if (!r.in)

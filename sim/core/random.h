@@ -5,7 +5,9 @@
 #ifndef KV_RANDOM_H
 #define KV_RANDOM_H
 
-#include <stdint.h>
+#include "sim/core/hash.h"
+
+#include <string.h>
 
 /* 64 bits that change completely with any bit of any argument. The mixer is SplitMix64's finaliser (Steele, Lea, Flood
  * 2014), applied after each word is folded in. */
@@ -33,10 +35,7 @@ static inline double kv_uniform(uint64_t bits)
 /* The purpose of a draw, from its name: FNV-1a. */
 static inline uint64_t kv_purpose(const char *name)
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (; *name; name++)
-        h = (h ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
-    return h;
+    return kv_hash(KV_HASH_START, name, strlen(name));
 }
 
 #endif

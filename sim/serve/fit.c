@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
+#include "sim/request_times.h"
 #include "sim/serve/fit.h"
+#include "sim/serve/timing_kind.h"
 
 #include <gsl/gsl_cdf.h>
 #include <gsl/gsl_multifit.h>
@@ -20,22 +22,9 @@ const struct kv_fit_term_text kv_fit_term_texts[KV_FIT_TERMS] = {
 };
 const char *const kv_fit_kind_names[] = {"prefill", "decode", "mixed", "eviction", "all", NULL};
 
-struct kv_fit_chunks kv_fit_chunks_of(const struct kv_step *step)
-{
-    struct kv_fit_chunks all = {0};
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens, prefix = step->chunk[i].prefix;
-        all.tokens += c;
-        all.pairs += c * (prefix + c / 2);
-        all.prefixes += prefix;
-        all.longest = prefix > all.longest ? prefix : all.longest;
-    }
-    return all;
-}
-
 void kv_fit_row_of(struct kv_fit_row *row, const struct kv_step *step, double s)
 {
-    struct kv_fit_chunks chunks = kv_fit_chunks_of(step);
+    struct kv_step_chunks chunks = kv_step_chunks_of(step);
     *row = (struct kv_fit_row){.s = s};
     row->kind = !step->n_chunks ? KV_FIT_DECODE_STEP : step->decodes ? KV_FIT_MIXED_STEP : KV_FIT_PREFILL_STEP;
     row->x[KV_FIT_BASE] = 1;
@@ -249,12 +238,6 @@ static void find_intervals(const struct problem *p, const struct solution *at_kn
 
 /* ---- all of it ---- */
 
-static int by_value(const void *first, const void *second)
-{
-    const double *a = first, *b = second;
-    return (*a > *b) - (*a < *b);
-}
-
 /* Of rows of a kind (KV_FIT_KINDS: any), kept out or not. */
 static void measure(const struct kv_fit *f, const struct kv_fit_row *row, int n, int kind, bool kept_out, double *error,
                     struct kv_fit_error *out)
@@ -270,10 +253,10 @@ static void measure(const struct kv_fit *f, const struct kv_fit_row *row, int n,
     }
     if (!out->n)
         return;
-    qsort(error, (size_t)out->n, sizeof *error, by_value);
+    kv_sort_values(error, out->n);
     out->mean /= out->n;
     out->bias /= out->n;
-    out->p90 = error[(out->n * 9 + 9) / 10 - 1];
+    out->p90 = kv_at_rank(error, out->n, 0.9);
     out->max = error[out->n - 1];
 }
 

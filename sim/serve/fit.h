@@ -60,12 +60,6 @@ struct kv_fit {
     struct kv_fit_error in;                    /* on the rows of the fit */
 };
 
-/* What all chunks of a step come to: their tokens, pairs of a query and a key, prefixes, and the longest prefix. */
-struct kv_fit_chunks {
-    double tokens, pairs, prefixes, longest;
-};
-struct kv_fit_chunks kv_fit_chunks_of(const struct kv_step *step);
-
 void kv_fit_row_of(struct kv_fit_row *row, const struct kv_step *step, double s);
 
 /* Robust (bisquare) least squares of relative errors with an active set for c >= 0, for each of many knees; that with

@@ -188,6 +188,8 @@ bool kv_fit_read(struct kv_fit_file *f, const char *path, struct kv_arena *a, st
             if (!strcmp(one->key, "hash"))
                 source->hash = one->value;
         }
+        if (!source->path)
+            return kv_fail(e, KV_USAGE, "%s: [%s] has no key 'file'; 'kvsim fit' writes it", path, ini.section[i].name);
     }
     return true;
 }

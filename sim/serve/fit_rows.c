@@ -3,6 +3,7 @@
  * many sizes are asked for, and those that lie within the tables are the rows. A model fitted to them has the tables'
  * error on top of its own. */
 #include "sim/serve/fit.h"
+#include "sim/core/hash.h"
 #include "sim/output.h"
 #include "sim/serve/timed_pass.h"
 
@@ -136,10 +137,11 @@ static const char *ini_path(const char *path, struct kv_arena *a)
 
 static const char *hash_of_all(const char *const *file, struct kv_arena *a)
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (; *file; file++)
-        for (const char *c = kv_file_hash(*file, a); *c; c++)
-            h = (h ^ (unsigned char)*c) * UINT64_C(0x100000001b3);
+    uint64_t h = KV_HASH_START;
+    for (; *file; file++) {
+        const char *own = kv_file_hash(*file, a);
+        h = kv_hash(h, own, strlen(own));
+    }
     return kv_format(a, "%016llx", (unsigned long long)h);
 }
 

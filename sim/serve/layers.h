@@ -17,12 +17,6 @@ struct kv_layer_attention {
     struct kv_skew skew[2];                  /* of decodes alone, and beside a chunk */
 };
 
-struct kv_layers {
-    struct kv_curve dense, heads; /* microseconds of a step */
-    struct kv_layer_attention attention;
-    double layers;
-};
-
 struct kv_layer_attention kv_layer_attention_empty(void);
 bool kv_layer_attention_build(struct kv_layer_attention *t, const char *path, struct kv_arena *a, struct kv_err *e);
 double kv_layer_attention_us(const struct kv_layer_attention *t, double chunk, double prefix, double n, double kv,
@@ -30,6 +24,5 @@ double kv_layer_attention_us(const struct kv_layer_attention *t, double chunk, d
 /* Fits the skew to the rows of PATH, leaving out lines with line % folds == fold (folds = 0: none). */
 bool kv_layer_skew_read(struct kv_layer_attention *t, const char *path, int fold, int folds, struct kv_arena *a,
                         struct kv_err *e);
-bool kv_layers_read(struct kv_timing *t, struct kv_layers *s, const char *folder, struct kv_err *e);
 
 #endif

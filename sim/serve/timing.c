@@ -46,16 +46,11 @@ bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *co
 
 void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix)
 {
-    double tokens = 0, pairs = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens;
-        tokens += c;
-        pairs += c * (step->chunk[i].prefix + c / 2);
-    }
-    *chunk = tokens;
-    *prefix = step->n_chunks == 1 ? step->chunk->prefix : tokens > 0 ? pairs / tokens - tokens / 2 : 0;
+    struct kv_step_chunks all = kv_step_chunks_of(step);
+    *chunk = all.tokens;
+    *prefix = step->n_chunks == 1 ? all.longest : all.tokens > 0 ? all.pairs / all.tokens - all.tokens / 2 : 0;
     if (*prefix < 0) {
-        *chunk = sqrt(2 * pairs);
+        *chunk = sqrt(2 * all.pairs);
         *prefix = 0;
     }
 }
@@ -183,15 +178,6 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     out->s = own + evict + offload;
     out->outside = c.outside;
     out->same_until = c.same_until;
-    return true;
-}
-
-bool kv_timing_linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    if (!t->linear || !t->linear(t, decodes, base, slope))
-        return false;
-    *base = (*base + t->overhead + t->reduce_s * (double)decodes) * t->scale;
-    *slope *= t->scale;
     return true;
 }
 

@@ -46,10 +46,6 @@ bool kv_timing_open(struct kv_timing **t, const struct kv_settings *s, const str
 /* KV_NO when it is outside the tables and on_missing = error. Called once a step: fast, no allocation. */
 bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struct kv_step_time *out, struct kv_err *e);
 
-/* Steps of nothing but `decodes` decodes take base + slope x decode_kv seconds, exactly: then many can be jumped over.
- * False: they do not (tables, rooflines with a knee in reach). */
-bool kv_timing_linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope);
-
 /* "roofline, not calibrated"; "table of A100 ..., measured"; "fitted to ..., mean error 3.1 % on 12 rows kept out". */
 const char *kv_timing_stamp(const struct kv_timing *t);
 /* Files it read, for provenance.json; NULL at the end. */

@@ -16,10 +16,8 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     const struct kv_fit *f = t->own;
     const struct kv_fit_sizes *most = &f->largest;
     const double *c = f->c;
-    struct kv_fit_chunks chunks = {0};
+    struct kv_step_chunks chunks = kv_step_chunks_of(step);
     double tokens = (double)step->tokens, decodes = (double)step->decodes;
-    if (step->n_chunks)
-        chunks = kv_fit_chunks_of(step);
     out->shared =
         c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * larger(f->knee, tokens) + c[KV_FIT_SEQUENCE] * (double)step->sequences;
     out->decode = c[KV_FIT_DECODE_KV] * step->decode_kv + c[KV_FIT_BESIDE_KV] * (step->n_chunks ? step->decode_kv : 0);
@@ -36,15 +34,6 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     for (int i = 0; i < 5; i++)
         if (asked[i] > largest[i])
             out->outside = fmax(out->outside, asked[i] / fmax(largest[i], 1));
-}
-
-static bool linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    const struct kv_fit *f = t->own;
-    double n = (double)decodes;
-    *base = f->c[KV_FIT_BASE] + f->c[KV_FIT_TOKEN] * fmax(f->knee, n) + f->c[KV_FIT_SEQUENCE] * n;
-    *slope = f->c[KV_FIT_DECODE_KV];
-    return true;
 }
 
 bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const char *path, struct kv_err *e)
@@ -64,7 +53,6 @@ bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const 
     of = last && last[1] ? last + 1 : of;
     t->own = &f->fit;
     t->cost = cost;
-    t->linear = linear;
     t->knows_evictions = f->fit.there[KV_FIT_MOVED] && f->fit.there[KV_FIT_SCORED];
     t->stamp = kv_format(t->arena, "fitted to %s%s, %s", of, f->n_sources > 1 ? " and more" : "", error);
     return true;

@@ -31,9 +31,7 @@ struct kernels {
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct kernels *k = t->own;
-    double n = (double)step->decodes, chunks = (double)step->n_chunks, pairs = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++)
-        pairs += (double)step->chunk[i].tokens * (step->chunk[i].prefix + (double)step->chunk[i].tokens / 2);
+    double n = (double)step->decodes, chunks = (double)step->n_chunks, pairs = kv_step_chunks_of(step).pairs;
     out->shared = (kv_curve_at(&k->products, step->tokens, &out->outside) +
                    kv_curve_at(&k->last, step->sequences, &out->outside)) *
                       ms +

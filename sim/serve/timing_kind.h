@@ -20,7 +20,6 @@ enum { KV_TIMING_FILES = 64, KV_TIMING_MOST_KEY = 1 << 26 };
 
 struct kv_timing {
     void (*cost)(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out);
-    bool (*linear)(const struct kv_timing *t, int64_t decodes, double *base, double *slope); /* NULL: never */
     const void *own; /* the kind's tables or coefficients */
     const struct kv_settings *settings;
     bool strict;            /* on_missing = error */
@@ -42,6 +41,23 @@ void kv_timing_reads(struct kv_timing *t, const char *path);
 /* [timing] of a config, for messages. */
 const char *kv_timing_where(const struct kv_timing *t);
 
+/* What all chunks of a step come to: their tokens, pairs of a query and a key, prefixes, and the longest prefix. */
+struct kv_step_chunks {
+    double tokens, pairs, prefixes, longest;
+};
+static inline struct kv_step_chunks kv_step_chunks_of(const struct kv_step *step)
+{
+    struct kv_step_chunks all = {0};
+    for (int64_t i = 0; i < step->n_chunks; i++) {
+        double c = (double)step->chunk[i].tokens, prefix = step->chunk[i].prefix;
+        all.tokens += c;
+        all.pairs += c * (prefix + c / 2);
+        all.prefixes += prefix;
+        all.longest = prefix > all.longest ? prefix : all.longest;
+    }
+    return all;
+}
+
 /* The one chunk that stands for all of a step's: of as many tokens and as many pairs of a query and a key, or, where
  * even without prefix that has more pairs, the one without prefix that has as many. */
 void kv_step_one_chunk(const struct kv_step *step, double *chunk, double *prefix);
@@ -53,7 +69,7 @@ bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *co
                                  struct kv_err *e),
                     void *self, struct kv_err *e);
 
-/* Each fills cost, linear, own, stamp and file. KV_USAGE, KV_DATA. */
+/* Each fills cost, own, stamp and file. KV_USAGE, KV_DATA. */
 bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e);
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);
 bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e);

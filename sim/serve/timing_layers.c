@@ -43,6 +43,12 @@ enum { OPERATORS = sizeof operators / sizeof *operators };
 static const char *const heads[] = {"lm_head", "sampler"};
 enum { HEADS = 2 };
 
+struct layers {
+    struct kv_curve dense, heads; /* microseconds of a step */
+    struct kv_layer_attention attention;
+    double layers;
+};
+
 /* ---- asking ---- */
 
 static double attention(const struct kv_layer_attention *t, double chunk, double prefix, double n, double kv,
@@ -81,7 +87,7 @@ double kv_layer_attention_us(const struct kv_layer_attention *t, double chunk, d
 
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
-    const struct kv_layers *s = t->own;
+    const struct layers *s = t->own;
     double n = (double)step->decodes, chunk, prefix, mean = 0, deviation = 0;
     kv_step_one_chunk(step, &chunk, &prefix);
     if (n > 0) {
@@ -261,7 +267,7 @@ bool kv_layer_skew_read(struct kv_layer_attention *t, const char *path, int fold
     return good && next == KV_NEXT_END;
 }
 
-static bool read_skew(struct kv_timing *t, struct kv_layers *s, const char *folder, bool *there, struct kv_err *e)
+static bool read_skew(struct kv_timing *t, struct layers *s, const char *folder, bool *there, struct kv_err *e)
 {
     static const char *const names[] = {"skew.csv", "skew_every4th.csv"};
     *there = false;
@@ -276,7 +282,7 @@ static bool read_skew(struct kv_timing *t, struct kv_layers *s, const char *fold
     return true;
 }
 
-bool kv_layers_read(struct kv_timing *t, struct kv_layers *s, const char *folder, struct kv_err *e)
+static bool read_layers(struct kv_timing *t, struct layers *s, const char *folder, struct kv_err *e)
 {
     static const char *const columns[] = {"prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"};
     const char *name[OPERATORS];
@@ -300,7 +306,7 @@ bool kv_layers_read(struct kv_timing *t, struct kv_layers *s, const char *folder
 
 bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e)
 {
-    struct kv_layers *s = KV_NEW(t->arena, struct kv_layers);
+    struct layers *s = KV_NEW(t->arena, struct layers);
     bool skew;
     s->layers = (double)m->layers;
     t->own = s;
@@ -308,7 +314,7 @@ bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const 
     if (m->experts)
         return kv_fail(e, KV_USAGE, "%s '%s' is a mixture of experts, whose operators these tables do not have",
                        kv_timing_where(t), m->name);
-    if (!kv_layers_read(t, s, folder, e) || !read_skew(t, s, folder, &skew, e))
+    if (!read_layers(t, s, folder, e) || !read_skew(t, s, folder, &skew, e))
         return false;
     t->stamp = kv_format(t->arena, "table '%s': measured layers, for %lld of them%s%s", folder, (long long)m->layers,
                          skew ? "" : "; decodes of unequal lengths taken as equal (no skew.csv)",

@@ -50,25 +50,13 @@ static double shared_s(const struct roofline *r, double tokens, double sequences
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct roofline *r = t->own;
-    double pairs = 0, entries = 0, rows = 0;
-    for (int64_t i = 0; i < step->n_chunks; i++) {
-        double c = (double)step->chunk[i].tokens, p = step->chunk[i].prefix;
-        pairs += c * (p + c / 2);
-        entries += p + c;
-        rows += c;
-    }
+    struct kv_step_chunks chunks = kv_step_chunks_of(step);
+    double entries = chunks.prefixes + chunks.tokens;
     out->shared = shared_s(r, (double)step->tokens, (double)step->sequences);
     out->decode = decode_s(r, step->decode_kv);
-    out->prefill = larger(r, pairs * r->gemms.pair_flops, entries * r->gemms.kv_bytes + rows * r->gemms.row_bytes);
+    out->prefill =
+        larger(r, chunks.pairs * r->gemms.pair_flops, entries * r->gemms.kv_bytes + chunks.tokens * r->gemms.row_bytes);
     out->sum = out->shared + out->decode + out->prefill;
-}
-
-static bool linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    const struct roofline *r = t->own;
-    *base = shared_s(r, (double)decodes, (double)decodes);
-    *slope = decode_s(r, 1);
-    return true;
 }
 
 bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
@@ -86,7 +74,6 @@ bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, stru
     r->s_per_byte = 1 / (bandwidth * s->timing.bandwidth_efficiency);
     t->own = r;
     t->cost = cost;
-    t->linear = linear;
     t->stamp = kv_format(t->arena, "roofline of %s (%.3g %% of %.4g TFLOP/s, %.3g %% of %.4g TB/s), not calibrated",
                          s->hardware.title ? s->hardware.title : "the device", 100 * s->timing.compute_efficiency,
                          flops / 1e12, 100 * s->timing.bandwidth_efficiency, bandwidth / 1e12);

@@ -2,6 +2,8 @@
 /* Which format a file has, and its reader. */
 #include "sim/workload/format.h"
 
+#include "sim/core/hash.h"
+
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,8 +153,6 @@ int64_t kv_name_number(const char *text, size_t length)
     int64_t number;
     if (!kv_whole_read(text, length, INT32_MAX, &number))
         return number;
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < length; i++)
-        h = (h ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
+    uint64_t h = kv_hash(KV_HASH_START, text, length);
     return (int64_t)(h >> 2 | UINT64_C(1) << 40);
 }

@@ -4,6 +4,7 @@
  * --enable-log-requests --enable-log-outputs: times to the second, prompts and answers as lists of token ids. */
 #include "sim/workload/format.h"
 
+#include "sim/core/hash.h"
 #include "sim/core/random.h"
 
 #include <ctype.h>
@@ -162,16 +163,9 @@ static struct open_request *find(const struct log *g, uint64_t id)
     return NULL;
 }
 
-static uint64_t hash(uint64_t h, const char *text, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-    return h;
-}
-
 static uint64_t id_of(const char *text)
 {
-    return hash(UINT64_C(0xcbf29ce484222325), text, strcspn(text, ": ("));
+    return kv_hash(KV_HASH_START, text, strcspn(text, ": ("));
 }
 
 /* The numbers of the list behind the last `key`, for prompts may hold anything; -1: there is none. */
@@ -233,7 +227,7 @@ static void take_answer(struct log *g, const char *id)
     struct open_request *q = find(g, id_of(id));
     int64_t n = count_list(id, "output_token_ids: [");
     if (!q) /* completions are numbered within a call */
-        q = find(g, hash(id_of(id), "-0", 2));
+        q = find(g, kv_hash(id_of(id), "-0", 2));
     if (!q)
         return;
     if (n > 0)

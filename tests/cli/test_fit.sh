@@ -126,6 +126,9 @@ sed '/^token_s = /d' timing.ini >missing.ini
 kv plan plan.ini --set timing.profile=missing.ini
 is "a coefficient is missing: status" 2 "$rc"
 has "a coefficient is missing: said" "missing.ini: [fitted] has no key 'token_s'" err
+sed '/^file = /d' timing.ini >sourceless.ini
+refuses "a source without its file" 2 "sourceless.ini: [source 1] has no key 'file'; 'kvsim fit' writes it" \
+    plan plan.ini --set timing.profile=sourceless.ini
 sed 's/^token_s = .*/token_s = -1/' timing.ini >negative.ini
 kv plan plan.ini --set timing.profile=negative.ini
 is "a coefficient below 0: status" 2 "$rc"

@@ -22,7 +22,6 @@ struct step_log {
     int64_t n, room;
     const char **line;
     int64_t lanes;
-    bool linear;
 };
 
 static void log_line(struct step_log *log, const char *line)
@@ -63,18 +62,8 @@ static void log_step(const struct kv_timing *t, const struct kv_step *step, stru
     }
     log_line(log, kv_copy_text(log->arena, line));
     out->shared = (double)(1 + h % 64) * tick_s;
-    if (log->linear && step->n_chunks == 0)
-        out->shared = (double)(3 + step->decodes + held) * tick_s;
     out->sum = out->shared;
     out->evict = 0;
-}
-
-static bool log_linear(const struct kv_timing *t, int64_t decodes, double *base, double *slope)
-{
-    const struct step_log *log = t->own;
-    *base = (double)(3 + decodes) * tick_s;
-    *slope = (double)log->lanes * tick_s;
-    return log->linear;
 }
 
 /* ---- a case ---- */
@@ -208,12 +197,10 @@ static void case_make(struct serve_case *c, const struct bench *b, uint64_t numb
     roll_rules(c, &r);
     roll_requests(c, &r);
     roll_pool(c, &r);
-    bool linear = one_in(&r, 3);
     for (int side = 0; side < 2; side++) {
         c->log[side] = (struct step_log){.arena = c->subject.arena,
-                                         .lanes = c->subject.shape.layers * c->subject.shape.store_heads,
-                                         .linear = linear};
-        c->timing[side] = (struct kv_timing){.cost = log_step, .scale = 1, .linear = log_linear, .own = &c->log[side]};
+                                         .lanes = c->subject.shape.layers * c->subject.shape.store_heads};
+        c->timing[side] = (struct kv_timing){.cost = log_step, .scale = 1, .own = &c->log[side]};
     }
 }
 

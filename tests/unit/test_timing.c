@@ -163,7 +163,6 @@ static void step_time_by_the_rule(void **state)
     check_s(out.part[KV_TIME_DECODE], 32 * (4 * 1.1 + 2 * 2 / 5.) * 1e-3, "its decodes");
     assert_true(out.outside == 1);
     assert_int_equal(kv_timing_files(t)[3] == NULL, true);
-    assert_false(kv_timing_linear(t, 4, &(double){0}, &(double){0}));
 }
 
 /* What the hand-made laws say must come out beyond the tables too: they are the physical ones. */
@@ -488,9 +487,6 @@ static void roofline_by_hand(void **state)
     double element = 64. * (8 * 4096 + 2 * 6144 + 3 * 14336);
     struct kv_step step = decodes(1, 1000);
     check_s(answer(t, &step).s, (weights + rows + element + 131072e3) / 1e12, "one decode");
-    double base, slope;
-    assert_true(kv_timing_linear(t, 1, &base, &slope));
-    check_s(base + slope * 1000, answer(t, &step).s, "the same by the line");
     /* a long chunk: bound by compute */
     struct kv_step_chunk chunk = {8192, 4096};
     step = prompt(&chunk, 1);
