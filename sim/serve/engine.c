@@ -39,12 +39,23 @@ struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const stru
     return e;
 }
 
+static void count_blocks(struct kv_engine *e)
+{
+    int64_t used = e->rules.pages / e->holder->table[e->rules.layout]->tables - kv_blocks_free(e->blocks);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->pages[layout] = used * e->holder->table[layout]->tables;
+}
+
 void kv_engine_close(struct kv_engine *e)
 {
     for (int32_t i = 0; e && i < e->n_slots; i++)
         free(e->slot[i]->block);
     if (!e)
         return;
+    if (e->blocks)
+        count_blocks(e);
+    for (int layout = 0; layout < KV_LAYOUTS && !e->n_running && !e->n_keep; layout++) /* taken = given back */
+        KV_ASSERT(e->pages[layout] == 0);
     void *lists[] = {e->keep, e->slot, e->idle, e->ending, e->prefill, e->event, e->chunk, e->ran};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]);
@@ -75,8 +86,6 @@ void kv_engine_add(struct kv_engine *e, struct kv_job *job)
     e->last_waiting = &job->next;
     e->n_waiting++;
     e->tokens_left += job->target + job->left - 1;
-    if (job->is.turn)
-        kv_keep_find(e, job);
 }
 
 double kv_engine_clock(const struct kv_engine *e)
@@ -203,13 +212,6 @@ static void end_runs(struct kv_engine *e)
         else
             return;
     }
-}
-
-static void count_blocks(struct kv_engine *e)
-{
-    int64_t used = e->rules.pages / e->holder->table[e->rules.layout]->tables - kv_blocks_free(e->blocks);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->pages[layout] = used * e->holder->table[layout]->tables;
 }
 
 /* Seconds in which somebody waited. */
@@ -405,7 +407,7 @@ static void give_up(struct kv_engine *e)
     struct kv_job *job = kv_engine_next_job(e);
     e->full = false;
     e->ended = true;
-    kv_keep_end(e, job);
+    kv_engine_forget(e, job->is.request);
     e->tokens_left -= job->target + job->left - 1;
     kv_engine_tell(e, KV_REFUSED, job, 0, 0);
 }

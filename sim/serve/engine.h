@@ -50,9 +50,7 @@ struct kv_job {
     int64_t generated_before;      /* the last preemption */
     int64_t recompute;             /* tokens that were computed once */
     int64_t prefill_peak, peak_of; /* pages of a prefill of so many tokens */
-    int64_t there;                 /* tokens whose entries exist while it waits */
-    bool on_host;                  /* they are there; else in the pool, in `kept` pages */
-    int64_t kept[KV_LAYOUTS];
+    int64_t on_host;               /* tokens whose entries wait there since it was preempted */
     struct kv_job *next; /* in the queue */
 };
 

@@ -44,7 +44,6 @@ struct kv_decodes {
 struct kv_keep {
     int64_t session, tokens;
     int64_t pages[KV_LAYOUTS]; /* in the pool; all 0: on the host */
-    struct kv_job *job;        /* the next turn, which waits already; or NULL */
 };
 
 struct kv_event {
@@ -139,12 +138,16 @@ int64_t kv_engine_free_pages(const struct kv_engine *e);
 
 /* Puts a slot's entries by for the session's next turn. */
 void kv_keep_slot(struct kv_engine *e, struct kv_slot *s);
-/* Whether the job finds entries of the turn before it. */
-void kv_keep_find(struct kv_engine *e, struct kv_job *job);
-/* The job has them now, or they are of no use to it. */
-void kv_keep_end(struct kv_engine *e, struct kv_job *job);
-/* Gives back the pages kept longest, but not those of `job`. False: there are none. */
-bool kv_keep_drop(struct kv_engine *e, const struct kv_job *job);
+/* Entries of the turn before this one, or NULL. View: until entries are put by or dropped. */
+struct kv_keep *kv_keep_find(const struct kv_engine *e, const struct kv_job *job);
+static inline bool kv_keep_in_pool(const struct kv_keep *k)
+{
+    return k->pages[KV_SHARED] > 0;
+}
+/* Its pages belong to somebody else now. */
+void kv_keep_end(struct kv_engine *e, const struct kv_keep *k);
+/* Gives back the pages kept longest, but not those of `but`. False: there are none. */
+bool kv_keep_drop(struct kv_engine *e, const struct kv_keep *but);
 
 /* With prefix caching: the name of a block of the job; blocks up to `tokens`, the full ones behind `from` named. */
 uint64_t kv_job_block_name(const struct kv_engine *e, const struct kv_job *job, int64_t block);

@@ -6,11 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool in_pool(const struct kv_keep *k)
-{
-    return k->pages[KV_SHARED] > 0;
-}
-
 static void forget(struct kv_engine *e, int64_t i)
 {
     memmove(e->keep + i, e->keep + i + 1, sizeof *e->keep * (size_t)(e->n_keep - i - 1));
@@ -35,37 +30,24 @@ void kv_keep_slot(struct kv_engine *e, struct kv_slot *s)
     kv_slot_give_pages(e, s);
 }
 
-void kv_keep_find(struct kv_engine *e, struct kv_job *job)
+struct kv_keep *kv_keep_find(const struct kv_engine *e, const struct kv_job *job)
 {
-    int64_t i = 0;
-    while (i < e->n_keep && e->keep[i].session != job->is.request)
-        i++;
-    if (i == e->n_keep)
-        return;
-    struct kv_keep *k = &e->keep[i];
-    job->there = k->tokens < job->target ? k->tokens : job->target - 1;
-    job->on_host = !in_pool(k);
-    memcpy(job->kept, k->pages, sizeof job->kept);
-    k->job = job;
+    for (int64_t i = 0; job->is.turn && !job->preemptions && i < e->n_keep; i++)
+        if (e->keep[i].session == job->is.request)
+            return &e->keep[i];
+    return NULL;
 }
 
-void kv_keep_end(struct kv_engine *e, struct kv_job *job)
+void kv_keep_end(struct kv_engine *e, const struct kv_keep *k)
 {
-    for (int64_t i = 0; i < e->n_keep; i++)
-        if (e->keep[i].job == job) {
-            forget(e, i);
-            break;
-        }
-    memset(job->kept, 0, sizeof job->kept);
-    job->there = 0;
-    job->on_host = false;
+    forget(e, k - e->keep);
 }
 
 static void give_back(struct kv_engine *e, struct kv_keep *k)
 {
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->pages[layout] -= k->pages[layout];
-    if (in_pool(k))
+    if (kv_keep_in_pool(k))
         e->full = false;
 }
 
@@ -82,19 +64,14 @@ void kv_engine_forget(struct kv_engine *e, int64_t session)
         }
 }
 
-bool kv_keep_drop(struct kv_engine *e, const struct kv_job *job)
+bool kv_keep_drop(struct kv_engine *e, const struct kv_keep *but)
 {
     int64_t i = 0;
-    while (i < e->n_keep && (!in_pool(&e->keep[i]) || (job && e->keep[i].job == job)))
+    while (i < e->n_keep && (!kv_keep_in_pool(&e->keep[i]) || &e->keep[i] == but))
         i++;
     if (i == e->n_keep)
         return false;
-    struct kv_keep *k = &e->keep[i];
-    give_back(e, k);
-    if (k->job) {
-        memset(k->job->kept, 0, sizeof k->job->kept);
-        k->job->there = 0;
-    }
+    give_back(e, &e->keep[i]);
     forget(e, i);
     e->sums.dropped_sessions++;
     return true;

@@ -91,8 +91,7 @@ static void compute_again(struct kv_engine *e, const struct kv_slot *s)
 
 static void move_out(struct kv_engine *e, const struct kv_slot *s)
 {
-    s->job->there = s->seen;
-    s->job->on_host = true;
+    s->job->on_host = s->seen;
     e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
 }
 
@@ -327,27 +326,27 @@ static struct kv_request request_of(const struct kv_job *job)
     return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
 }
 
-/* Goes on behind the entries that wait for the job. */
-static void find_entries(struct kv_engine *e, struct kv_slot *s)
+/* Goes on behind the first `tokens`, whose entries exist. */
+static void find_entries(struct kv_engine *e, struct kv_slot *s, int64_t tokens)
 {
-    kv_hold_seek(&s->hold, s->job->there, e->rules.max_num_batched_tokens);
-    s->seen = s->job->there;
+    kv_hold_seek(&s->hold, tokens, e->rules.max_num_batched_tokens);
+    s->seen = tokens;
     s->held = s->hold.held;
     memcpy(s->pages, s->hold.pages, sizeof s->pages);
 }
 
-static void take_entries(struct kv_engine *e, struct kv_slot *s)
+/* They are its own now: `kept`, if of the turn before, and else of a time before it was preempted. */
+static void take_entries(struct kv_engine *e, struct kv_slot *s, const struct kv_keep *kept)
 {
-    struct kv_job *job = s->job;
-    if (!job->there)
-        return;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->pages[layout] += s->pages[layout] - job->kept[layout];
-    if (job->on_host)
+    if (!kept || !kv_keep_in_pool(kept))
         e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
-    if (!job->preemptions) /* of the turn before; of its own they are counted already */
-        s->found = s->seen;
-    kv_keep_end(e, job);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        e->pages[layout] += s->pages[layout] - (kept ? kept->pages[layout] : 0);
+    s->job->on_host = 0;
+    if (!kept)
+        return;
+    s->found = s->seen;
+    kv_keep_end(e, kept);
 }
 
 static bool next_decode(struct kv_slot *s)
@@ -356,13 +355,15 @@ static bool next_decode(struct kv_slot *s)
     return s->pass != NULL;
 }
 
-/* Whether there are pages for the first pass, and for what else the rules ask. */
-static bool fits(struct kv_engine *e, struct kv_slot *s)
+/* Whether there are pages for the first pass, and for what else the rules ask. `kept`: of the turn before, or NULL. */
+static bool fits(struct kv_engine *e, struct kv_slot *s, const struct kv_keep *kept)
 {
     const struct kv_engine_rules *r = &e->rules;
     struct kv_request request = request_of(s->job);
     int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages,
             whole;
+    int64_t exist = kept ? least(kept->tokens, s->target - 1) : s->job->on_host;
+    int64_t have = kept ? kept->pages[r->layout] : 0;
     bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
     free_pages = kv_engine_free_pages(e);
     kv_hold_start(&s->hold, &request);
@@ -381,19 +382,20 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
     }
     if (whole > r->pages) /* by pieces it would come as far as the pool goes, again and again */
         return false;
-    if ((r->reserve_prompt || sarathi) && whole - there - s->job->kept[r->layout] > free_pages - r->watermark)
+    if ((r->reserve_prompt || sarathi) && whole - there - have > free_pages - r->watermark)
         return false;
-    if (s->job->there)
-        find_entries(e, s);
-    int64_t back = s->pages[r->layout] - s->job->kept[r->layout]; /* pages for what comes back from the host */
+    if (exist)
+        find_entries(e, s, exist);
+    int64_t back = s->pages[r->layout] - have; /* pages for what comes back from the host */
     if (s->seen >= s->target ? !next_decode(s) : !next_pass(e, s))
         return false;
     if (pass_need(e, s) + unused * tables + back > free_pages - r->watermark)
         return false;
-    take_entries(e, s);
+    if (kept || exist)
+        take_entries(e, s, kept);
     for (int64_t i = 0; i < s->n_blocks; i++)
         kv_blocks_share(e->blocks, s->block[i]);
-    s->reserved = sarathi && !e->blocks && e->holder->plain;
+    s->reserved = sarathi && !e->blocks && e->holder->plain && s->seen < s->target;
     if (s->reserved)
         for (int layout = 0; layout < KV_LAYOUTS; layout++) {
             int64_t back_already = s->pages[layout]; /* of entries that were kept */
@@ -432,11 +434,11 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     if (!s)
         return NO_MEMORY;
     s->target = job->target;
-    while (!fits(e, s)) {
+    for (const struct kv_keep *kept = kv_keep_find(e, job); !fits(e, s, kept); kept = kv_keep_find(e, job)) {
         s->n_blocks = s->seen = s->found = 0;
         s->held = 0;
         memset(s->pages, 0, sizeof s->pages);
-        if (kv_keep_drop(e, job) || kv_keep_drop(e, NULL))
+        if (kv_keep_drop(e, kept) || kv_keep_drop(e, NULL))
             continue;
         e->idle[e->n_idle++] = number;
         e->full = true;

@@ -155,6 +155,11 @@ is "a session that holds: pages x seconds, through the thought too" "0.87 5.87" 
 works "a session on the host" plan -q session.ini -o host --set workload.between_turns=offload --set 'hardware.link_bandwidth=1 GB/s'
 is "a session on the host: what is new is computed" "$((64 + 7 + 17 + 7))" "$(tokens host)"
 is "a session on the host: there and back" "$((2 * 5 * 16 * 131072))" "$(cell host/policies.csv full offloaded_bytes)"
+for kind in hold offload; do
+    works "a session that asks at once, $kind" plan -q session.ini -o once --set workload.between_turns=$kind --set workload.think_time=0s \
+        --set engine.async_scheduling=true --set 'hardware.link_bandwidth=1 GB/s'
+    is "a session that asks at once, $kind: what is new is computed" "$((64 + 7 + 17 + 7)) 71" "$(tokens once) $(cell once/policies.csv full cached_tokens)"
+done
 works "a session that holds, and prefix caching" plan -q session.ini --set workload.between_turns=hold --set engine.enable_prefix_caching=true
 has "a session that holds, and prefix caching: said" "between_turns does nothing for it" out
 works "a session found by name" plan -q session.ini -o named --set engine.enable_prefix_caching=true
