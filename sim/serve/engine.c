@@ -26,8 +26,10 @@ struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const stru
                             .oldest = KV_NOBODY,
                             .newest = KV_NOBODY};
     e->last_waiting = &e->first_waiting;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
         e->decodes.phase[layout] = KV_NEW_N(a, int64_t, holder->page);
+        e->decodes.dip[layout] = KV_NEW_N(a, int64_t, holder->page);
+    }
     if (rules->prefix_caching && holder->plain) {
         e->in_phase = KV_NEW_N(a, int32_t, holder->page);
         for (int64_t i = 0; i < holder->page; i++)

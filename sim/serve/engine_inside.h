@@ -38,7 +38,14 @@ struct kv_decodes {
     double moved_bytes, scored_bytes;
     int64_t rise[KV_LAYOUTS];   /* pages that are needed within a step and given back at its end */
     int64_t *phase[KV_LAYOUTS]; /* (page,) taken for good by the steps of that number modulo page */
+    int64_t *dip[KV_LAYOUTS];   /* (page,) less than `rise` by so much in those steps */
 };
+
+/* Pages that they take in a step of that number modulo page, those they give back at its end included. */
+static inline int64_t kv_decodes_take(const struct kv_decodes *d, enum kv_layout layout, int64_t phase)
+{
+    return d->phase[layout][phase] + d->rise[layout] + d->dip[layout][phase];
+}
 
 /* Entries of a session between two turns: in the pool, or on the host. */
 struct kv_keep {

@@ -51,7 +51,7 @@ static void claim(struct kv_engine *e, int64_t sign)
     const struct kv_decodes *d = &e->decodes;
     int64_t phase = kv_in_page(e->holder, e->step);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] += sign * (d->phase[layout][phase] + d->rise[layout]);
+        e->claims[layout] += sign * kv_decodes_take(d, (enum kv_layout)layout, phase);
 }
 
 /* A decode is not of this step, or no longer so. */
@@ -195,7 +195,7 @@ static int64_t decodes_need(const struct kv_engine *e, int64_t phase)
 {
     const struct kv_decodes *d = &e->decodes;
     enum kv_layout layout = e->rules.layout;
-    int64_t need = d->phase[layout][phase] + d->rise[layout];
+    int64_t need = kv_decodes_take(d, layout, phase);
     return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
 }
 
@@ -493,7 +493,7 @@ bool kv_engine_claim_decodes(struct kv_engine *e, int64_t phase)
     if (decodes_need(e, phase) > e->rules.pages - e->pages[e->rules.layout])
         return false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] = d->phase[layout][phase] + d->rise[layout];
+        e->claims[layout] = kv_decodes_take(d, (enum kv_layout)layout, phase);
     return true;
 }
 

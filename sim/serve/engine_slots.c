@@ -179,8 +179,14 @@ static void count_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j
     d->moved_bytes += one * p->moved_bytes;
     d->scored_bytes += one * p->scored_bytes;
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        d->rise[layout] += sign * (p->during[layout] - (s->single ? p->before[layout] : p->after[layout]));
-        for (int64_t i = 0; !s->single && i < e->holder->n_tables[layout]; i++) {
+        if (s->single) {
+            d->rise[layout] += sign * (p->during[layout] - p->before[layout]);
+            continue;
+        }
+        d->rise[layout] += sign * p->rise[layout];
+        if (p->dip[layout])
+            d->dip[layout][kv_in_page(e->holder, s->start - p->grows_from)] += sign * p->dip[layout];
+        for (int64_t i = 0; i < e->holder->n_tables[layout]; i++) {
             const struct kv_hold_line *line = &p->line[layout][i];
             if (line->gain)
                 d->phase[layout][kv_in_page(e->holder, s->start - line->value)] +=
@@ -212,7 +218,8 @@ static void count_run(const struct kv_engine *e, struct kv_slot *s, int64_t pass
         return;
     s->job->entry_steps += n * (p->held + 1) + p->gain * pairs;
     s->job->full_steps += n * ((double)s->seen + 1) + pairs;
-    int64_t most = s->single ? p->during[layout] : s->pages[layout] + p->during[layout] - p->after[layout];
+    int64_t most =
+        s->single ? p->during[layout] : s->pages[layout] + kv_hold_rise(e->holder, p, layout, passes - 1);
     if (most > s->job->peak_pages)
         s->job->peak_pages = most;
 }
@@ -274,7 +281,7 @@ int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s)
     const struct kv_hold_pass *p = s->pass;
     if (s->single)
         return p->during[layout] - p->before[layout];
-    int64_t need = p->during[layout] - p->after[layout];
+    int64_t need = kv_hold_rise(e->holder, p, layout, e->step - s->start);
     for (int64_t i = 0; i < e->holder->n_tables[layout]; i++) {
         const struct kv_hold_line *line = &p->line[layout][i];
         if (line->gain && kv_in_page(e->holder, line->value + e->step - s->start) == 0)

@@ -197,7 +197,7 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     p->passes = decode ? left : 1;
     p->decode = decode;
     p->last = !decode && w->seen + left == w->request.prefill;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) { /* nothing rises: p->rise and p->dip stay 0 */
         int64_t tables = holder->table[layout]->tables;
         *h->line[layout] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
         p->before[layout] = tables * kv_pages_of(holder, w->seen);
@@ -209,19 +209,63 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     return p;
 }
 
-/* Layers that have evicted beside one that grows: what a pass needs beyond what it leaves is not the same where a lane
- * begins a page. Passes for which it is. */
-static int64_t until_crossing(const struct kv_holder *h, const struct kv_run *run)
+/* Pages after the pass. */
+static int64_t pages_after(const struct kv_holder *h, enum kv_layout layout, const struct kv_run *run)
 {
-    int64_t passes = INT64_MAX, growing = 0;
-    for (int64_t i = 0; i < h->classes->n; i++) {
-        int64_t in_page = kv_in_page(h, run->before[i]);
-        if (run->gain[i] != 1)
-            continue;
-        growing++;
-        passes = least(passes, in_page ? h->page - in_page : 1);
+    int64_t after = 0;
+    for (int64_t i = 0; i < h->n_tables[layout]; i++)
+        after += h->table[layout][i].tables * kv_pages_of(h, longest_after(&h->table[layout][i], run));
+    return after;
+}
+
+/* The same run with lanes that grow so much further. */
+static void rise_further(const struct kv_holder *h, const struct kv_run *run, int64_t further, int64_t rise[KV_LAYOUTS])
+{
+    int64_t before[h->classes->n];
+    struct kv_run there = *run;
+    there.before = before;
+    for (int64_t i = 0; i < h->classes->n; i++)
+        before[i] = run->before[i] + further * run->gain[i];
+    for (int layout = 0; layout < KV_SHARED; layout++) {
+        int64_t after = pages_after(h, (enum kv_layout)layout, &there);
+        rise[layout] = most(after, largest_moment(h, (enum kv_layout)layout, &there)) - after;
     }
-    return growing == h->classes->n ? INT64_MAX : passes;
+}
+
+/* Layers that have evicted beside one that grows: what a pass needs beyond what it leaves is less where lanes that grow
+ * begin a page. Where all of these are the longest and begin their pages together two numbers say it; else the run ends
+ * where it changes. */
+static void count_rise(const struct kv_holder *h, const struct kv_run *run, struct kv_hold_pass *p)
+{
+    int64_t until = INT64_MAX, growing = 0, shortest = INT64_MAX, still = 0, page = h->page;
+    bool together = true;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        p->rise[layout] = p->during[layout] - p->after[layout];
+        p->dip[layout] = 0;
+    }
+    for (int64_t i = 0; i < h->classes->n; i++) {
+        int64_t length = run->before[i], in_page = kv_in_page(h, length);
+        if (run->gain[i] != 1) {
+            still = most(still, length);
+            continue;
+        }
+        together = together && (!growing || kv_in_page(h, p->grows_from) == in_page);
+        p->grows_from = length;
+        shortest = least(shortest, length);
+        until = least(until, in_page ? page - in_page : 1);
+        growing++;
+    }
+    if (p->passes == 1 || !growing || growing == h->classes->n || h->scope == KV_SCOPE_PASS)
+        return;
+    if (!together || shortest < still) {
+        p->passes = least(p->passes, until);
+        return;
+    }
+    int64_t in_page = kv_in_page(h, p->grows_from);
+    rise_further(h, run, in_page == 0, p->rise);
+    rise_further(h, run, in_page ? page - in_page : 0, p->dip);
+    for (int layout = 0; layout < KV_SHARED; layout++)
+        p->dip[layout] -= p->rise[layout];
 }
 
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
@@ -242,9 +286,9 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     for (int64_t i = 0; i < h->holder->classes->n; i++)
         if (h->run.gain[i] < 0 || h->run.gain[i] > 1)
             p->passes = 1;
-    if (decode && h->holder->scope == KV_SCOPE_LAYER)
-        p->passes = least(p->passes, until_crossing(h->holder, &h->run));
     count_pages(h, &h->run, p);
+    if (decode)
+        count_rise(h->holder, &h->run, p);
     count_entries(h->holder, &h->run, p);
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         p->returned[layout] = most(0, p->during[layout] - p->after[layout]);

@@ -62,6 +62,9 @@ struct kv_hold_pass {
     double held, gain;                /* entries, mean over lanes: before, and a pass */
     double moved_bytes, scored_bytes; /* by the eviction of each pass */
     int64_t returned[KV_LAYOUTS];     /* pages an eviction gives back, in the first pass */
+    /* Of a run of decodes: pages that each pass needs within it and gives back at its end; the last number is added (it
+     * is negative) where the lanes that grow, `grows_from` entries long before the first pass, begin a page. */
+    int64_t rise[KV_LAYOUTS], dip[KV_LAYOUTS], grows_from;
 };
 
 struct kv_hold {
@@ -83,6 +86,13 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit);
 
 /* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);
+
+/* What the j-th pass of a run of decodes needs within it. */
+static inline int64_t kv_hold_rise(const struct kv_holder *h, const struct kv_hold_pass *p, enum kv_layout layout,
+                                   int64_t j)
+{
+    return p->rise[layout] + (kv_in_page(h, p->grows_from + j) ? 0 : p->dip[layout]);
+}
 
 /* Pages of the line's tables in the layout after j passes. */
 int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j);
