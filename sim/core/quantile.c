@@ -1,37 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/quantile.h"
 
-#include "sim/core/error.h"
-
 #include <math.h>
 #include <string.h>
 
 enum { BUCKETS = KV_QUANTILE_OCTAVES * KV_QUANTILE_SUB };
-
-/* Of a normal number: its exponent, and the top seven bits behind it. */
-static int bucket_of(double value)
-{
-    enum { MANTISSA = 52, SUB_BITS = 7, BIAS = 1023 };
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    int64_t i = (int64_t)(bits >> (MANTISSA - SUB_BITS)) - (int64_t)(BIAS + KV_QUANTILE_LOW) * KV_QUANTILE_SUB;
-    return i < 0 ? 0 : i >= BUCKETS ? BUCKETS - 1 : (int)i;
-}
-
-void kv_quantiles_add_many(struct kv_quantiles *q, double value, int64_t times)
-{
-    KV_ASSERT(value >= 0 && isfinite(value) && times > 0);
-    if (!q->n || value < q->least)
-        q->least = value;
-    if (!q->n || value > q->most)
-        q->most = value;
-    q->n += times;
-    q->sum += value * (double)times;
-    if (value > 0)
-        q->bucket[bucket_of(value)] += times;
-    else
-        q->zeros += times;
-}
 
 void kv_quantiles_add(struct kv_quantiles *q, double value)
 {

@@ -5,7 +5,11 @@
 #ifndef KV_QUANTILE_H
 #define KV_QUANTILE_H
 
+#include "sim/core/error.h"
+
+#include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 enum { KV_QUANTILE_SUB = 128, KV_QUANTILE_OCTAVES = 128, KV_QUANTILE_LOW = -44 };
 
@@ -15,10 +19,33 @@ struct kv_quantiles {
     int64_t bucket[KV_QUANTILE_OCTAVES * KV_QUANTILE_SUB]; /* from 2^KV_QUANTILE_LOW on */
 };
 
-/* Start from zeroed memory. value >= 0 and finite. */
+/* Of a normal number: its exponent, and the top seven bits behind it. */
+static inline int kv_quantiles_bucket(double value)
+{
+    enum { MANTISSA = 52, SUB_BITS = 7, BIAS = 1023, BUCKETS = KV_QUANTILE_OCTAVES * KV_QUANTILE_SUB };
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    int64_t i = (int64_t)(bits >> (MANTISSA - SUB_BITS)) - (int64_t)(BIAS + KV_QUANTILE_LOW) * KV_QUANTILE_SUB;
+    return i < 0 ? 0 : i >= BUCKETS ? BUCKETS - 1 : (int)i;
+}
+
+/* The value `times` > 0 times. Start from zeroed memory. value >= 0 and finite. */
+static inline void kv_quantiles_add_many(struct kv_quantiles *q, double value, int64_t times)
+{
+    KV_ASSERT(value >= 0 && isfinite(value) && times > 0);
+    if (!q->n || value < q->least)
+        q->least = value;
+    if (!q->n || value > q->most)
+        q->most = value;
+    q->n += times;
+    q->sum += value * (double)times;
+    if (value > 0)
+        q->bucket[kv_quantiles_bucket(value)] += times;
+    else
+        q->zeros += times;
+}
+
 void kv_quantiles_add(struct kv_quantiles *q, double value);
-/* The same value `times` > 0 times. */
-void kv_quantiles_add_many(struct kv_quantiles *q, double value, int64_t times);
 void kv_quantiles_merge(struct kv_quantiles *q, const struct kv_quantiles *other);
 
 /* The value at rank ceil(share x n), 0 <= share <= 1: the middle of its bucket, held between the least and the most

@@ -201,8 +201,7 @@ static void end_run(struct kv_engine *e, int32_t number)
         finish(e, number);
 }
 
-/* Decodes whose run ends and prefills of this step, in order of admission: so those that end give their pages back. */
-static void end_runs(struct kv_engine *e)
+void kv_engine_end_runs(struct kv_engine *e)
 {
     int32_t i = 0;
     for (;;) {
@@ -280,7 +279,7 @@ static void tell_who_ran(struct kv_engine *e)
     }
 }
 
-static int64_t padded(const struct kv_engine *e, int64_t tokens)
+int64_t kv_engine_padded(const struct kv_engine *e, int64_t tokens)
 {
     int64_t low = 0, high = e->rules.n_graph_sizes;
     if (!high || tokens > e->rules.graph_sizes[high - 1])
@@ -308,7 +307,7 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     e->now.offload_bytes = e->offload_bytes;
     e->sums.offloaded_bytes += e->offload_bytes;
     e->offload_bytes = 0;
-    e->now.tokens = padded(e, tokens);
+    e->now.tokens = kv_engine_padded(e, tokens);
     if (!kv_timing_step(e->timing, &e->now, &time, err))
         return false;
     if (e->blocks)
@@ -328,62 +327,10 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     e->clock += time.s;
     advance(e, kv_in_page(e->holder, e->step));
     int32_t ending = e->n_ending;
-    end_runs(e);
+    kv_engine_end_runs(e);
     release(e, ending); /* those that ended a step before */
     if (e->blocks)
         count_blocks(e);
-    return true;
-}
-
-/* ---- stretches of steps in which decodes alone run ---- */
-
-/* Such steps are all scheduled alike as long as nobody comes or goes. Who waits, if anybody does, is not even asked,
- * for lack of pages that only who ends gives back. */
-static bool is_quiet(const struct kv_engine *e)
-{
-    return e->decodes.n && e->decodes.n == e->n_running && !e->n_ending && !e->blocks && !(e->offload_bytes > 0) &&
-           (!e->first_waiting || (e->full && e->holder->plain)) && !(e->watch && e->watch->details);
-}
-
-/* Steps before step `last`, at whose beginning a run ends. *enough: there were pages for all of them. Each sum adds up
- * the same numbers in the same order as steps one by one do: results are equal to the bit. */
-static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *enough, struct kv_err *err)
-{
-    struct kv_decodes *d = &e->decodes;
-    bool spans = e->watch && e->watch->timeline;
-    struct kv_step_time time = {.same_until = -INFINITY};
-    int64_t page = e->holder->page, phase = kv_in_page(e->holder, e->step);
-    while (e->step < last && e->clock < until) {
-        *enough = kv_engine_claim_decodes(e, phase);
-        if (!*enough)
-            return true;
-        e->now.decode_kv = d->held + (double)d->n;
-        if (!(e->now.decode_kv <= time.same_until) || d->gain < 0) {
-            e->now.decode_kv_squares = d->held_held + 2 * d->held + (double)d->n;
-            if (!kv_timing_step(e->timing, &e->now, &time, err))
-                return false;
-        }
-        if (spans)
-            count_span(e, time.s, d->n);
-        count_step(e, &time, 0);
-        e->begun = e->clock;
-        e->clock += time.s;
-        advance(e, phase);
-        phase = phase + 1 < page ? phase + 1 : 0;
-    }
-    return true;
-}
-
-static bool take_stretches(struct kv_engine *e, double until, struct kv_err *err)
-{
-    bool enough = true;
-    while (enough && !e->ended && e->clock < until && is_quiet(e)) {
-        kv_engine_begin_decodes(e);
-        e->now.tokens = padded(e, e->decodes.n);
-        if (!take_steps(e, e->event[0].step, until, &enough, err))
-            return false;
-        end_runs(e);
-    }
     return true;
 }
 
@@ -418,7 +365,7 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 {
     e->ended = false;
     while (!e->ended && (e->n_running || e->n_waiting) && e->clock < until && !kv_interrupted()) {
-        if (!take_stretches(e, until, err))
+        if (!kv_engine_take_stretches(e, until, err))
             return false;
         if (e->ended || !(e->clock < until))
             break;

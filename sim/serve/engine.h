@@ -51,7 +51,7 @@ struct kv_job {
     int64_t recompute;             /* tokens that were computed once */
     int64_t prefill_peak, peak_of; /* pages of a prefill of so many tokens */
     int64_t on_host;               /* tokens whose entries wait there since it was preempted */
-    struct kv_job *next; /* in the queue */
+    struct kv_job *next;           /* in the queue */
 };
 
 enum kv_engine_event { KV_ADMITTED, KV_RESUMED, KV_RAN, KV_PREEMPTED, KV_FINISHED, KV_STEPPED, KV_REFUSED };

@@ -107,6 +107,19 @@ struct kv_engine {
     struct kv_engine_sums sums;
 };
 
+/* ---- a step (engine.c) ---- */
+
+/* Tokens that are computed where so many are asked for: a captured graph's. */
+int64_t kv_engine_padded(const struct kv_engine *e, int64_t tokens);
+/* Decodes whose run ends and prefills of the step that ended, in order of admission: so those that end give their pages
+ * back. */
+void kv_engine_end_runs(struct kv_engine *e);
+
+/* ---- stretches of steps in which decodes alone run (engine_stretch.c) ---- */
+
+/* Takes all steps from here on that are such, and begin before `until`. */
+bool kv_engine_take_stretches(struct kv_engine *e, double until, struct kv_err *err);
+
 /* ---- who runs (engine_schedule.c) ---- */
 
 /* Decides what the step runs, of requests that had arrived by `cutoff`, and takes pages for it: see `now`, `chunk`,
@@ -114,8 +127,8 @@ struct kv_engine {
 bool kv_engine_schedule(struct kv_engine *e, double cutoff);
 /* Begins with a step of all decodes and nothing else, as the above would. */
 void kv_engine_begin_decodes(struct kv_engine *e);
-/* Takes pages for it, a step of that number modulo page. False: there are not enough. */
-bool kv_engine_claim_decodes(struct kv_engine *e, int64_t phase);
+/* Pages that there must be for them in a step of that number modulo page. */
+int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase);
 /* Takes the first that waits out of the queue. */
 struct kv_job *kv_engine_next_job(struct kv_engine *e);
 void kv_engine_tell(const struct kv_engine *e, enum kv_engine_event what, struct kv_job *job, int64_t tokens,

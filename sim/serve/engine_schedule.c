@@ -191,7 +191,7 @@ static void take_blocks(struct kv_engine *e)
         kv_slot_name_last(e, e->slot[i]);
 }
 
-static int64_t decodes_need(const struct kv_engine *e, int64_t phase)
+int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase)
 {
     const struct kv_decodes *d = &e->decodes;
     enum kv_layout layout = e->rules.layout;
@@ -201,7 +201,7 @@ static int64_t decodes_need(const struct kv_engine *e, int64_t phase)
 
 static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 {
-    return decodes_need(e, phase) <= kv_engine_free_pages(e);
+    return kv_engine_decodes_need(e, phase) <= kv_engine_free_pages(e);
 }
 
 static bool schedule_decodes(struct kv_engine *e)
@@ -484,17 +484,6 @@ void kv_engine_begin_decodes(struct kv_engine *e)
     e->now.decodes = e->now.sequences = e->decodes.n;
     e->now.moved_bytes = e->decodes.moved_bytes;
     e->now.scored_bytes = e->decodes.scored_bytes;
-}
-
-bool kv_engine_claim_decodes(struct kv_engine *e, int64_t phase)
-{
-    const struct kv_decodes *d = &e->decodes;
-    KV_ASSERT(!e->blocks);
-    if (decodes_need(e, phase) > e->rules.pages - e->pages[e->rules.layout])
-        return false;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] = kv_decodes_take(d, (enum kv_layout)layout, phase);
-    return true;
 }
 
 /* Decides what the step runs. False when memory is out. */

@@ -218,8 +218,7 @@ static void count_run(const struct kv_engine *e, struct kv_slot *s, int64_t pass
         return;
     s->job->entry_steps += n * (p->held + 1) + p->gain * pairs;
     s->job->full_steps += n * ((double)s->seen + 1) + pairs;
-    int64_t most =
-        s->single ? p->during[layout] : s->pages[layout] + kv_hold_rise(e->holder, p, layout, passes - 1);
+    int64_t most = s->single ? p->during[layout] : s->pages[layout] + kv_hold_rise(e->holder, p, layout, passes - 1);
     if (most > s->job->peak_pages)
         s->job->peak_pages = most;
 }

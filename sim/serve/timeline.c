@@ -47,16 +47,6 @@ void kv_timeline_reach(struct kv_timeline *t, double at)
         halve(t);
 }
 
-static void book(struct kv_stretch *span, double s, const int64_t pages[KV_LAYOUTS], int64_t running, int64_t waiting)
-{
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        span->peak[layout] = most(span->peak[layout], pages[layout]);
-        span->area[layout] += (double)pages[layout] * s;
-    }
-    span->running = most(span->running, running);
-    span->waiting = most(span->waiting, waiting);
-}
-
 struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s, const int64_t pages[KV_LAYOUTS],
                                     int64_t running, int64_t waiting)
 {
@@ -65,11 +55,11 @@ struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s
         kv_timeline_reach(t, until);
     int64_t first = (int64_t)(from * t->per_s), i = first;
     for (double end = (double)(i + 1) * t->width; until > end; end = (double)(++i + 1) * t->width) {
-        book(&t->span[i], end - from, pages, running, waiting);
+        kv_stretch_hold(&t->span[i], end - from, pages, running, waiting);
         s = until - end;
         from = end;
     }
-    book(&t->span[i], s, pages, running, waiting);
+    kv_stretch_hold(&t->span[i], s, pages, running, waiting);
     t->n = t->n > i ? t->n : i + 1;
     return &t->span[first];
 }

@@ -26,6 +26,18 @@ void kv_timeline_start(struct kv_timeline *t);
 /* Spans become longer until `at` lies in one. */
 void kv_timeline_reach(struct kv_timeline *t, double at);
 
+/* Pages held for `s` seconds in it, while so many ran and waited. */
+static inline void kv_stretch_hold(struct kv_stretch *span, double s, const int64_t pages[KV_LAYOUTS], int64_t running,
+                                   int64_t waiting)
+{
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        span->peak[layout] = span->peak[layout] > pages[layout] ? span->peak[layout] : pages[layout];
+        span->area[layout] += (double)pages[layout] * s;
+    }
+    span->running = span->running > running ? span->running : running;
+    span->waiting = span->waiting > waiting ? span->waiting : waiting;
+}
+
 /* Pages held for `s` seconds from `from` on, while so many ran and waited: into every span that time is of. Returns the
  * first of them. */
 struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s, const int64_t pages[KV_LAYOUTS],

@@ -159,7 +159,7 @@ static bool add_memory(const struct kv_timing *t, const struct kv_step *step, do
 
 bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struct kv_step_time *out, struct kv_err *e)
 {
-    struct kv_step_cost c = {.evict = -1, .outside = 1, .same_until = -INFINITY};
+    struct kv_step_cost c = {.evict = -1, .outside = 1, .until = -INFINITY};
     t->cost(t, step, &c);
     double evict = 0, offload = 0;
     if (step->moved_bytes > 0 || step->scored_bytes > 0 || step->offload_bytes > 0) {
@@ -177,7 +177,12 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     out->part[KV_TIME_OFFLOAD] = offload;
     out->s = own + evict + offload;
     out->outside = c.outside;
-    out->same_until = c.same_until;
+    out->line = (struct kv_step_line){.until = step->n_chunks ? -INFINITY : c.until,
+                                      .per_kv = c.per_kv,
+                                      .shared = c.shared,
+                                      .all = reduce,
+                                      .scale = t->scale,
+                                      .to_decode = to_decode};
     return true;
 }
 

@@ -30,12 +30,30 @@ struct kv_step {
 
 enum kv_part_of_step { KV_TIME_PREFILL, KV_TIME_DECODE, KV_TIME_EVICT, KV_TIME_OFFLOAD, KV_TIME_PARTS };
 
+/* How the time of a step of decodes alone follows from its lengths. */
+struct kv_step_line {
+    double until;              /* of decode_kv: as long as it does not fall, and rises no further; -infinity: never */
+    double per_kv;             /* seconds an entry; 0: the time stays as it is */
+    double shared, all, scale; /* seconds of what all tokens go through together; of what is added to any step; times */
+    double to_decode;          /* the decodes' part of both */
+};
+
 struct kv_step_time {
     double s;                   /* of the step: what the clock goes on by */
     double part[KV_TIME_PARTS]; /* add up to it; what both prefill and decode need is shared out by tokens */
     double outside;             /* 1: inside the tables; 3: asked at three times their largest length or batch */
-    double same_until;          /* steps that differ only in lengths take the same up to this decode_kv */
+    struct kv_step_line line;
 };
+
+/* The same step with longer decodes, on its line: to the bit what kv_timing_step says of it. */
+static inline void kv_timing_along(struct kv_step_time *time, double decode_kv)
+{
+    const struct kv_step_line *l = &time->line;
+    double decode = l->per_kv * decode_kv, own = (l->shared + decode + l->all) * l->scale;
+    time->part[KV_TIME_DECODE] = (decode + (l->shared + l->all) * l->to_decode) * l->scale;
+    time->part[KV_TIME_PREFILL] = own - time->part[KV_TIME_DECODE];
+    time->s = own + time->part[KV_TIME_EVICT] + time->part[KV_TIME_OFFLOAD];
+}
 
 struct kv_timing;
 

@@ -26,8 +26,11 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     if ((f->there[KV_FIT_MOVED] || !(step->moved_bytes > 0)) && (f->there[KV_FIT_SCORED] || !(step->scored_bytes > 0)))
         out->evict = c[KV_FIT_MOVED] * step->moved_bytes + c[KV_FIT_SCORED] * step->scored_bytes;
     if (tokens <= most->tokens && decodes <= most->decodes && step->decode_kv <= most->length * decodes &&
-        chunks.tokens <= most->chunk && chunks.longest <= most->prefix)
+        chunks.tokens <= most->chunk && chunks.longest <= most->prefix) {
+        out->until = most->length * decodes;
+        out->per_kv = c[KV_FIT_DECODE_KV];
         return;
+    }
     const double asked[] = {tokens, decodes, step->decodes ? step->decode_kv / decodes : 0, chunks.tokens,
                             chunks.longest};
     const double largest[] = {most->tokens, most->decodes, most->length, most->chunk, most->prefix};

@@ -6,14 +6,16 @@
 #include "sim/csv.h"
 #include "sim/serve/timing.h"
 
-/* Seconds of a step's terms. `outside` is there as 1 when a kind is asked, `same_until` as -infinity. */
+/* Seconds of a step's terms. `outside` is there as 1 when a kind is asked, `until` as -infinity. */
 struct kv_step_cost {
     double sum;             /* of the three below, in the order of operations the kind prescribes */
     double prefill, decode; /* attention of the chunks, and of the decodes */
     double shared;          /* what all tokens go through together */
     double evict;           /* less than 0: the kind has no figure of its own */
     double outside;
-    double same_until; /* steps that differ only in lengths cost the same up to this decode_kv */
+    /* Of a step of decodes alone: with longer ones, up to this decode_kv in all, `decode` is per_kv x decode_kv, in
+     * just this product, and sum = shared + decode; or, per_kv = 0, nothing changes. */
+    double until, per_kv;
 };
 
 enum { KV_TIMING_FILES = 64, KV_TIMING_MOST_KEY = 1 << 26 };

@@ -15,7 +15,7 @@
 
 struct roofline {
     struct kv_gemms gemms;
-    double s_per_flop, s_per_byte;
+    double s_per_flop, s_per_byte, s_per_decode_kv;
 };
 
 static double larger(const struct roofline *r, double flops, double bytes)
@@ -34,11 +34,6 @@ static double product_s(const struct roofline *r, const struct kv_gemm *g, doubl
     return g->times * larger(r, 2 * rows * n * k, matrices * n * k * all->weight_bytes + 2 * rows * (n + k));
 }
 
-static double decode_s(const struct roofline *r, double kv)
-{
-    return larger(r, kv * r->gemms.pair_flops, kv * r->gemms.kv_bytes);
-}
-
 static double shared_s(const struct roofline *r, double tokens, double sequences)
 {
     double sum = tokens * r->gemms.element_bytes * r->s_per_byte;
@@ -53,10 +48,12 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     struct kv_step_chunks chunks = kv_step_chunks_of(step);
     double entries = chunks.prefixes + chunks.tokens;
     out->shared = shared_s(r, (double)step->tokens, (double)step->sequences);
-    out->decode = decode_s(r, step->decode_kv);
+    out->decode = r->s_per_decode_kv * step->decode_kv;
     out->prefill =
         larger(r, chunks.pairs * r->gemms.pair_flops, entries * r->gemms.kv_bytes + chunks.tokens * r->gemms.row_bytes);
     out->sum = out->shared + out->decode + out->prefill;
+    out->until = INFINITY;
+    out->per_kv = r->s_per_decode_kv;
 }
 
 bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, struct kv_err *e)
@@ -72,6 +69,7 @@ bool kv_timing_open_roofline(struct kv_timing *t, const struct kv_model *m, stru
     kv_gemms_of(&r->gemms, m, kv_dtype_of_choice(s->engine.kv_cache_dtype, kv_cache_dtype_of(m)));
     r->s_per_flop = 1 / (flops * s->timing.compute_efficiency);
     r->s_per_byte = 1 / (bandwidth * s->timing.bandwidth_efficiency);
+    r->s_per_decode_kv = larger(r, r->gemms.pair_flops, r->gemms.kv_bytes);
     t->own = r;
     t->cost = cost;
     t->stamp = kv_format(t->arena, "roofline of %s (%.3g %% of %.4g TFLOP/s, %.3g %% of %.4g TB/s), not calibrated",

@@ -89,12 +89,12 @@ static double dense_ms(const struct step_time *s, int64_t tokens, double *outsid
     return beyond(g->ms, g->rows, (double)row);
 }
 
-/* *same_until: of whole lengths, the sum of those up to which the mean is rounded up alike. */
-static double decode_ms(const struct step_time *s, int64_t decodes, double kv, double *outside, double *same_until)
+/* *until: of whole lengths, the sum of those up to which the mean is rounded up alike. */
+static double decode_ms(const struct step_time *s, int64_t decodes, double kv, double *outside, double *until)
 {
     const struct grid *g = &s->decode;
     int64_t at = columns_up(g, (int64_t)(kv / (double)decodes)), row = decodes;
-    *same_until = (double)((at * g->column_step + 1) * decodes - 1);
+    *until = (double)((at * g->column_step + 1) * decodes - 1);
     if (decodes < g->rows && at < g->width[decodes])
         return g->ms[decodes * g->columns + at];
     if (decodes > g->full) {
@@ -143,12 +143,11 @@ static double prefill_ms(const struct step_time *s, const struct kv_step_chunk *
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct step_time *s = t->own;
-    double dense = dense_ms(s, step->tokens, &out->outside), decode = 0, prefill = 0, same_until = 0;
+    double dense = dense_ms(s, step->tokens, &out->outside), decode = 0, prefill = 0, until = 0;
     if (step->decodes > 0)
-        decode = decode_ms(s, step->decodes, step->decode_kv, &out->outside, &same_until) *
-                 (step->decodes > 1 ? s->batching : 1);
-    if (step->n_chunks == 0 && same_until > step->decode_kv)
-        out->same_until = same_until;
+        decode =
+            decode_ms(s, step->decodes, step->decode_kv, &out->outside, &until) * (step->decodes > 1 ? s->batching : 1);
+    out->until = until;
     if (step->n_chunks > 0)
         prefill = prefill_ms(s, step->chunk, step->n_chunks, &out->outside) * (step->n_chunks > 1 ? s->batching : 1);
     out->sum = s->layers * (dense + decode + prefill) * 1e-3;
