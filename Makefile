@@ -49,7 +49,10 @@ SHELL_C  := $(addprefix sim/,program.c cli.c table.c csv.c output.c progress.c t
 SIM_C    := $(filter-out sim/kvsim.c $(SHELL_C),$(wildcard sim/*.c sim/workload/*.c sim/serve/*.c))
 ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)
+# Kernels are CUDA, and C++ to whoever emulates them; what asks a device is not.
+KERNEL_CU := $(filter-out %/gpu.cu,$(ENGINE_CU))
 TEST_C   := $(wildcard tests/unit/test_*.c tests/laws/test_*.c)
+TEST_CPP := $(wildcard tests/gpu/test_*.cpp)
 GOLDEN_C := $(wildcard tests/golden/*.c)
 VALIDATE_C := $(wildcard tests/validate/*.c)
 BENCH_C  := $(wildcard tests/bench/bench_*.c)
@@ -101,6 +104,7 @@ cu_flags := -std=c++17 -O2 -g -I. -gencode arch=compute_80,code=sm_80 -gencode a
   -Werror cross-execution-space-call $(if $(werror),-Werror all-warnings) \
   -Xcompiler -Wall,-Wextra,-Wshadow,-Wconversion,-ffp-contract=off \
   -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fno-asynchronous-unwind-tables
+cpp_flags := -std=c++17 -O2 -g -I. -DKV_EMULATED -Wall -Wextra -Wshadow $(if $(werror),-Werror) -ffp-contract=off
 cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lcublas -ldl -lrt -lpthread
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ deps-check:
 # them depends on them: so a change of flags, compiler or list of sources rebuilds what it concerns. The text is put
 # together when the file is made, for only then are pkg-config and the compiler sure to be there.
 flag_files := $(addprefix $(B)/,compiler sources all.cflags engine.cflags test.cflags version.cflags cu.flags \
-  kvsim.libs kvengine.libs test.libs)
+  kvsim.libs kvengine.libs test.libs cpp.flags)
 $(B)/compiler:       text = $(shell $(CC) --version | head -n 1)
 $(B)/sources:        text = $(CORE_C) / $(TRACE_C) / $(SHELL_C) / $(SIM_C) / $(ENGINE_C) $(ENGINE_CU)
 $(B)/all.cflags:     text = $(c_flags)
@@ -139,6 +143,7 @@ $(B)/engine.cflags:  ask = --cflags $(KVENGINE_PKGS)
 $(B)/test.cflags:    ask = --cflags $(TEST_PKGS)
 $(B)/version.cflags: text = -DKV_VERSION=\"$(VERSION)\"
 $(B)/cu.flags:       text = $(cu_flags)
+$(B)/cpp.flags:      text = $(cpp_flags)
 $(B)/%.libs:         text = $(ld_flags)
 $(B)/%.libs:         last = -lm -pthread $(LDFLAGS)
 $(B)/kvsim.libs:     ask = --libs $(KVSIM_PKGS)
@@ -189,6 +194,7 @@ $(B)/kvengine: $(B)/engine/kvengine.o $(B)/libkvengine.a $(common_libs) $(B)/kve
 $(B)/golden: $(call objects,$(GOLDEN_C)) $(sim_libs) $(B)/kvsim.libs
 	$(link)
 test_programs  := $(TEST_C:%.c=$(B)/%)
+gpu_tests := $(TEST_CPP:%.cpp=$(B)/%)
 fuzz_programs  := $(FUZZ_C:%.c=$(B)/%)
 bench_programs := $(BENCH_C:%.c=$(B)/%)
 validate_programs := $(VALIDATE_C:%.c=$(B)/%)
@@ -198,13 +204,26 @@ $(bench_programs) $(validate_programs): $(B)/test.libs
 $(test_programs) $(fuzz_programs) $(bench_programs) $(validate_programs): %: %.o $(B)/libkvengine.a $(sim_libs)
 	$(link)
 
+# The CUDA backend on the host: its kernels by tests/gpu/emulate.cpp, the device by tests/gpu/device.cpp.
+emulated := $(KERNEL_CU:%.cu=$(B)/emulated/%.o) $(patsubst %.cpp,$(B)/%.o,$(filter-out $(TEST_CPP),$(wildcard tests/gpu/*.cpp))) \
+  $(call objects,$(wildcard engine/cuda/*.c))
+$(call objects,$(wildcard engine/cuda/*.c)): $(B)/engine.cflags
+$(B)/emulated/%.o: %.cu $(B)/cpp.flags $(B)/compiler
+	@mkdir -p $(@D)
+	$(CXX) @$(B)/cpp.flags -MMD -MP -c -o $@ -x c++ $<
+$(B)/tests/gpu/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
+	@mkdir -p $(@D)
+	$(CXX) @$(B)/cpp.flags -MMD -MP -c -o $@ $<
+$(gpu_tests): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
+	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
+
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 # Each test is a command line that speaks TAP.
 golden_test := $(if $(GOLDEN),'$(B)/golden --tap "$$GOLDEN"','echo "no golden data; GOLDEN=DIR says where they are"; exit 77')
 fuzz_names := $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_C))
-test: $(PROGRAMS) $(test_programs) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
-	@KVSIM="$$PWD/$(B)/kvsim" KVENGINE="$$PWD/$(B)/kvengine" sh tests/run.sh -j $(JOBS) $(test_programs) \
+test: $(PROGRAMS) $(test_programs) $(gpu_tests) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
+	@KVSIM="$$PWD/$(B)/kvsim" KVENGINE="$$PWD/$(B)/kvengine" sh tests/run.sh -j $(JOBS) $(test_programs) $(gpu_tests) \
 	  $(foreach n,$(fuzz_names),'$(B)/tests/fuzz/fuzz_$n tests/fuzz/corpus/$n') $(CLI_SH:%='sh %') $(if $(GOLDEN_C),$(golden_test))
 
 golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folder GOLDEN

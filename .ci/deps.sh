@@ -26,6 +26,7 @@ build  libpcre2-dev        pkg-config --exists libpcre2-8
 build  libutf8proc-dev     pkg-config --exists libutf8proc
 build  libopenblas-dev     pkg-config --exists openblas
 test   libcmocka-dev       pkg-config --exists cmocka
+test   g++                 g++ --version
 demo   gnuplot-nox         gnuplot --version
 demo   fonts-dejavu-core   fc-list | grep -q .
 fuzz   llvm-14             llvm-symbolizer-14 --version

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What kernels are written in: CUDA, and the few instructions it has no words for. With KV_EMULATED the same source is
+ * compiled for the host, where tests run it thread by thread (tests/gpu/emulate.h). */
+#ifndef KV_CUDA_DEVICE_CUH
+#define KV_CUDA_DEVICE_CUH
+
+#include "engine/cuda/kernels.h"
+
+#ifdef KV_EMULATED
+#include "tests/gpu/emulate.h"
+#else
+
+#include "engine/cuda/gpu_inside.h"
+
+/* kernel<<<grid, block, shared bytes>>>(...) on the device's stream; a launch that fails is remembered. */
+#define KV_LAUNCH(g, kernel, grid, block, shared, ...)                                                                 \
+    do {                                                                                                               \
+        if (kv_gpu_shared((g), (const void *)(kernel), #kernel, (size_t)(shared)))                                     \
+            kernel<<<(grid), (block), (size_t)(shared), kv_gpu_stream(g)>>>(__VA_ARGS__);                              \
+        kv_gpu_launched((g), #kernel);                                                                                 \
+    } while (0)
+/* The launch's shared bytes, as an array. */
+#define KV_SHARED_BYTES(name)                                                                                          \
+    extern __shared__ __align__(128) unsigned char kv_shared_bytes_[];                                                 \
+    unsigned char *const name = kv_shared_bytes_
+
+/* c += a b: m16n8k16, bf16 times bf16, fp32 sums (PTX ISA, mma.sync.aligned.m16n8k16.row.col). */
+static __device__ __forceinline__ void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Four 8 x 8 matrices of 16-bit elements from shared memory: lane i gives the address of a 16-byte row (of matrix
+ * i / 8) and gets elements 2 (i % 4) and the next of row i / 4 of each. `transposed`: of the transposed matrices. */
+static __device__ __forceinline__ void kv_load_matrices(uint32_t out[4], const void *row)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(at)
+                 : "memory");
+}
+static __device__ __forceinline__ void kv_load_matrices_transposed(uint32_t out[4], const void *row)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+/* 16 bytes into shared memory, later; zeros where not `there`. Copies are done in groups: kv_copy_wait leaves the
+ * newest n groups of this thread under way. Others see them after a __syncthreads behind that. */
+static __device__ __forceinline__ void kv_copy_later(void *shared, const void *global, bool there)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
+    int bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes) : "memory");
+}
+static __device__ __forceinline__ void kv_copy_group(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int n> static __device__ __forceinline__ void kv_copy_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
+/* Two floats as bf16, nearest even: `low` in the low half. */
+static __device__ __forceinline__ uint32_t kv_pack(float low, float high)
+{
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
+#endif
+
+static __device__ __forceinline__ float kv_from_bf16(kv_bf16 x)
+{
+    return __uint_as_float((uint32_t)x << 16);
+}
+static __device__ __forceinline__ float kv_low(uint32_t both)
+{
+    return __uint_as_float(both << 16);
+}
+static __device__ __forceinline__ float kv_high(uint32_t both)
+{
+    return __uint_as_float(both & 0xffff0000u);
+}
+static __device__ __forceinline__ kv_bf16 kv_to_bf16(float x)
+{
+    return (kv_bf16)(kv_pack(x, 0.0f) & 0xffffu);
+}
+
+/* Over the 32 lanes of a warp, in all of them. */
+static __device__ __forceinline__ float kv_warp_sum(float x)
+{
+    for (int step = 16; step; step /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+static __device__ __forceinline__ float kv_warp_max(float x)
+{
+    for (int step = 16; step; step /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+
+/* K row of entry i of a lane whose pages are `table`; its V row is page x d elements behind. */
+static __device__ __forceinline__ kv_bf16 *kv_row_of(const struct kv_cuda_shape &s, const int32_t *table, int64_t i)
+{
+    return s.pool + ((int64_t)table[i / s.page] * 2 * s.page + i % s.page) * s.d;
+}
+static __device__ __forceinline__ const int32_t *kv_table_of(const struct kv_cuda_part &p, int32_t layer, int32_t head)
+{
+    return p.table + ((int64_t)layer * p.heads + head) * p.table_room;
+}
+static __device__ __forceinline__ int64_t kv_length_of(const struct kv_cuda_part &p, int32_t layer, int32_t head)
+{
+    return p.length[(int64_t)layer * p.heads + head];
+}
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* The kernels, as the backend asks for them: in order on the device's stream. Pointers are the device's unless they say
+ * host. bf16 are 16-bit words; all sums are fp32. Rows are the tokens of all parts of a pass, part after part. */
+#ifndef KV_CUDA_KERNELS_H
+#define KV_CUDA_KERNELS_H
+
+#include "engine/cuda/gpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef uint16_t kv_bf16;
+
+/* What does not change from pass to pass. A page is one lane's: `page` K rows of d elements, then as many V rows. */
+struct kv_cuda_shape {
+    int32_t layers, q_heads, kv_heads, d, page; /* d: 64 or 128; or any even number up to 256, slowly. page: any */
+    kv_bf16 *pool;                              /* page p begins at p x 2 x page x d */
+    const float *cosine, *sine;                 /* (positions, d / 2) */
+};
+
+/* A part of the pass; an array of them is on the device and on the host. Its lanes are (layers, heads). */
+struct kv_cuda_part {
+    const int32_t *table;  /* (layers, heads, table_room) pages of each lane */
+    const int32_t *length; /* (layers, heads) entries before the pass; n_new + n_patch go behind them */
+    int64_t table_room;
+    int32_t heads; /* store heads: KV heads, or query heads where K and V are expanded */
+    int32_t first; /* row of its first token */
+    int32_t n_new, n_patch;
+    int64_t seen;           /* position of its first token */
+    int32_t slot_positions; /* keys lie raw; they and queries are rotated by place in the lane: entry i by i */
+    const kv_bf16 *query;   /* (layers, window, q_heads, d) last queries of earlier passes, newest last; or NULL */
+    int32_t window;
+};
+
+/* x (rows, width) fp32 = rows `token` (device) of table (vocab, width) bf16. */
+void kv_cuda_embed(struct kv_gpu *g, const kv_bf16 *table, const int32_t *token, int64_t rows, int64_t width, float *x);
+
+/* out (rows, width) bf16 = x / sqrt(mean(x^2) + eps) rounded to bf16, x weight (width,) fp32: x fp32. */
+void kv_cuda_rms_norm(struct kv_gpu *g, const float *x, const float *weight, float eps, int64_t rows, int64_t width,
+                      kv_bf16 *out);
+
+/* qkv (rows, q_heads + 2 kv_heads, d) bf16, as products left it. Adds `bias` ((q_heads + 2 kv_heads) x d fp32, or
+ * NULL), norms each head of q and k by q_norm, k_norm (d,) fp32 where not NULL, rotates q and k by the tokens'
+ * positions (neither where slot_positions), leaves q (rows, q_heads, d) bf16 and puts k and v behind what the layer's
+ * lanes hold (pages are in the tables). A store head's entries are those of kv head = head x kv_heads / heads. */
+void kv_cuda_append(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int n_parts,
+                    int64_t rows, int32_t layer, const kv_bf16 *qkv, const float *bias, const float *q_norm,
+                    const float *k_norm, float eps, kv_bf16 *q);
+
+/* out (rows, width) bf16 = silu(gate) x up; both (rows, 2 width) bf16 in gate_up, gate first; biases fp32 or NULL. */
+void kv_cuda_silu_times(struct kv_gpu *g, const kv_bf16 *gate_up, const float *gate_bias, const float *up_bias,
+                        int64_t rows, int64_t width, kv_bf16 *out);
+
+/* x (rows, width) fp32 += bias (width,) fp32. */
+void kv_cuda_add_bias(struct kv_gpu *g, const float *bias, int64_t rows, int64_t width, float *x);
+
+/* Attention of the pass's rows over the layer's lanes, causal among the new tokens: query head h reads store head
+ * h x heads / q_heads. out (rows, q_heads, d) bf16; lse (rows, q_heads) fp32: logarithm (natural) of the sum of
+ * exponentials of q.k / sqrt(d). Parts of one token are split over their entries and merged in a fixed order.
+ * part_host: the same parts on the host, with host_length (parts,) of pointers to host copies of `length`, for the list
+ * of work. `work`: work_bytes of device memory and as much of the host's (pinned), kv_cuda_attention_work says how
+ * much; nothing of it outlives the call on the device's stream; the host's may be written again after a wait. */
+int64_t kv_cuda_attention_work(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
+                               const int32_t *const *host_length, int n_parts, int multiprocessors);
+void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
+                       const struct kv_cuda_part *part_host, const int32_t *const *host_length, int n_parts,
+                       int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work, void *work_host,
+                       int64_t work_bytes);
+
+/* Sums of softmax weights over queries, for one part: of all its store heads h, over entries [from[h], length + n_new +
+ * n_patch) (from: device, (heads,), never below 0), normalised over just those entries (one lse of their own, made
+ * first). The queries are the last `queries` of the part's tokens and, before them, of its kept ones, leaving out the
+ * newest `skip`; a query that came b before the end sees all but the last b - 1 entries. One row a lane, the sum over
+ * its q_heads / heads query heads, at out + h x lane_stride; or with query_rows one for each, row_stride apart. Entry
+ * from[h] is element 0. `scratch`: fp32, (q_heads, queries, 2). */
+void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
+                         const struct kv_cuda_part *part_host, int32_t layer, const kv_bf16 *q, int64_t queries,
+                         int64_t skip, const int32_t *from, int64_t most_entries, bool query_rows, float *out,
+                         int64_t lane_stride, int64_t row_stride, float *scratch);
+
+/* Euclidean norms of the part's new keys (or values) as they lie in the layer's lanes (rotated by place where
+ * slot_positions does not change them): n_new of each store head, at out + h x lane_stride. */
+void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
+                   const struct kv_cuda_part *part_host, int32_t layer, bool values, float *out, int64_t lane_stride);
+
+/* Entries [first, first + n) of a lane as fp32, keys as attention sees them: (n, d) each; values may be NULL. */
+void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
+                     int32_t head, int64_t first, int64_t n, float *keys, float *values);
+
+/* Moves entries of one lane together: entry keep[i] becomes entry i, i < n; keep (device) ascends, so that nothing is
+ * overwritten before it moved when moves are done in order: `stage` holds (2 x KV_CUDA_MOVES x d) bf16 of the device
+ * for that. Entries below the first move stay. */
+enum { KV_CUDA_MOVES = 4096 };
+void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
+                     int32_t head, const int32_t *keep, int64_t n, kv_bf16 *stage);
+
+/* query (layers, window, q_heads, d) of the layer: its last n_new rows become the part's last new tokens, older ones
+ * move up. */
+void kv_cuda_keep_queries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
+                          int32_t layer, const kv_bf16 *q, kv_bf16 *query);
+
+/* n seeded normal numbers x scale + mean, as bf16 or (wide) fp32: number i is the same whatever the grid. */
+void kv_cuda_random(struct kv_gpu *g, void *out, int64_t n, bool wide, uint64_t seed, float mean, float scale);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
