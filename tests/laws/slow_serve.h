@@ -35,6 +35,18 @@ static void slow_note_held(struct slow_engine *s, struct slow_step *b)
     }
 }
 
+/* The step waits for all that is to be moved. */
+static void slow_load_link(struct slow_engine *s, struct slow_step *b)
+{
+    b->moved_bytes = 0;
+    if (b->n == 0)
+        return;
+    b->moved_bytes = s->moved_bytes;
+    s->moved_bytes = 0;
+    for (int64_t i = 0; i < s->n_kept; i++)
+        s->kept[i]->to_move = 0;
+}
+
 static void slow_schedule(struct slow_engine *s, struct slow_step *b)
 {
     int64_t preempted = s->sums.preemptions;
@@ -48,9 +60,11 @@ static void slow_schedule(struct slow_engine *s, struct slow_step *b)
     for (int64_t i = 0; i < b->n; i++) {
         struct slow_request *r = b->item[i].r;
         r->computed += b->item[i].n_new;
+        r->pass[r->n_passes++] = b->item[i].n_new;
         if (b->item[i].yields)
             r->in_flight++;
     }
+    slow_load_link(s, b);
     slow_note_held(s, b);
     s->in_vain = s->sums.preemptions == preempted;
 }
@@ -94,7 +108,7 @@ static int64_t slow_padded(const struct kv_engine_rules *r, int64_t tokens)
 static bool slow_time(struct slow_engine *s, const struct slow_step *b, double *seconds)
 {
     struct kv_step_chunk chunk[SLOW_SEQS];
-    struct kv_step step = {.sequences = b->n, .chunk = chunk};
+    struct kv_step step = {.sequences = b->n, .chunk = chunk, .offload_bytes = (double)b->moved_bytes};
     struct kv_step_time time;
     struct kv_err e = {0};
     for (int64_t i = 0; i < b->n; i++) {
@@ -132,7 +146,11 @@ static void slow_token(struct slow_engine *s, struct slow_request *r, double now
 
 static void slow_end(struct slow_engine *s, struct slow_request *r, double now)
 {
-    slow_give(s, r, 0);
+    if (r->state == SLOW_RUNNING && s->rules->between != KV_BETWEEN_DROP && slow_can_keep(s) &&
+        slow_has_next_turn(s, r))
+        slow_keep(s, r);
+    else
+        slow_give(s, r, 0);
     slow_remove(s->running, &s->n_running, r);
     slow_remove(s->waiting, &s->n_waiting, r); /* where it was preempted with its last token under way */
     r->state = SLOW_ENDED;
@@ -189,6 +207,7 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
         s->tokens += it->n_tokens;
     }
     s->sums.steps++;
+    s->sums.offloaded_bytes += (double)b->moved_bytes;
     s->sums.busy_s += seconds;
     s->sums.waited_s += seconds * (double)s->n_waiting;
     slow_count_pages(s, b, seconds);
@@ -248,6 +267,7 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
         r->arrived_s = r->after < 0 ? r->arrival_s : NAN;
         r->target = r->known = r->is.prompt;
         r->table = KV_NEW_N(a, int64_t, s->pool.n + r->is.prompt + r->is.output);
+        r->pass = KV_NEW_N(a, int64_t, r->is.prompt + r->is.output);
         r->scheduled_s = r->first_token_s = r->last_token_s = r->finish_s = NAN;
         if (!s->plain) {
             r->hold.page = holder->page;
@@ -262,10 +282,22 @@ static bool slow_refuse(struct slow_engine *s)
 {
     if (s->n_running > 0 || s->n_waiting == 0 || !s->in_vain)
         return false;
+    struct slow_request *kept = slow_kept_for(s, s->waiting[0]);
+    if (kept)
+        slow_forget(s, kept);
     s->waiting[0]->state = SLOW_REFUSED;
     slow_remove(s->waiting, &s->n_waiting, s->waiting[0]);
     s->refused++;
     return true;
+}
+
+/* Nothing runs, and what sessions keep is held all the same. */
+static void slow_idle(struct slow_engine *s, double until)
+{
+    struct slow_step held = {0};
+    slow_note_held(s, &held);
+    slow_count_pages(s, &held, until - s->now);
+    s->now = until;
 }
 
 /* False: it stands still though requests wait, or what must never happen did. */
@@ -282,7 +314,7 @@ static bool slow_run(struct slow_engine *s)
                 continue;
             if (!r)
                 break;
-            s->now = r->arrived_s;
+            slow_idle(s, r->arrived_s);
             continue;
         }
         next->n = 0;
