@@ -92,6 +92,8 @@ struct kv_engine {
     struct kv_step_chunk *chunk; /* (room,) */
     int32_t *ran;                /* (room,) slots with a prefill pass in it */
     int32_t n_ran;
+    double *away_s; /* (room,) of decodes that came back in it, the time since their last token */
+    int32_t n_back;
     bool decodes_counted;       /* they are in `now`, `claims` and `budget` */
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */

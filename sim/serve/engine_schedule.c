@@ -407,6 +407,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
 static void resume_decode(struct kv_engine *e, int32_t number)
 {
     kv_slot_end_prefill(e, number);
+    e->away_s[e->n_back++] = e->clock - e->slot[number]->job->last_token_s;
     claim(e, -1);
     kv_slot_begin_run(e, number);
     claim(e, 1);
@@ -469,7 +470,7 @@ static void begin_step(struct kv_engine *e)
     e->budget = e->rules.max_num_batched_tokens;
     e->limit = KV_LIMIT_TOKENS;
     e->now = (struct kv_step){.chunk = e->chunk};
-    e->n_ran = 0;
+    e->n_ran = e->n_back = 0;
     e->recomputed = 0;
     e->decodes_counted = false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
