@@ -45,6 +45,8 @@ struct kv_keep {
     int64_t session, tokens;
     int64_t pages[KV_LAYOUTS]; /* in the pool; all 0: on the host */
     struct kv_job *job;        /* the next turn, which waits already; or NULL */
+    double bytes;              /* that go to the host with the step of that number */
+    int64_t step;
 };
 
 struct kv_event {
