@@ -89,11 +89,14 @@ static void compute_again(struct kv_engine *e, const struct kv_slot *s)
     job->generated_before = job->generated;
 }
 
+/* Pages that were taken for the rest of a prompt have nothing in them yet. */
 static void move_out(struct kv_engine *e, const struct kv_slot *s)
 {
+    enum kv_layout layout = e->rules.layout;
+    int64_t pages = s->reserved ? kv_pages_of(e->holder, s->seen) * e->holder->table[layout]->tables : s->pages[layout];
     s->job->there = s->seen;
     s->job->on_host = true;
-    e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
+    e->offload_bytes += (double)(pages * e->rules.page_bytes);
 }
 
 static void preempt(struct kv_engine *e, int32_t number)
