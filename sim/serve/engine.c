@@ -415,8 +415,10 @@ static void give_up(struct kv_engine *e)
     struct kv_job *job = kv_engine_next_job(e);
     e->full = false;
     e->ended = true;
-    kv_keep_end(e, job);
-    e->tokens_left -= job->target + job->left - 1;
+    int64_t done = job->preemptions ? job->there : 0; /* what lies on the host is its own then */
+    if (job->is.turn)
+        kv_engine_forget(e, job->is.request);
+    e->tokens_left -= job->target + job->left - 1 - done;
     kv_engine_tell(e, KV_REFUSED, job, 0, 0);
 }
 
