@@ -211,8 +211,6 @@ static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 static bool schedule_decodes(struct kv_engine *e)
 {
     int64_t phase = kv_in_page(e->holder, e->step);
-    while (e->decodes.n && !decodes_fit(e, phase) && kv_keep_drop(e, NULL))
-        ;
     bool preempted = e->decodes.n && !decodes_fit(e, phase) && walk_decodes(e);
     if (e->blocks)
         take_blocks(e);
