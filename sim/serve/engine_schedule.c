@@ -357,13 +357,21 @@ static bool next_decode(struct kv_slot *s)
     return s->pass != NULL;
 }
 
+/* Pages of the whole prefill. */
+static int64_t whole_prefill(struct kv_engine *e, struct kv_slot *s)
+{
+    struct kv_request request = request_of(s->job);
+    kv_hold_start(&s->hold, &request);
+    return e->holder->plain ? kv_pages_of(e->holder, s->target) * e->holder->table[e->rules.layout]->tables
+                            : prefill_peak(e, s);
+}
+
 /* Whether there are pages for the first pass, and for what else the rules ask. */
-static bool fits(struct kv_engine *e, struct kv_slot *s)
+static bool fits(struct kv_engine *e, struct kv_slot *s, int64_t whole)
 {
     const struct kv_engine_rules *r = &e->rules;
     struct kv_request request = request_of(s->job);
-    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages,
-            whole;
+    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages;
     bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
     free_pages = kv_engine_free_pages(e);
     kv_hold_start(&s->hold, &request);
@@ -374,14 +382,6 @@ static bool fits(struct kv_engine *e, struct kv_slot *s)
         kv_hold_seek(&s->hold, s->seen, r->max_num_batched_tokens);
         there = (found - unused) * tables;
     }
-    if (e->holder->plain) {
-        whole = kv_pages_of(e->holder, s->target) * tables;
-    } else {
-        whole = prefill_peak(e, s);
-        kv_hold_start(&s->hold, &request);
-    }
-    if (whole > r->pages) /* by pieces it would come as far as the pool goes, again and again */
-        return false;
     if ((r->reserve_prompt || sarathi) && whole - there - s->job->kept[r->layout] > free_pages - r->watermark)
         return false;
     if (s->job->there)
@@ -434,11 +434,13 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     if (!s)
         return NO_MEMORY;
     s->target = job->target;
-    while (!fits(e, s)) {
+    int64_t whole = whole_prefill(e, s);
+    bool too_large = whole > e->rules.pages; /* by pieces it would come as far as the pool goes, again and again */
+    while (too_large || !fits(e, s, whole)) {
         s->n_blocks = s->seen = s->found = 0;
         s->held = 0;
         memset(s->pages, 0, sizeof s->pages);
-        if (kv_keep_drop(e, job) || kv_keep_drop(e, NULL))
+        if (!too_large && (kv_keep_drop(e, job) || kv_keep_drop(e, NULL)))
             continue;
         e->idle[e->n_idle++] = number;
         e->full = true;
