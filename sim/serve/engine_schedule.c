@@ -340,7 +340,7 @@ static void find_entries(struct kv_engine *e, struct kv_slot *s)
 static void take_entries(struct kv_engine *e, struct kv_slot *s)
 {
     struct kv_job *job = s->job;
-    if (!job->there)
+    if (!job->there && !job->on_host && !job->kept[KV_SHARED])
         return;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)
         e->pages[layout] += s->pages[layout] - job->kept[layout];
