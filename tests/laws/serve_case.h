@@ -200,7 +200,7 @@ static void roll_pool(struct serve_case *c, struct dice *r)
         c->rules.watermark = roll(r, 0, c->rules.pages / 10);
 }
 
-static void case_make(struct serve_case *c, const struct bench *b, uint64_t number)
+static inline void case_make(struct serve_case *c, const struct bench *b, uint64_t number)
 {
     struct dice r = dice_for(FOR_SERVING, number);
     *c = (struct serve_case){.number = number};

@@ -22,7 +22,9 @@ struct slow_request {
     double arrival_s; /* or the time after it */
 
     enum slow_state state;
+    struct slow_engine *at; /* which has it */
     double arrived_s;
+    int64_t begun; /* tokens computed in steps that have begun */
     int64_t target;    /* tokens to compute before the next one */
     int64_t known;     /* tokens whose values are known */
     int64_t in_flight; /* tokens that a step under way will bring */
@@ -70,6 +72,7 @@ struct slow_step {
     int64_t moved_bytes; /* to the host and from it */
     struct slow_item item[SLOW_SEQS];
     struct slow_holding held[SLOW_REQUESTS];
+    int64_t computed[SLOW_REQUESTS]; /* of all requests, with it */
 };
 
 struct slow_engine {
@@ -88,6 +91,7 @@ struct slow_engine {
     int64_t n_waiting, n_running, n_kept, admissions;
     int64_t moved_bytes; /* to the host and from it, which the next step waits for */
     double now;
+    struct slow_step *step, *next; /* the one under way, and with async scheduling the one behind it */
     int64_t *mark; /* (blocks,) work space */
 
     struct kv_engine_sums sums;

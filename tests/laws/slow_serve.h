@@ -14,7 +14,7 @@ static void slow_note_held(struct slow_engine *s, struct slow_step *b)
 {
     for (int64_t i = 0; i < s->n_requests; i++) {
         struct slow_request *r = &s->request[i];
-        if (r->n_table == 0)
+        if (r->at != s || r->n_table == 0)
             continue;
         struct slow_holding *h = &b->held[b->n_held++];
         *h = (struct slow_holding){.r = r, .n_table = r->n_table, .table = KV_NEW_N(s->arena, int64_t, r->n_table)};
@@ -64,6 +64,8 @@ static void slow_schedule(struct slow_engine *s, struct slow_step *b)
         if (b->item[i].yields)
             r->in_flight++;
     }
+    for (int64_t i = 0; i < s->n_requests; i++)
+        b->computed[i] = s->request[i].computed;
     slow_load_link(s, b);
     slow_note_held(s, b);
     s->in_vain = s->sums.preemptions == preempted;
@@ -195,6 +197,9 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
     double seconds;
     if (!slow_time(s, b, &seconds))
         return false;
+    for (int64_t i = 0; i < s->n_requests; i++)
+        if (s->request[i].at == s)
+            s->request[i].begun = b->computed[i];
     for (int64_t i = 0; i < b->n; i++) {
         const struct slow_item *it = &b->item[i];
         if (isnan(it->r->scheduled_s))
@@ -230,13 +235,11 @@ static struct slow_request *slow_next_arrival(struct slow_engine *s)
     return first;
 }
 
-static void slow_arrivals(struct slow_engine *s)
+static void slow_arrive(struct slow_engine *s, struct slow_request *r)
 {
-    struct slow_request *r;
-    while ((r = slow_next_arrival(s)) && r->arrived_s <= s->now) {
-        r->state = SLOW_WAITING;
-        s->waiting[s->n_waiting++] = r;
-    }
+    r->at = s;
+    r->state = SLOW_WAITING;
+    s->waiting[s->n_waiting++] = r;
 }
 
 /* ---- from first to last ---- */
@@ -260,6 +263,8 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
     s->spare = rules->pages % s->unit[rules->layout];
     slow_pool_open(&s->pool, rules->pages / s->unit[rules->layout], a);
     s->mark = KV_NEW_N(a, int64_t, s->pool.n + 1);
+    s->step = KV_NEW(a, struct slow_step);
+    s->next = KV_NEW(a, struct slow_step);
     for (int64_t i = 0; i < n; i++) {
         struct slow_request *r = &request[i];
         struct kv_request asked = {r->is.prompt, r->is.output, r->is.prompt};
@@ -300,39 +305,43 @@ static void slow_idle(struct slow_engine *s, double until)
     s->now = until;
 }
 
-/* False: it stands still though requests wait, or what must never happen did. */
-static bool slow_run(struct slow_engine *s)
+/* Decides on a step that runs something, and runs it. False: there is none, and nobody but a new arrival makes one. */
+static bool slow_go_on(struct slow_engine *s)
 {
-    struct slow_step *b = KV_NEW(s->arena, struct slow_step), *next = KV_NEW(s->arena, struct slow_step);
+    struct slow_step *b = s->step, *next = s->next;
+    if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
+        slow_schedule(s, b);
+    if (b->n == 0)
+        return slow_refuse(s) || !s->in_vain;
+    next->n = 0;
+    if (s->rules->async_scheduling) {
+        for (int64_t i = 0; i < b->n && !s->plain; i++)
+            if (b->item[i].r->state == SLOW_RUNNING)
+                slow_evict(s, &b->item[i]);
+        slow_schedule(s, next);
+    }
+    if (!slow_run_step(s, b))
+        s->wrong = "a step without a time";
+    s->step = next;
+    s->next = b;
+    return !s->wrong;
+}
+
+static inline void slow_run(struct slow_engine *s)
+{
     while (!s->wrong) {
-        slow_arrivals(s);
-        if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
-            slow_schedule(s, b);
-        if (b->n == 0) {
-            struct slow_request *r = slow_next_arrival(s);
-            if (slow_refuse(s) || !s->in_vain)
-                continue;
-            if (!r)
-                break;
-            slow_idle(s, r->arrived_s);
+        struct slow_request *r = slow_next_arrival(s);
+        if (r && r->arrived_s <= s->now)
+            slow_arrive(s, r);
+        else if (slow_go_on(s))
             continue;
-        }
-        next->n = 0;
-        if (s->rules->async_scheduling) {
-            for (int64_t i = 0; i < b->n && !s->plain; i++)
-                if (b->item[i].r->state == SLOW_RUNNING)
-                    slow_evict(s, &b->item[i]);
-            slow_schedule(s, next);
-        }
-        if (!slow_run_step(s, b))
-            return false;
-        struct slow_step *swap = b;
-        b = next;
-        next = swap;
+        else if (r)
+            slow_idle(s, r->arrived_s);
+        else
+            break;
     }
     if (s->n_waiting + s->n_running > 0 && !s->wrong)
         s->wrong = "requests wait and no step begins";
-    return !s->wrong;
 }
 
 #endif
