@@ -24,7 +24,7 @@ struct slow_request {
     enum slow_state state;
     struct slow_engine *at; /* which has it */
     double arrived_s;
-    int64_t begun; /* tokens computed in steps that have begun */
+    int64_t begun;     /* tokens computed in steps that have begun */
     int64_t target;    /* tokens to compute before the next one */
     int64_t known;     /* tokens whose values are known */
     int64_t in_flight; /* tokens that a step under way will bring */
@@ -92,7 +92,7 @@ struct slow_engine {
     int64_t moved_bytes; /* to the host and from it, which the next step waits for */
     double now;
     struct slow_step *step, *next; /* the one under way, and with async scheduling the one behind it */
-    int64_t *mark; /* (blocks,) work space */
+    int64_t *mark;                 /* (blocks,) work space */
 
     struct kv_engine_sums sums;
     int64_t gaps, refused;
