@@ -58,7 +58,7 @@ void kv_engine_close(struct kv_engine *e)
         count_blocks(e);
     for (int layout = 0; layout < KV_LAYOUTS && !e->n_running && !e->n_keep; layout++) /* taken = given back */
         KV_ASSERT(e->pages[layout] == 0);
-    void *lists[] = {e->keep, e->slot, e->idle, e->ending, e->prefill, e->event, e->chunk, e->ran};
+    void *lists[] = {e->keep, e->slot, e->idle, e->ending, e->prefill, e->event, e->chunk, e->ran, e->away_s};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]);
 }
@@ -235,6 +235,16 @@ static void count_span(const struct kv_engine *e, double s, int64_t tokens)
     span->steps++;
 }
 
+/* Gaps between tokens of those who decode. Who was away among them has been longer without one. */
+static void count_gaps(struct kv_engine *e, double s)
+{
+    struct kv_quantiles *gaps = e->watch->gaps;
+    if (e->decodes.n > e->n_back)
+        kv_quantiles_add_many(gaps, s, e->decodes.n - e->n_back);
+    for (int32_t i = 0; i < e->n_back; i++)
+        kv_quantiles_add(gaps, e->away_s[i] + s);
+}
+
 /* The same into the sums. */
 static void count_step(struct kv_engine *e, const struct kv_step_time *time, int64_t chunk_tokens)
 {
@@ -253,8 +263,8 @@ static void count_step(struct kv_engine *e, const struct kv_step_time *time, int
         sums->part_s[i] += time->part[i];
     if (time->outside > sums->outside)
         sums->outside = time->outside;
-    if (e->watch && e->watch->gaps && e->decodes.n)
-        kv_quantiles_add_many(e->watch->gaps, time->s, e->decodes.n);
+    if (e->watch && e->watch->gaps)
+        count_gaps(e, time->s);
 }
 
 /* Of its prefill, what had been computed before. */
@@ -356,8 +366,9 @@ static void give_up(struct kv_engine *e)
     struct kv_job *job = kv_engine_next_job(e);
     e->full = false;
     e->ended = true;
-    kv_engine_forget(e, job->is.request);
-    e->tokens_left -= job->target + job->left - 1;
+    if (job->is.turn)
+        kv_engine_forget(e, job->is.request);
+    e->tokens_left -= job->target + job->left - 1 - job->on_host;
     kv_engine_tell(e, KV_REFUSED, job, 0, 0);
 }
 

@@ -51,6 +51,8 @@ static inline int64_t kv_decodes_take(const struct kv_decodes *d, enum kv_layout
 struct kv_keep {
     int64_t session, tokens;
     int64_t pages[KV_LAYOUTS]; /* in the pool; all 0: on the host */
+    double bytes;              /* that go to the host with the step of that number */
+    int64_t step;
 };
 
 struct kv_event {
@@ -98,6 +100,8 @@ struct kv_engine {
     struct kv_step_chunk *chunk; /* (room,) */
     int32_t *ran;                /* (room,) slots with a prefill pass in it */
     int32_t n_ran;
+    double *away_s; /* (room,) of decodes that came back in it, the time since their last token */
+    int32_t n_back;
     bool decodes_counted;       /* they are in `now`, `claims` and `budget` */
     int64_t budget, recomputed; /* tokens left to schedule; tokens that had been computed before */
     double prefill_held;        /* entries of slots in prefill, mean over lanes */

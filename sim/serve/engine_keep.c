@@ -26,7 +26,9 @@ void kv_keep_slot(struct kv_engine *e, struct kv_slot *s)
         memset(s->pages, 0, sizeof s->pages);
         return;
     }
-    e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
+    k->bytes = (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
+    k->step = e->sums.steps;
+    e->offload_bytes += k->bytes;
     kv_slot_give_pages(e, s);
 }
 
@@ -51,7 +53,7 @@ static void give_back(struct kv_engine *e, struct kv_keep *k)
         e->full = false;
 }
 
-/* Told as a request ends: its slot may still wait for the step that gives its pages back. */
+/* Told as a request ends: its slot may still wait for the step that gives its pages back, or that moves them. */
 void kv_engine_forget(struct kv_engine *e, int64_t session)
 {
     for (int32_t i = 0; i < e->n_ending; i++)
@@ -59,6 +61,8 @@ void kv_engine_forget(struct kv_engine *e, int64_t session)
             e->slot[e->ending[i]]->keeps = false;
     for (int64_t i = e->n_keep - 1; i >= 0; i--)
         if (e->keep[i].session == session) {
+            if (e->keep[i].step == e->sums.steps)
+                e->offload_bytes -= e->keep[i].bytes;
             give_back(e, &e->keep[i]);
             forget(e, i);
         }

@@ -89,10 +89,13 @@ static void compute_again(struct kv_engine *e, const struct kv_slot *s)
     job->generated_before = job->generated;
 }
 
+/* Pages that were taken for the rest of a prompt have nothing in them yet. */
 static void move_out(struct kv_engine *e, const struct kv_slot *s)
 {
+    enum kv_layout layout = e->rules.layout;
+    int64_t pages = s->reserved ? kv_pages_of(e->holder, s->seen) * e->holder->table[layout]->tables : s->pages[layout];
     s->job->on_host = s->seen;
-    e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
+    e->offload_bytes += (double)(pages * e->rules.page_bytes);
 }
 
 static void preempt(struct kv_engine *e, int32_t number)
@@ -207,8 +210,6 @@ static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 static bool schedule_decodes(struct kv_engine *e)
 {
     int64_t phase = kv_in_page(e->holder, e->step);
-    while (e->decodes.n && !decodes_fit(e, phase) && kv_keep_drop(e, NULL))
-        ;
     bool preempted = e->decodes.n && !decodes_fit(e, phase) && walk_decodes(e);
     if (e->blocks)
         take_blocks(e);
@@ -355,13 +356,22 @@ static bool next_decode(struct kv_slot *s)
     return s->pass != NULL;
 }
 
-/* Whether there are pages for the first pass, and for what else the rules ask. `kept`: of the turn before, or NULL. */
-static bool fits(struct kv_engine *e, struct kv_slot *s, const struct kv_keep *kept)
+/* Pages of the whole prefill. */
+static int64_t whole_prefill(struct kv_engine *e, struct kv_slot *s)
+{
+    struct kv_request request = request_of(s->job);
+    kv_hold_start(&s->hold, &request);
+    return e->holder->plain ? kv_pages_of(e->holder, s->target) * e->holder->table[e->rules.layout]->tables
+                            : prefill_peak(e, s);
+}
+
+/* Whether there are pages for the first pass, and for what else the rules ask: `whole` for all of the prefill. `kept`:
+ * of the turn before, or NULL. */
+static bool fits(struct kv_engine *e, struct kv_slot *s, int64_t whole, const struct kv_keep *kept)
 {
     const struct kv_engine_rules *r = &e->rules;
     struct kv_request request = request_of(s->job);
-    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages,
-            whole;
+    int64_t tables = e->holder->table[r->layout]->tables, page = e->holder->page, unused = 0, there = 0, free_pages;
     int64_t exist = kept ? least(kept->tokens, s->target - 1) : s->job->on_host;
     int64_t have = kept ? kept->pages[r->layout] : 0;
     bool sarathi = r->scheduler == KV_SCHEDULER_SARATHI;
@@ -374,14 +384,6 @@ static bool fits(struct kv_engine *e, struct kv_slot *s, const struct kv_keep *k
         kv_hold_seek(&s->hold, s->seen, r->max_num_batched_tokens);
         there = (found - unused) * tables;
     }
-    if (e->holder->plain) {
-        whole = kv_pages_of(e->holder, s->target) * tables;
-    } else {
-        whole = prefill_peak(e, s);
-        kv_hold_start(&s->hold, &request);
-    }
-    if (whole > r->pages) /* by pieces it would come as far as the pool goes, again and again */
-        return false;
     if ((r->reserve_prompt || sarathi) && whole - there - have > free_pages - r->watermark)
         return false;
     if (exist)
@@ -409,6 +411,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s, const struct kv_keep *k
 static void resume_decode(struct kv_engine *e, int32_t number)
 {
     kv_slot_end_prefill(e, number);
+    e->away_s[e->n_back++] = e->clock - e->slot[number]->job->last_token_s;
     claim(e, -1);
     kv_slot_begin_run(e, number);
     claim(e, 1);
@@ -434,11 +437,16 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     if (!s)
         return NO_MEMORY;
     s->target = job->target;
-    for (const struct kv_keep *kept = kv_keep_find(e, job); !fits(e, s, kept); kept = kv_keep_find(e, job)) {
+    int64_t whole = whole_prefill(e, s);
+    bool too_large = whole > e->rules.pages; /* by pieces it would come as far as the pool goes, again and again */
+    const struct kv_keep *kept = kv_keep_find(e, job);
+    while (too_large || !fits(e, s, whole, kept)) {
         s->n_blocks = s->seen = s->found = 0;
         s->held = 0;
         memset(s->pages, 0, sizeof s->pages);
-        if (kv_keep_drop(e, kept) || kv_keep_drop(e, NULL))
+        bool dropped = !too_large && (kv_keep_drop(e, kept) || kv_keep_drop(e, NULL));
+        kept = kv_keep_find(e, job);
+        if (dropped)
             continue;
         e->idle[e->n_idle++] = number;
         e->full = true;
@@ -471,7 +479,7 @@ static void begin_step(struct kv_engine *e)
     e->budget = e->rules.max_num_batched_tokens;
     e->limit = KV_LIMIT_TOKENS;
     e->now = (struct kv_step){.chunk = e->chunk};
-    e->n_ran = 0;
+    e->n_ran = e->n_back = 0;
     e->recomputed = 0;
     e->decodes_counted = false;
     for (int layout = 0; layout < KV_LAYOUTS; layout++)

@@ -22,9 +22,9 @@ static bool grow(struct kv_engine *e)
     struct {
         void *at;
         size_t size;
-    } list[] = {{&e->slot, sizeof *e->slot},       {&e->idle, sizeof *e->idle},   {&e->ending, sizeof *e->ending},
-                {&e->prefill, sizeof *e->prefill}, {&e->event, sizeof *e->event}, {&e->chunk, sizeof *e->chunk},
-                {&e->ran, sizeof *e->ran}};
+    } list[] = {{&e->slot, sizeof *e->slot},       {&e->idle, sizeof *e->idle},    {&e->ending, sizeof *e->ending},
+                {&e->prefill, sizeof *e->prefill}, {&e->event, sizeof *e->event},  {&e->chunk, sizeof *e->chunk},
+                {&e->ran, sizeof *e->ran},         {&e->away_s, sizeof *e->away_s}};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         void *old, *made;
         memcpy(&old, list[i].at, sizeof old);

@@ -50,8 +50,9 @@ static void log_step(const struct kv_timing *t, const struct kv_step *step, stru
             squares = log_entries(log, step->decode_kv_squares * (double)log->lanes);
     uint64_t h = kv_random((uint64_t)step->tokens, (uint64_t)step->sequences, (uint64_t)step->decodes, (uint64_t)held);
     char line[CASE_LINE];
-    int n = snprintf(line, sizeof line, "%lld tokens of %lld, %lld decodes over %lld (%lld)", (long long)step->tokens,
-                     (long long)step->sequences, (long long)step->decodes, (long long)held, (long long)squares);
+    int n = snprintf(line, sizeof line, "%lld tokens of %lld, %lld decodes over %lld (%lld), %.0f bytes moved",
+                     (long long)step->tokens, (long long)step->sequences, (long long)step->decodes, (long long)held,
+                     (long long)squares, step->offload_bytes);
     h = kv_mix(h ^ (uint64_t)squares);
     for (int64_t i = 0; i < step->n_chunks; i++) {
         int64_t prefix = log_entries(log, step->chunk[i].prefix);
@@ -112,6 +113,9 @@ static void roll_rules(struct serve_case *c, struct dice *r)
         rules->reserve_prompt = !one_in(r, 4);
     } else
         rules->restart_bug = one_in(r, 3);
+    rules->offload = one_in(r, 2);
+    rules->between = (enum kv_between_turns)roll(r, KV_BETWEEN_DROP, KV_BETWEEN_OFFLOAD);
+    rules->page_bytes = roll(r, 1, 3);
     if (one_in(r, 4)) {
         rules->graph_sizes = c->sizes;
         rules->n_graph_sizes = roll(r, 1, CASE_SIZES);
@@ -147,17 +151,24 @@ static void roll_requests(struct serve_case *c, struct dice *r)
         struct slow_request *q = &c->request[i];
         int64_t last = sessions && i > 0 && one_in(r, 2) ? roll(r, 0, i - 1) : -1;
         *q = (struct slow_request){.session = i, .after = -1};
-        q->is = (struct kv_arrival){.request = i, .prompt = roll(r, 1, most_prompt), .output = roll(r, 1, most_output)};
+        q->is = (struct kv_arrival){.request = i,
+                                    .follows = sessions && one_in(r, 4),
+                                    .prompt = roll(r, 1, most_prompt),
+                                    .output = roll(r, 1, most_output)};
         for (int64_t j = 0; j < i; j++)
             if (c->request[j].after == last)
                 last = -1; /* one turn after another */
-        const struct slow_request *before = last < 0 ? NULL : &c->request[last];
+        struct slow_request *before = last < 0 ? NULL : &c->request[last];
         if (before && before->is.prompt + before->is.output < 2 * CASE_PROMPT) {
             q->after = last;
             q->session = before->session;
+            q->is.request = before->is.request;
+            before->is.follows = true;
             q->is.turn = before->is.turn + 1;
             q->is.context = before->is.prompt + before->is.output;
             q->is.prompt = q->is.context + roll_size(r, 1, 30);
+            if (one_in(r, 10)) /* cut off at the end, as too_long = shorten does */
+                q->is.prompt = roll(r, 1, q->is.context);
             q->is.block = before->is.block;
             q->is.n_blocks = before->is.n_blocks;
             q->is.block_tokens = before->is.block_tokens;
@@ -189,7 +200,7 @@ static void roll_pool(struct serve_case *c, struct dice *r)
         c->rules.watermark = roll(r, 0, c->rules.pages / 10);
 }
 
-static void case_make(struct serve_case *c, const struct bench *b, uint64_t number)
+static inline void case_make(struct serve_case *c, const struct bench *b, uint64_t number)
 {
     struct dice r = dice_for(FOR_SERVING, number);
     *c = (struct serve_case){.number = number};
@@ -200,20 +211,24 @@ static void case_make(struct serve_case *c, const struct bench *b, uint64_t numb
     for (int side = 0; side < 2; side++) {
         c->log[side] = (struct step_log){.arena = c->subject.arena,
                                          .lanes = c->subject.shape.layers * c->subject.shape.store_heads};
-        c->timing[side] = (struct kv_timing){.cost = log_step, .scale = 1, .own = &c->log[side]};
+        c->timing[side] =
+            (struct kv_timing){.cost = log_step, .scale = 1, .link_s_per_byte = tick_s, .own = &c->log[side]};
     }
 }
 
 static const char *case_text(const struct serve_case *c)
 {
+    static const char *const between[] = {"drop", "hold", "offload"};
     const struct kv_engine_rules *r = &c->rules;
     return kv_format(c->subject.arena,
-                     "case %llu: %s, %s%s%s%s%s, layout %s, scope %s, %lld pages of %lld, max_num_seqs %lld, "
+                     "case %llu: %s, %s%s%s%s%s%s, between turns %s, %lld bytes a page, layout %s, scope %s, %lld "
+                     "pages of %lld, max_num_seqs %lld, "
                      "max_num_batched_tokens %lld, watermark %lld, %lld graph sizes, %lld requests\n%s",
                      (unsigned long long)c->number, c->holder.plain ? "plain" : "evicting",
                      r->scheduler == KV_SCHEDULER_SARATHI ? "sarathi" : "vllm",
                      r->prefix_caching ? ", prefix caching" : "", r->async_scheduling ? ", async" : "",
                      r->reserve_prompt ? ", reserve_prompt" : "", r->restart_bug ? ", restart_bug" : "",
+                     r->offload ? ", offload" : "", between[r->between], (long long)r->page_bytes,
                      kv_layout_names[r->layout], kv_scope_names[c->holder.scope], (long long)r->pages,
                      (long long)c->holder.page, (long long)r->max_num_seqs, (long long)r->max_num_batched_tokens,
                      (long long)r->watermark, (long long)r->n_graph_sizes, (long long)c->n,

@@ -22,7 +22,9 @@ struct slow_request {
     double arrival_s; /* or the time after it */
 
     enum slow_state state;
+    struct slow_engine *at; /* which has it */
     double arrived_s;
+    int64_t begun;     /* tokens computed in steps that have begun */
     int64_t target;    /* tokens to compute before the next one */
     int64_t known;     /* tokens whose values are known */
     int64_t in_flight; /* tokens that a step under way will bring */
@@ -33,6 +35,11 @@ struct slow_request {
     int64_t held[KV_LAYOUTS]; /* pages after its last pass, under a policy that evicts */
     double entries;           /* mean over lanes, after it */
     struct slow_hold hold;
+    int64_t n_passes;
+    int64_t *pass;    /* tokens of each since its walk began */
+    int64_t admitted; /* number of its last admission */
+    double kept_at;
+    int64_t to_move; /* pages of those kept, until a step has waited for them */
 
     double scheduled_s, first_token_s, last_token_s, finish_s;
     int64_t generated, preemptions, cached_tokens, peak_pages, was_computed;
@@ -62,8 +69,10 @@ struct slow_holding {
 
 struct slow_step {
     int64_t n, n_held;
+    int64_t moved_bytes; /* to the host and from it */
     struct slow_item item[SLOW_SEQS];
     struct slow_holding held[SLOW_REQUESTS];
+    int64_t computed[SLOW_REQUESTS]; /* of all requests, with it */
 };
 
 struct slow_engine {
@@ -78,9 +87,12 @@ struct slow_engine {
     struct slow_request *request;
     int64_t n_requests;
     struct slow_request *waiting[SLOW_REQUESTS], *running[SLOW_REQUESTS];
-    int64_t n_waiting, n_running;
+    struct slow_request *kept[SLOW_REQUESTS]; /* ended, with entries for the next turn; those kept longest first */
+    int64_t n_waiting, n_running, n_kept, admissions;
+    int64_t moved_bytes; /* to the host and from it, which the next step waits for */
     double now;
-    int64_t *mark; /* (blocks,) work space */
+    struct slow_step *step, *next; /* the one under way, and with async scheduling the one behind it */
+    int64_t *mark;                 /* (blocks,) work space */
 
     struct kv_engine_sums sums;
     int64_t gaps, refused;
@@ -196,39 +208,18 @@ static bool slow_is_ending(const struct slow_request *r)
     return r->in_flight > 0 && r->computed + 2 - r->in_flight >= r->is.prompt + r->is.output;
 }
 
-/* Back to the queue's head, everything to be computed again. */
-static void slow_restart(struct slow_engine *s, struct slow_request *r)
-{
-    slow_remove(s->running, &s->n_running, r);
-    slow_give(s, r, 0);
-    r->state = SLOW_WAITING;
-    r->preemptions += !slow_is_ending(r);
-    s->sums.preemptions++;
-    r->was_computed = r->computed > r->was_computed ? r->computed : r->was_computed;
-    r->lost_tokens += slow_is_ending(r) ? 0 : r->computed;
-    if (s->rules->scheduler == KV_SCHEDULER_SARATHI) {
-        bool filling = r->computed < r->target;
-        r->target = !filling ? r->known : s->rules->restart_bug ? r->computed : r->target;
-        r->known = r->target;
-    }
-    r->computed = 0;
-    r->named = 0;
-    memset(r->held, 0, sizeof r->held);
-    memmove(s->waiting + 1, s->waiting, sizeof *s->waiting * (size_t)s->n_waiting++);
-    s->waiting[0] = r;
-}
-
-/* Leaves the queue and runs from its first token on, but for `cached` that are there. */
-static void slow_begin(struct slow_engine *s, struct slow_request *r, int64_t cached)
+/* Leaves the queue and goes on behind `seen` tokens, of which so many were found: made by others. */
+static void slow_begin(struct slow_engine *s, struct slow_request *r, int64_t seen, int64_t found)
 {
     slow_remove(s->waiting, &s->n_waiting, r);
     s->running[s->n_running++] = r;
     r->state = SLOW_RUNNING;
-    r->computed = cached;
-    r->entries = (double)cached;
+    r->computed = seen;
+    r->entries = (double)seen;
+    r->admitted = s->admissions++;
     s->sums.prompt_tokens += isnan(r->scheduled_s) && r->preemptions == 0 ? r->is.prompt : 0;
-    r->cached_tokens += cached;
-    s->sums.cached_tokens += cached;
+    r->cached_tokens += found;
+    s->sums.cached_tokens += found;
 }
 
 /* Chunks end with a patch, which the rest of a step's tokens may be too few for. */

@@ -5,7 +5,7 @@
 #ifndef KV_TESTS_SLOW_SCHEDULE_H
 #define KV_TESTS_SLOW_SCHEDULE_H
 
-#include "tests/laws/slow_engine.h"
+#include "tests/laws/slow_keep.h"
 
 /* ---- vLLM ---- */
 
@@ -29,32 +29,46 @@ static int64_t slow_hits(const struct slow_engine *s, const struct slow_request 
 static bool slow_admit_vllm(struct slow_engine *s, struct slow_step *b, int64_t *budget)
 {
     struct slow_request *r = s->waiting[0];
-    int64_t *hit = r->table, n_hits = slow_hits(s, r, hit), cached = n_hits * s->holder->page, unused = 0;
-    r->target = r->known;
-    int64_t whole = slow_whole(s, r);
+    int64_t *hit = r->table, n_hits = slow_hits(s, r, hit), unused = 0, computed = r->computed;
+    if (computed == 0)
+        r->target = r->known;
+    struct slow_return back = slow_return_of(s, r);
+    int64_t whole = slow_whole(s, r), there = n_hits + back.blocks;
     for (int64_t i = 0; i < n_hits; i++)
         unused += s->pool.block[hit[i]].users == 0;
-    if (whole > s->pool.n || (s->rules->reserve_prompt && whole - n_hits + unused > s->pool.n_free) ||
-        slow_too_few(s, *budget))
+    if ((s->rules->reserve_prompt && whole - there + unused > s->pool.n_free) || slow_too_few(s, *budget))
         return false;
-    r->computed = cached;
+    slow_seek(s, r, &back);
+    r->computed = back.tokens + n_hits * s->holder->page;
     struct slow_item it = slow_plan(s, r, *budget);
-    r->computed = 0;
-    if (slow_needs(s, &it) - n_hits + unused > s->pool.n_free)
+    r->computed = computed;
+    if (slow_needs(s, &it) - there + unused > s->pool.n_free)
         return false;
     for (int64_t i = 0; i < n_hits; i++)
         slow_pool_share(&s->pool, hit[i]);
     r->n_table = r->named = n_hits;
-    slow_begin(s, r, cached);
+    if (n_hits == 0)
+        slow_take_over(s, r, &back);
+    slow_begin(s, r, it.seen, back.found + n_hits * s->holder->page);
     slow_add(s, b, &it);
     *budget -= it.n_tokens;
     return true;
 }
 
+/* What the whole pool cannot hold asks nobody for pages. */
+static bool slow_is_too_large(struct slow_engine *s, struct slow_request *r)
+{
+    if (r->computed == 0 && s->rules->scheduler == KV_SCHEDULER_VLLM)
+        r->target = r->known;
+    return slow_whole(s, r) > s->pool.n;
+}
+
 static void slow_admissions_vllm(struct slow_engine *s, struct slow_step *b, int64_t budget)
 {
-    while (s->n_waiting > 0 && budget > 0 && s->n_running < s->rules->max_num_seqs && slow_admit_vllm(s, b, &budget))
-        continue;
+    while (s->n_waiting > 0 && budget > 0 && s->n_running < s->rules->max_num_seqs &&
+           !slow_is_too_large(s, s->waiting[0]))
+        if (!slow_admit_vllm(s, b, &budget) && !slow_drop_for(s, s->waiting[0]))
+            break;
 }
 
 static void slow_schedule_vllm(struct slow_engine *s, struct slow_step *b)
@@ -66,7 +80,7 @@ static void slow_schedule_vllm(struct slow_engine *s, struct slow_step *b)
             continue;
         struct slow_item it = slow_plan(s, r, budget);
         while (!slow_fits(s, &it) && r->state == SLOW_RUNNING)
-            slow_restart(s, s->running[s->n_running - 1]);
+            slow_make_free(s, r);
         if (r->state != SLOW_RUNNING)
             break;
         slow_add(s, b, &it);
@@ -98,7 +112,7 @@ static void slow_sarathi_decodes(struct slow_engine *s, struct slow_step *b, str
         }
         struct slow_item it = slow_plan(s, r, 1);
         while (!slow_decode_fits(s, &it) && r->state == SLOW_RUNNING)
-            slow_restart(s, s->n_running ? s->running[s->n_running - 1] : r);
+            slow_make_free(s, r);
         if (r->state != SLOW_RUNNING)
             continue;
         slow_add(s, b, &it);
@@ -109,6 +123,39 @@ static void slow_sarathi_decodes(struct slow_engine *s, struct slow_step *b, str
 static bool slow_spares(const struct slow_engine *s, int64_t blocks)
 {
     return blocks <= s->pool.n_free && slow_free_pages(s) - blocks * s->unit[s->rules->layout] >= s->rules->watermark;
+}
+
+/* Whether the head of the queue can begin now. All of a prompt's pages are taken at once where none ever comes back. */
+static bool slow_admit_sarathi(struct slow_engine *s, struct slow_step *b, int64_t *budget)
+{
+    struct slow_request *r = s->waiting[0];
+    struct slow_return back = slow_return_of(s, r);
+    int64_t whole = slow_whole(s, r), computed = r->computed;
+    if (!slow_spares(s, whole - back.blocks))
+        return false;
+    slow_seek(s, r, &back);
+    r->computed = back.tokens;
+    struct slow_item it = slow_plan(s, r, *budget);
+    r->computed = computed;
+    if (!slow_spares(s, slow_needs(s, &it) - back.blocks)) /* a piece of a chunk may need more than the whole of it */
+        return false;
+    slow_take_over(s, r, &back);
+    slow_begin(s, r, it.seen, back.found);
+    if (s->plain)
+        slow_take(s, r, whole);
+    slow_add(s, b, &it);
+    *budget -= it.n_tokens;
+    return true;
+}
+
+static bool slow_admits_sarathi(struct slow_engine *s, struct slow_step *b, int64_t *budget)
+{
+    if (slow_too_few(s, *budget) || slow_is_too_large(s, s->waiting[0]))
+        return false;
+    while (!slow_admit_sarathi(s, b, budget))
+        if (!slow_drop_for(s, s->waiting[0]))
+            return false;
+    return true;
 }
 
 static void slow_schedule_sarathi(struct slow_engine *s, struct slow_step *b)
@@ -137,18 +184,10 @@ static void slow_schedule_sarathi(struct slow_engine *s, struct slow_step *b)
         s->running[s->n_running++] = left[first];
         slow_remove(left, &n_left, left[first]);
     }
-    while (s->n_waiting > 0 && s->n_running + b->n < s->rules->max_num_seqs && chunk - tokens > 0) {
-        struct slow_request *r = s->waiting[0];
-        int64_t whole = slow_whole(s, r);
-        if (!slow_spares(s, whole))
-            break;
-        slow_begin(s, r, 0);
+    int64_t budget = chunk - tokens;
+    while (s->n_waiting > 0 && s->n_running + b->n < s->rules->max_num_seqs && budget > 0 &&
+           slow_admits_sarathi(s, b, &budget))
         s->n_running--; /* it is in the step, and in the list again when that has ended */
-        slow_take(s, r, whole);
-        struct slow_item it = slow_plan(s, r, chunk - tokens);
-        slow_add(s, b, &it);
-        tokens += it.n_tokens;
-    }
 }
 
 /* ---- policies that evict ---- */
@@ -161,6 +200,8 @@ static void slow_make_room(struct slow_engine *s, struct slow_step *b, const str
 {
     while (it->r->state == SLOW_RUNNING && s->pool.n_free < wanted) {
         struct slow_request *victim = s->running[s->n_running - 1];
+        if (slow_drop(s, NULL))
+            continue;
         for (int64_t i = 0; i < b->n; i++)
             if (b->item[i].r == victim) {
                 *budget += b->item[i].n_tokens;
@@ -192,17 +233,8 @@ static void slow_schedule_evicting(struct slow_engine *s, struct slow_step *b)
         }
     if (!sarathi && s->sums.preemptions == preempted)
         slow_admissions_vllm(s, b, budget);
-    while (sarathi && s->n_waiting > 0 && s->n_running < s->rules->max_num_seqs && !slow_too_few(s, budget)) {
-        struct slow_request *r = s->waiting[0];
-        if (!slow_spares(s, slow_whole(s, r)))
-            break;
-        struct slow_item it = slow_plan(s, r, budget);
-        if (!slow_spares(s, slow_needs(s, &it))) /* a piece of a chunk may need more than the whole of it */
-            break;
-        slow_begin(s, r, 0);
-        slow_add(s, b, &it);
-        budget -= it.n_tokens;
-    }
+    while (sarathi && s->n_waiting > 0 && s->n_running < s->rules->max_num_seqs && slow_admits_sarathi(s, b, &budget))
+        continue;
 }
 
 #endif

@@ -14,7 +14,7 @@ static void slow_note_held(struct slow_engine *s, struct slow_step *b)
 {
     for (int64_t i = 0; i < s->n_requests; i++) {
         struct slow_request *r = &s->request[i];
-        if (r->n_table == 0)
+        if (r->at != s || r->n_table == 0)
             continue;
         struct slow_holding *h = &b->held[b->n_held++];
         *h = (struct slow_holding){.r = r, .n_table = r->n_table, .table = KV_NEW_N(s->arena, int64_t, r->n_table)};
@@ -35,6 +35,18 @@ static void slow_note_held(struct slow_engine *s, struct slow_step *b)
     }
 }
 
+/* The step waits for all that is to be moved. */
+static void slow_load_link(struct slow_engine *s, struct slow_step *b)
+{
+    b->moved_bytes = 0;
+    if (b->n == 0)
+        return;
+    b->moved_bytes = s->moved_bytes;
+    s->moved_bytes = 0;
+    for (int64_t i = 0; i < s->n_kept; i++)
+        s->kept[i]->to_move = 0;
+}
+
 static void slow_schedule(struct slow_engine *s, struct slow_step *b)
 {
     int64_t preempted = s->sums.preemptions;
@@ -48,9 +60,13 @@ static void slow_schedule(struct slow_engine *s, struct slow_step *b)
     for (int64_t i = 0; i < b->n; i++) {
         struct slow_request *r = b->item[i].r;
         r->computed += b->item[i].n_new;
+        r->pass[r->n_passes++] = b->item[i].n_new;
         if (b->item[i].yields)
             r->in_flight++;
     }
+    for (int64_t i = 0; i < s->n_requests; i++)
+        b->computed[i] = s->request[i].computed;
+    slow_load_link(s, b);
     slow_note_held(s, b);
     s->in_vain = s->sums.preemptions == preempted;
 }
@@ -94,7 +110,7 @@ static int64_t slow_padded(const struct kv_engine_rules *r, int64_t tokens)
 static bool slow_time(struct slow_engine *s, const struct slow_step *b, double *seconds)
 {
     struct kv_step_chunk chunk[SLOW_SEQS];
-    struct kv_step step = {.sequences = b->n, .chunk = chunk};
+    struct kv_step step = {.sequences = b->n, .chunk = chunk, .offload_bytes = (double)b->moved_bytes};
     struct kv_step_time time;
     struct kv_err e = {0};
     for (int64_t i = 0; i < b->n; i++) {
@@ -132,7 +148,11 @@ static void slow_token(struct slow_engine *s, struct slow_request *r, double now
 
 static void slow_end(struct slow_engine *s, struct slow_request *r, double now)
 {
-    slow_give(s, r, 0);
+    if (r->state == SLOW_RUNNING && s->rules->between != KV_BETWEEN_DROP && slow_can_keep(s) &&
+        slow_has_next_turn(s, r))
+        slow_keep(s, r);
+    else
+        slow_give(s, r, 0);
     slow_remove(s->running, &s->n_running, r);
     slow_remove(s->waiting, &s->n_waiting, r); /* where it was preempted with its last token under way */
     r->state = SLOW_ENDED;
@@ -177,6 +197,9 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
     double seconds;
     if (!slow_time(s, b, &seconds))
         return false;
+    for (int64_t i = 0; i < s->n_requests; i++)
+        if (s->request[i].at == s)
+            s->request[i].begun = b->computed[i];
     for (int64_t i = 0; i < b->n; i++) {
         const struct slow_item *it = &b->item[i];
         if (isnan(it->r->scheduled_s))
@@ -189,6 +212,7 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
         s->tokens += it->n_tokens;
     }
     s->sums.steps++;
+    s->sums.offloaded_bytes += (double)b->moved_bytes;
     s->sums.busy_s += seconds;
     s->sums.waited_s += seconds * (double)s->n_waiting;
     slow_count_pages(s, b, seconds);
@@ -211,13 +235,11 @@ static struct slow_request *slow_next_arrival(struct slow_engine *s)
     return first;
 }
 
-static void slow_arrivals(struct slow_engine *s)
+static void slow_arrive(struct slow_engine *s, struct slow_request *r)
 {
-    struct slow_request *r;
-    while ((r = slow_next_arrival(s)) && r->arrived_s <= s->now) {
-        r->state = SLOW_WAITING;
-        s->waiting[s->n_waiting++] = r;
-    }
+    r->at = s;
+    r->state = SLOW_WAITING;
+    s->waiting[s->n_waiting++] = r;
 }
 
 /* ---- from first to last ---- */
@@ -241,6 +263,8 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
     s->spare = rules->pages % s->unit[rules->layout];
     slow_pool_open(&s->pool, rules->pages / s->unit[rules->layout], a);
     s->mark = KV_NEW_N(a, int64_t, s->pool.n + 1);
+    s->step = KV_NEW(a, struct slow_step);
+    s->next = KV_NEW(a, struct slow_step);
     for (int64_t i = 0; i < n; i++) {
         struct slow_request *r = &request[i];
         struct kv_request asked = {r->is.prompt, r->is.output, r->is.prompt};
@@ -248,6 +272,7 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
         r->arrived_s = r->after < 0 ? r->arrival_s : NAN;
         r->target = r->known = r->is.prompt;
         r->table = KV_NEW_N(a, int64_t, s->pool.n + r->is.prompt + r->is.output);
+        r->pass = KV_NEW_N(a, int64_t, r->is.prompt + r->is.output);
         r->scheduled_s = r->first_token_s = r->last_token_s = r->finish_s = NAN;
         if (!s->plain) {
             r->hold.page = holder->page;
@@ -262,45 +287,61 @@ static bool slow_refuse(struct slow_engine *s)
 {
     if (s->n_running > 0 || s->n_waiting == 0 || !s->in_vain)
         return false;
+    struct slow_request *kept = slow_kept_for(s, s->waiting[0]);
+    if (kept)
+        slow_forget(s, kept);
     s->waiting[0]->state = SLOW_REFUSED;
     slow_remove(s->waiting, &s->n_waiting, s->waiting[0]);
     s->refused++;
     return true;
 }
 
-/* False: it stands still though requests wait, or what must never happen did. */
-static bool slow_run(struct slow_engine *s)
+/* Nothing runs, and what sessions keep is held all the same. */
+static void slow_idle(struct slow_engine *s, double until)
 {
-    struct slow_step *b = KV_NEW(s->arena, struct slow_step), *next = KV_NEW(s->arena, struct slow_step);
+    struct slow_step held = {0};
+    slow_note_held(s, &held);
+    slow_count_pages(s, &held, until - s->now);
+    s->now = until;
+}
+
+/* Decides on a step that runs something, and runs it. False: there is none, and nobody but a new arrival makes one. */
+static bool slow_go_on(struct slow_engine *s)
+{
+    struct slow_step *b = s->step, *next = s->next;
+    if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
+        slow_schedule(s, b);
+    if (b->n == 0)
+        return slow_refuse(s) || !s->in_vain;
+    next->n = 0;
+    if (s->rules->async_scheduling) {
+        for (int64_t i = 0; i < b->n && !s->plain; i++)
+            if (b->item[i].r->state == SLOW_RUNNING)
+                slow_evict(s, &b->item[i]);
+        slow_schedule(s, next);
+    }
+    if (!slow_run_step(s, b))
+        s->wrong = "a step without a time";
+    s->step = next;
+    s->next = b;
+    return !s->wrong;
+}
+
+static inline void slow_run(struct slow_engine *s)
+{
     while (!s->wrong) {
-        slow_arrivals(s);
-        if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
-            slow_schedule(s, b);
-        if (b->n == 0) {
-            struct slow_request *r = slow_next_arrival(s);
-            if (slow_refuse(s) || !s->in_vain)
-                continue;
-            if (!r)
-                break;
-            s->now = r->arrived_s;
+        struct slow_request *r = slow_next_arrival(s);
+        if (r && r->arrived_s <= s->now)
+            slow_arrive(s, r);
+        else if (slow_go_on(s))
             continue;
-        }
-        next->n = 0;
-        if (s->rules->async_scheduling) {
-            for (int64_t i = 0; i < b->n && !s->plain; i++)
-                if (b->item[i].r->state == SLOW_RUNNING)
-                    slow_evict(s, &b->item[i]);
-            slow_schedule(s, next);
-        }
-        if (!slow_run_step(s, b))
-            return false;
-        struct slow_step *swap = b;
-        b = next;
-        next = swap;
+        else if (r)
+            slow_idle(s, r->arrived_s);
+        else
+            break;
     }
     if (s->n_waiting + s->n_running > 0 && !s->wrong)
         s->wrong = "requests wait and no step begins";
-    return !s->wrong;
 }
 
 #endif
