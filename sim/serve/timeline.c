@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/serve/timeline.h"
 
+#include "sim/core/least.h"
+
 #include <string.h>
 
 void kv_timeline_start(struct kv_timeline *t)
@@ -10,19 +12,14 @@ void kv_timeline_start(struct kv_timeline *t)
     t->per_s = 0x1p10;
 }
 
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 static void join(struct kv_stretch *to, const struct kv_stretch *from)
 {
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        to->peak[layout] = most(to->peak[layout], from->peak[layout]);
+        to->peak[layout] = kv_most(to->peak[layout], from->peak[layout]);
         to->area[layout] += from->area[layout];
     }
-    to->running = most(to->running, from->running);
-    to->waiting = most(to->waiting, from->waiting);
+    to->running = kv_most(to->running, from->running);
+    to->waiting = kv_most(to->waiting, from->waiting);
     to->tokens += from->tokens;
     to->steps += from->steps;
     to->preemptions += from->preemptions;
@@ -50,11 +47,11 @@ void kv_timeline_reach(struct kv_timeline *t, double at)
 static void book(struct kv_stretch *span, double s, const int64_t pages[KV_LAYOUTS], int64_t running, int64_t waiting)
 {
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        span->peak[layout] = most(span->peak[layout], pages[layout]);
+        span->peak[layout] = kv_most(span->peak[layout], pages[layout]);
         span->area[layout] += (double)pages[layout] * s;
     }
-    span->running = most(span->running, running);
-    span->waiting = most(span->waiting, waiting);
+    span->running = kv_most(span->running, running);
+    span->waiting = kv_most(span->waiting, waiting);
 }
 
 struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s, const int64_t pages[KV_LAYOUTS],
