@@ -61,8 +61,9 @@ struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s
     if (until >= t->width * KV_TIMELINE_SPANS)
         kv_timeline_reach(t, until);
     int64_t first = (int64_t)(from * t->per_s), i = first;
-    for (double end = (double)(i + 1) * t->width; until > end; end = (double)(++i + 1) * t->width) {
-        book(&t->span[i], end - from, pages, running, waiting);
+    while (until > (double)(i + 1) * t->width) {
+        double end = (double)(i + 1) * t->width;
+        book(&t->span[i++], end - from, pages, running, waiting);
         s = until - end;
         from = end;
     }
