@@ -460,6 +460,8 @@ static bool run_tick(struct golden *g, struct kv_cache *c, struct kv_cache_work 
     for (int64_t l = 0; l < g->layers && good; l++)
         for (int64_t h = 0; h < g->select_heads && good; h++, (*list)++) {
             good = *list < g->kept_len.n && compare_lane(g, c, model_layer(g, l), h, *list, *kept, *tie);
+            if (!good)
+                break;
             *kept += g->kept_len.i32[*list];
             *tie += g->tie_len.n ? g->tie_len.i32[*list] : 0;
         }
