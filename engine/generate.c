@@ -354,19 +354,13 @@ static bool run_policy(struct kv_host *h, const char *spec, const struct kv_args
 
 static void print(const struct kv_table *t, const struct kv_args *args)
 {
-    if (kv_arg_flag(args, "csv")) {
-        kv_table_csv(t, stdout);
-    } else if (kv_arg_flag(args, "json")) {
-        json_t *root = kv_table_json(t);
-        kv_json_print(root, stdout);
-        json_decref(root);
-    } else {
-        kv_table_print(t, stdout);
-        for (int i = 0; i < t->n_rows; i++) {
-            const char *text = t->cell[(i + 1) * t->n_columns - 1].text;
-            if (text)
-                printf("\n%s, %s:\n%s\n", t->cell[i * t->n_columns].text, t->cell[i * t->n_columns + 1].text, text);
-        }
+    if (kv_table_as_asked(t, args))
+        return;
+    kv_table_print(t, stdout);
+    for (int i = 0; i < t->n_rows; i++) {
+        const char *text = t->cell[(i + 1) * t->n_columns - 1].text;
+        if (text)
+            printf("\n%s, %s:\n%s\n", t->cell[i * t->n_columns].text, t->cell[i * t->n_columns + 1].text, text);
     }
 }
 

@@ -368,15 +368,8 @@ static bool check_policies(struct kv_host *h, const struct kv_args *args, struct
     } else if (opened) {
         good = close_results(&t, results, &closed, &open, e);
     }
-    if (good && kv_arg_flag(args, "csv")) {
-        kv_table_csv(&t, stdout);
-    } else if (good && kv_arg_flag(args, "json")) {
-        json_t *root = kv_table_json(&t);
-        kv_json_print(root, stdout);
-        json_decref(root);
-    } else if (good) {
+    if (good && !kv_table_as_asked(&t, args))
         print_people(&t);
-    }
     return good;
 }
 

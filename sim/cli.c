@@ -2,6 +2,7 @@
 #include "sim/cli.h"
 
 #include "sim/core/units.h"
+#include "sim/table.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,6 +142,20 @@ const char *kv_arg_nth(const struct kv_args *args, const char *name, int nth)
 bool kv_arg_flag(const struct kv_args *args, const char *name)
 {
     return kv_arg_times(args, name) > 0;
+}
+
+bool kv_table_as_asked(const struct kv_table *t, const struct kv_args *args)
+{
+    if (kv_arg_flag(args, "csv")) {
+        kv_table_csv(t, stdout);
+        return true;
+    }
+    if (!kv_arg_flag(args, "json"))
+        return false;
+    json_t *rows = kv_table_json(t);
+    kv_json_print(rows, stdout);
+    json_decref(rows);
+    return true;
 }
 
 const char *kv_arg_text(const struct kv_args *args, const char *name, const char *otherwise)

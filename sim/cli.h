@@ -70,6 +70,9 @@ void kv_print_usage(const struct kv_command *command);
     {                                                                                                                  \
         .name = "csv", .help = "print CSV"                                                                             \
     }
+struct kv_table;
+/* Prints a command's table as CSV or JSON when one of these was given; false: neither. */
+bool kv_table_as_asked(const struct kv_table *t, const struct kv_args *args);
 
 /* A command of several verbs: its first operand says which. */
 struct kv_verb {

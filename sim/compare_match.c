@@ -39,7 +39,7 @@ static int pair_order(const void *x, const void *y)
 static const struct kv_request_times **sorted_rows(const struct kv_run_times *run, int policy, int64_t *n,
                                                    struct kv_err *e)
 {
-    const struct kv_request_times **row = malloc(sizeof *row * (size_t)(run->n + 1));
+    const struct kv_request_times **row = malloc(sizeof(const struct kv_request_times *) * (size_t)(run->n + 1));
     *n = 0;
     if (!row) {
         kv_fail(e, KV_ENV, "no memory for the %lld requests of '%s'", (long long)run->n, run->path);
@@ -48,7 +48,7 @@ static const struct kv_request_times **sorted_rows(const struct kv_run_times *ru
     for (int64_t i = 0; i < run->n; i++)
         if (policy < 0 || run->row[i].policy == policy)
             row[(*n)++] = &run->row[i];
-    qsort(row, (size_t)*n, sizeof *row, row_order);
+    qsort(row, (size_t)*n, sizeof(const struct kv_request_times *), row_order);
     return row;
 }
 
@@ -58,10 +58,11 @@ struct kv_pair *kv_match_requests(const struct kv_run_times *a, int policy, cons
     int64_t n_a = 0, n_b = 0;
     const struct kv_request_times **in_a = sorted_rows(a, policy, &n_a, e), **in_b = sorted_rows(b, -1, &n_b, e);
     struct kv_pair *pair = malloc(sizeof *pair * (size_t)(n_b + 1));
+    bool good = in_a && in_b && pair;
     *n = 0;
-    if (!pair && !e->n)
+    if (!pair)
         kv_fail(e, KV_ENV, "no memory for %lld pairs of requests", (long long)n_b);
-    for (int64_t i = 0, j = 0; in_a && in_b && pair && i < n_a && j < n_b;) {
+    for (int64_t i = 0, j = 0; good && i < n_a && j < n_b;) {
         int order = by_lengths(in_a[i], in_b[j]);
         if (!order)
             pair[(*n)++] = (struct kv_pair){in_a[i], in_b[j]};
@@ -70,7 +71,7 @@ struct kv_pair *kv_match_requests(const struct kv_run_times *a, int policy, cons
     }
     free(in_a);
     free(in_b);
-    if (e->n) {
+    if (!good) {
         free(pair);
         return NULL;
     }
@@ -100,12 +101,12 @@ bool kv_moments_of_run(const struct kv_run_times *run, int policy, const struct 
     enum { CAME, BEGAN, ENDED, KINDS };
     double *time[KINDS] = {NULL};
     int64_t n[KINDS] = {0};
-    for (int k = 0; k < KINDS; k++) {
+    for (int k = 0; k < KINDS; k++)
         time[k] = malloc(sizeof *time[k] * (size_t)(run->n + 1));
-        if (!time[k] && !e->n)
-            kv_fail(e, KV_ENV, "no memory for the %lld requests of '%s'", (long long)run->n, run->path);
-    }
-    for (int64_t i = 0; i < run->n && !e->n; i++) {
+    bool good = time[CAME] && time[BEGAN] && time[ENDED];
+    if (!good)
+        kv_fail(e, KV_ENV, "no memory for the %lld requests of '%s'", (long long)run->n, run->path);
+    for (int64_t i = 0; good && i < run->n; i++) {
         const struct kv_request_times *r = &run->row[i];
         double at[KINDS] = {r->arrival_s, r->arrival_s + r->queue_s, r->arrival_s + r->e2e_s};
         if ((policy >= 0 && r->policy != policy) || (isnan(r->queue_s) && isnan(r->e2e_s)))
@@ -116,16 +117,16 @@ bool kv_moments_of_run(const struct kv_run_times *run, int policy, const struct 
             if (!isnan(at[k]))
                 time[k][n[k]++] = at[k];
     }
-    for (int k = 0; k < KINDS && !e->n; k++)
+    for (int k = 0; good && k < KINDS; k++)
         kv_sort_values(time[k], n[k]);
-    for (int64_t i = 0; i < when->n && !e->n; i++) {
+    for (int64_t i = 0; good && i < when->n; i++) {
         double t = when->at[i].t_s;
         int64_t began = until(time[BEGAN], n[BEGAN], t);
         out[i] = (struct kv_moment){t, began - until(time[ENDED], n[ENDED], t), until(time[CAME], n[CAME], t) - began};
     }
     for (int k = 0; k < KINDS; k++)
         free(time[k]);
-    return !e->n;
+    return good;
 }
 
 static bool add_moment(struct kv_moments *m, struct kv_moment moment, int64_t *room, struct kv_err *e)
@@ -180,8 +181,8 @@ bool kv_moments_read(struct kv_moments *m, const char *path, const struct kv_run
     for (int64_t i = 0; i < run->n; i++)
         last = fmax(last, run->row[i].arrival_s + run->row[i].e2e_s);
     double step = last > MOST_SECONDS ? ceil(last / MOST_SECONDS) : 1;
-    for (double t = step; t <= last + step; t += step)
-        if (!add_moment(m, (struct kv_moment){.t_s = t}, &room, e))
+    for (int64_t i = 1; (double)i * step <= last + step; i++)
+        if (!add_moment(m, (struct kv_moment){.t_s = (double)i * step}, &room, e))
             return false;
     return kv_moments_of_run(run, -1, m, m->at, e);
 }

@@ -91,10 +91,11 @@ static bool add_errors(struct kv_compared_runs *c, int policy, struct kv_err *e)
     int64_t n = 0;
     struct kv_pair *pair = kv_match_requests(&c->a, place_of(c, policy), &c->b, &n, e);
     double *off = malloc(sizeof *off * (size_t)(n + 1)), *share = malloc(sizeof *share * (size_t)(n + 1));
-    if (pair && !(off && share))
+    bool good = pair && off && share;
+    if (pair && !good)
         kv_fail(e, KV_ENV, "no memory for the errors of %lld requests", (long long)n);
     c->matched[policy] = n;
-    for (size_t k = 0; !e->n && n && k < sizeof shown / sizeof *shown; k++) {
+    for (size_t k = 0; good && n && k < sizeof shown / sizeof *shown; k++) {
         int64_t n_off = 0, n_share = 0;
         for (int64_t i = 0; i < n; i++) {
             double a = kv_latency_of(pair[i].a, shown[k]), b = kv_latency_of(pair[i].b, shown[k]);
@@ -116,7 +117,7 @@ static bool add_errors(struct kv_compared_runs *c, int policy, struct kv_err *e)
     free(pair);
     free(off);
     free(share);
-    return !e->n;
+    return good;
 }
 
 static bool add_curves(struct kv_compared_runs *c, int policy, struct kv_err *e)

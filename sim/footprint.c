@@ -343,13 +343,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
         fprintf(stderr, "model from %s\n", q.model.origin);
     if (q.timeline && !write_timeline(&q, counter, n ? n : 1, a, e))
         return false;
-    if (kv_arg_flag(args, "csv"))
-        kv_table_csv(&table, stdout);
-    else if (kv_arg_flag(args, "json")) {
-        json_t *rows = kv_table_json(&table);
-        kv_json_print(rows, stdout);
-        json_decref(rows);
-    } else {
+    if (!kv_table_as_asked(&table, args)) {
         print_heading(&q);
         kv_table_print(&table, stdout);
         print_notes(&table);

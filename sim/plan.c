@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/plan.h"
 
+#include "sim/core/least.h"
 #include "sim/draw.h"
 #include "sim/progress.h"
 
@@ -8,16 +9,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* ---- requests ---- */
 
@@ -94,7 +85,7 @@ static bool add_row(struct kv_plan *p, const struct kv_policy *policy, int sourc
                        "'%s'; set [engine] compaction = true",
                        policy->where, policy->score->name);
     const struct kv_when *when = &row->counter.policy.when;
-    kv_pool_derive(&row->pool, p->settings, &p->model, p->dtype, least(when->chunk + when->patch, p->longest));
+    kv_pool_derive(&row->pool, p->settings, &p->model, p->dtype, kv_least(when->chunk + when->patch, p->longest));
     if (!p->n_rows || row->pool.bytes > p->pool.bytes)
         p->pool = row->pool;
     p->row[p->n_rows++] = row;
@@ -213,7 +204,7 @@ static bool they_fit(const struct kv_plan *p, struct kv_plan_row *row, int64_t p
 
 static int64_t largest_tried(const struct kv_plan_row *row, int64_t output)
 {
-    return least(KV_PLAN_MOST_TOKENS, kv_walk_most_tokens(&row->counter.shape)) - output;
+    return kv_least(KV_PLAN_MOST_TOKENS, kv_walk_most_tokens(&row->counter.shape)) - output;
 }
 
 /* The longest prompt, with the mean output behind it, of which `wanted` fit together: doubled until they do not, then
@@ -266,7 +257,7 @@ static void count_row(const struct kv_plan *p, struct kv_plan_row *row, struct k
             kv_quantiles_add(&row->peak_bytes, (double)bytes);
         for (enum kv_layout layout = 0; layout < KV_LAYOUTS; layout++) {
             row->resident[layout] += times * (double)n.pages_resident[layout][p->compaction];
-            row->peak[layout] = most(row->peak[layout], request_bytes(p, &n, layout));
+            row->peak[layout] = kv_most(row->peak[layout], request_bytes(p, &n, layout));
         }
         kv_progress_add(progress, same);
     }

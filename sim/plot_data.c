@@ -458,20 +458,31 @@ void kv_plot_put_variables(FILE *out, const struct kv_plot *p, const char *data,
         put_series(out, p);
 }
 
+json_t *kv_plot_read_summary(const char *result, const char **path, struct kv_arena *a, struct kv_err *e)
+{
+    json_error_t bad;
+    *path = kv_format(a, "%s/summary.json", result);
+    FILE *in = fopen(*path, "r");
+    if (!in) {
+        kv_fail(e, KV_DATA, "cannot open '%s': %s", *path, strerror(errno));
+        return NULL;
+    }
+    json_t *root = json_loadf(in, 0, &bad);
+    fclose(in);
+    if (!root)
+        kv_fail(e, KV_DATA, "%s:%d:%d: %s", *path, bad.line, bad.column, bad.text);
+    return root;
+}
+
 /* Facts under the names of summary.json. */
 static bool put_summary(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e)
 {
     static const char *const keys[] = {"kv_pool_bytes", "kv_pool_origin", "model",      "device",     "kv_cache_dtype",
                                        "layout",        "block_size",     "compaction", "concurrency"};
-    const char *path = kv_format(a, "%s/summary.json", result);
-    json_error_t bad;
-    FILE *in = fopen(path, "r");
-    if (!in)
-        return kv_fail(e, KV_DATA, "cannot open '%s': %s", path, strerror(errno));
-    json_t *root = json_loadf(in, 0, &bad);
-    fclose(in);
+    const char *path;
+    json_t *root = kv_plot_read_summary(result, &path, a, e);
     if (!root)
-        return kv_fail(e, KV_DATA, "%s:%d:%d: %s", path, bad.line, bad.column, bad.text);
+        return false;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *value = json_object_get(i < 2 ? json_object_get(root, "memory") : root, keys[i]);
         const char *text = device && !strcmp(keys[i], "device") ? device : json_string_value(value);

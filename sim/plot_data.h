@@ -91,6 +91,9 @@ bool kv_plot_put_traffic_facts(FILE *out, const char *result, const char *device
 
 /* ---- what the readers share ---- */
 
+/* summary.json of a result, for the caller to give back, and its path; NULL: it cannot be read. */
+json_t *kv_plot_read_summary(const char *result, const char **path, struct kv_arena *a, struct kv_err *e);
+
 /* Writes a script's variables into memory, then into the plot. */
 struct kv_plot_variables {
     FILE *out;

@@ -43,7 +43,6 @@ static bool put_pairs(struct kv_plot *p, const struct kv_compared_runs *c, struc
     int n = c->n_policies < KV_PLOT_MOST_SERIES ? c->n_policies : KV_PLOT_MOST_SERIES;
     int64_t *first = KV_NEW_N(p->arena, int64_t, PANELS * n), *last = KV_NEW_N(p->arena, int64_t, PANELS * n);
     struct kv_plot_lines lines = {0};
-    struct kv_plot_variables v;
     for (int i = 0; i < n; i++)
         kv_plot_line(&lines, policy_name(c, i), p->arena);
     for (int s = 0; s < PANELS * n; s++) {
@@ -59,9 +58,7 @@ static bool put_pairs(struct kv_plot *p, const struct kv_compared_runs *c, struc
     p->n = p->table.n_rows > 0 ? n : 0;
     p->n_lines = n;
     p->nothing = p->n ? NULL : "no request of the measured run has the lengths of a simulated one";
-    kv_plot_begin_variables(&v);
-    kv_plot_put_series(v.out, &lines, first, last, PANELS * n, p->arena);
-    kv_plot_end_variables(&v, p);
+    kv_plot_set_series(p, &lines, first, last, PANELS * n);
     return !e->n;
 }
 
@@ -94,7 +91,6 @@ static bool put_curves(struct kv_plot *p, const struct kv_compared_runs *c, stru
     int n = c->n_policies < KV_PLOT_MOST_SERIES - 1 ? c->n_policies : KV_PLOT_MOST_SERIES - 1;
     int64_t *first = KV_NEW_N(p->arena, int64_t, n + 1), *last = KV_NEW_N(p->arena, int64_t, n + 1);
     struct kv_plot_lines lines = {0};
-    struct kv_plot_variables v;
     struct kv_moment *at = malloc(sizeof *at * (size_t)(m->n + 1));
     if (!at)
         return kv_fail(e, KV_ENV, "no memory for %lld moments", (long long)m->n);
@@ -111,9 +107,7 @@ static bool put_curves(struct kv_plot *p, const struct kv_compared_runs *c, stru
     free(at);
     p->n = p->table.n_rows > 0 ? n + 1 : 0;
     p->n_lines = n + 1;
-    kv_plot_begin_variables(&v);
-    kv_plot_put_series(v.out, &lines, first, last, n + 1, p->arena);
-    kv_plot_end_variables(&v, p);
+    kv_plot_set_series(p, &lines, first, last, n + 1);
     return !e->n;
 }
 

@@ -284,15 +284,10 @@ bool kv_plot_put_replay_facts(FILE *out, const char *result, struct kv_arena *a,
 {
     static const char *const keys[] = {"model",           "loop",       "layers",   "kv_heads", "tokens",
                                        "recorded_passes", "block_size", "complete", "mass_of"};
-    const char *path = kv_format(a, "%s/summary.json", result);
-    json_error_t bad;
-    FILE *in = fopen(path, "r");
-    if (!in)
-        return kv_fail(e, KV_DATA, "cannot open '%s': %s", path, strerror(errno));
-    json_t *root = json_loadf(in, 0, &bad);
-    fclose(in);
+    const char *path;
+    json_t *root = kv_plot_read_summary(result, &path, a, e);
     if (!root)
-        return kv_fail(e, KV_DATA, "%s:%d:%d: %s", path, bad.line, bad.column, bad.text);
+        return false;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const json_t *value = json_object_get(root, keys[i]);
         bool text = i < 2 || i == 8, good = text ? json_is_string(value) : json_is_integer(value);

@@ -50,20 +50,13 @@ void kv_plot_put_series(FILE *out, const struct kv_plot_lines *l, const int64_t 
     kv_plot_put_wholes(out, "last", last, n);
 }
 
-static json_t *read_summary(const char *result, const char **path, struct kv_arena *a, struct kv_err *e)
+void kv_plot_set_series(struct kv_plot *p, const struct kv_plot_lines *l, const int64_t *first, const int64_t *last,
+                        int n)
 {
-    json_error_t bad;
-    *path = kv_format(a, "%s/summary.json", result);
-    FILE *in = fopen(*path, "r");
-    if (!in) {
-        kv_fail(e, KV_DATA, "cannot open '%s': %s", *path, strerror(errno));
-        return NULL;
-    }
-    json_t *root = json_loadf(in, 0, &bad);
-    fclose(in);
-    if (!root)
-        kv_fail(e, KV_DATA, "%s:%d:%d: %s", *path, bad.line, bad.column, bad.text);
-    return root;
+    struct kv_plot_variables v;
+    kv_plot_begin_variables(&v);
+    kv_plot_put_series(v.out, l, first, last, n, p->arena);
+    kv_plot_end_variables(&v, p);
 }
 
 bool kv_plot_put_traffic_facts(FILE *out, const char *result, const char *device, struct kv_arena *a, struct kv_err *e)
@@ -71,7 +64,7 @@ bool kv_plot_put_traffic_facts(FILE *out, const char *result, const char *device
     static const char *const texts[] = {"model", "device", "kv_cache_dtype", "layout", "time", "kv_pool_origin"},
                              *const wholes[] = {"requests", "replicas", "block_size"};
     const char *path;
-    json_t *root = read_summary(result, &path, a, e);
+    json_t *root = kv_plot_read_summary(result, &path, a, e);
     if (!root)
         return false;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
@@ -97,7 +90,7 @@ bool kv_plot_put_traffic_facts(FILE *out, const char *result, const char *device
 static const char *gib_s_column(const char *result, struct kv_arena *a, struct kv_err *e)
 {
     const char *path, *column = NULL;
-    json_t *root = read_summary(result, &path, a, e);
+    json_t *root = kv_plot_read_summary(result, &path, a, e);
     const char *layout = json_string_value(json_object_get(root, "layout"));
     for (int i = 0; layout && i < KV_LAYOUTS; i++)
         if (!strcmp(layout, kv_layout_names[i]))
@@ -282,10 +275,7 @@ bool kv_plot_read_traffic_latency(struct kv_plot *p, const char *result, struct 
     }
     kv_run_times_close(&run);
     p->n_lines = n;
-    struct kv_plot_variables v;
-    kv_plot_begin_variables(&v);
-    kv_plot_put_series(v.out, &lines, first, last, PANELS * n, p->arena);
-    kv_plot_end_variables(&v, p);
+    kv_plot_set_series(p, &lines, first, last, PANELS * n);
     return !e->n;
 }
 

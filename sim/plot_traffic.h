@@ -16,5 +16,8 @@ void kv_plot_put_lines(FILE *out, const struct kv_plot_lines *l, struct kv_arena
 /* The same, with first[] and last[]: which rows of the data each of n series has. */
 void kv_plot_put_series(FILE *out, const struct kv_plot_lines *l, const int64_t *first, const int64_t *last, int n,
                         struct kv_arena *a);
+/* These are all that the plot's script is told. */
+void kv_plot_set_series(struct kv_plot *p, const struct kv_plot_lines *l, const int64_t *first, const int64_t *last,
+                        int n);
 
 #endif

@@ -30,13 +30,7 @@ static void print_kinds(const struct kv_args *args, struct kv_arena *a)
         kv_set_text(&t, row, "defaults", kv_kinds[i]->preset);
         kv_set_text(&t, row, "title", kv_kinds[i]->title);
     }
-    if (kv_arg_flag(args, "csv"))
-        kv_table_csv(&t, stdout);
-    else if (kv_arg_flag(args, "json")) {
-        json_t *rows = kv_table_json(&t);
-        kv_json_print(rows, stdout);
-        json_decref(rows);
-    } else {
+    if (!kv_table_as_asked(&t, args)) {
         kv_table_print(&t, stdout);
         printf("\n'kvsim policies KIND' shows its keys; a SPEC is KIND:key=value,...\n");
     }

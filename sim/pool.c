@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/pool.h"
 
+#include "sim/core/least.h"
 #include "sim/core/units.h"
 
 #include <stdio.h>
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* Bytes a forward pass of `tokens` tokens needs beside weights and KV: residual stream and its norm, and the larger of
  * attention's projections and the MLP's, in 2-byte elements; logits of `seqs` sequences, computed in fp32 from 2-byte
@@ -21,7 +17,7 @@ static int64_t activation_bytes(const struct kv_model *m, int64_t tokens, int64_
     int64_t mlp = 3 * m->intermediate;                             /* gate, up and their product */
     if (m->experts)
         mlp = 3 * (m->experts_per_token * m->moe_intermediate + m->shared_intermediate);
-    return tokens * (2 * m->hidden + most(attention, mlp)) * ELEMENT_BYTES + seqs * m->vocab * LOGIT_BYTES;
+    return tokens * (2 * m->hidden + kv_most(attention, mlp)) * ELEMENT_BYTES + seqs * m->vocab * LOGIT_BYTES;
 }
 
 void kv_pool_derive(struct kv_pool *p, const struct kv_settings *s, const struct kv_model *m, enum kv_dtype dtype,

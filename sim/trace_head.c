@@ -127,18 +127,6 @@ static bool fill(struct kv_table *table, struct kv_trace *t, const struct kv_tra
     return good;
 }
 
-static void print(const struct kv_table *table, const struct kv_args *args)
-{
-    if (kv_arg_flag(args, "csv"))
-        kv_table_csv(table, stdout);
-    else if (kv_arg_flag(args, "json")) {
-        json_t *rows = kv_table_json(table);
-        kv_json_print(rows, stdout);
-        json_decref(rows);
-    } else
-        kv_table_print(table, stdout);
-}
-
 bool kv_trace_verb_head(const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     struct kv_trace *t;
@@ -149,11 +137,11 @@ bool kv_trace_verb_head(const struct kv_args *args, struct kv_arena *a, struct k
         return false;
     kv_table_open(&table, columns, sizeof columns / sizeof *columns, a);
     bool good = read_asked(args, &b, &q, a, e) && fill(&table, t, &b, &q, a, e);
-    if (good && !kv_arg_flag(args, "csv") && !kv_arg_flag(args, "json"))
+    if (good && !kv_table_as_asked(&table, args)) {
         printf("%s, pass %lld: tokens [%lld, %lld)\n\n", b.channel[q.channel].name, (long long)q.tick,
                (long long)b.tick[q.tick].begin, (long long)b.tick[q.tick].end);
-    if (good)
-        print(&table, args);
+        kv_table_print(&table, stdout);
+    }
     kv_trace_close(t);
     return good;
 }

@@ -112,7 +112,7 @@ void kv_synth_describe(const struct kv_synth_asked *q, struct kv_trace_about *b,
 
 struct making {
     const struct kv_synth *s;
-    const struct kv_synth_shape *shape;
+    struct kv_synth_shape shape;
     float *rows;
     int64_t streams;
     atomic_llong next;
@@ -121,10 +121,10 @@ struct making {
 static void make_rows(void *making, int member)
 {
     struct making *m = making;
-    int64_t n = m->shape->end - m->shape->first;
+    int64_t n = m->shape.end - m->shape.first;
     (void)member;
     for (int64_t i; (i = atomic_fetch_add(&m->next, 1)) < m->streams;)
-        kv_synth_row(m->s, m->shape, i, m->rows + i * n);
+        kv_synth_row(m->s, &m->shape, i, m->rows + i * n);
 }
 
 static int64_t numbers_at(const struct kv_trace_about *b, int channel, int64_t tick)
@@ -134,14 +134,14 @@ static int64_t numbers_at(const struct kv_trace_about *b, int channel, int64_t t
     return c->streams * (t->end - (kv_channels[c->what].span == KV_SPAN_NEW ? t->begin : 0));
 }
 
-static bool write_tick(struct kv_trace_writer *w, struct making *m, struct kv_synth_shape *shape, int64_t tick,
-                       struct kv_team *team, struct kv_progress *progress, struct kv_err *e)
+static bool write_tick(struct kv_trace_writer *w, struct making *m, int64_t tick, struct kv_team *team,
+                       struct kv_progress *progress, struct kv_err *e)
 {
     const struct kv_trace_about *b = kv_synth_about(m->s);
     if (!kv_trace_tick(w, &b->tick[tick], e))
         return false;
     for (int c = 0; c < b->n_channels; c++) {
-        kv_synth_turn(m->s, shape, b->channel[c].what, tick);
+        kv_synth_turn(m->s, &m->shape, b->channel[c].what, tick);
         m->streams = b->channel[c].streams;
         atomic_store(&m->next, 0);
         kv_team_run(team, make_rows, m);
@@ -156,7 +156,6 @@ static bool write_ticks(struct kv_trace_writer *w, struct making *m, int threads
                         struct kv_err *e)
 {
     const struct kv_trace_about *b = kv_synth_about(m->s);
-    struct kv_synth_shape shape;
     struct kv_progress progress;
     int64_t all = 0, most = 0;
     for (int64_t t = 0; t < b->n_ticks; t++)
@@ -165,20 +164,18 @@ static bool write_ticks(struct kv_trace_writer *w, struct making *m, int threads
             most = n > most ? n : most;
             all += n;
         }
-    if (!kv_synth_shape_open(m->s, &shape, e))
+    if (!kv_synth_shape_open(m->s, &m->shape, e))
         return false;
-    /* cppcheck-suppress autoVariables */
-    m->shape = &shape;
     m->rows = malloc(((size_t)most + KV_SLACK) * sizeof *m->rows);
     bool good = m->rows || kv_fail(e, KV_ENV, "no memory for the %lld numbers of a pass", (long long)most);
     struct kv_team *team = kv_team_open(threads, a);
     kv_progress_start(&progress, "numbers made", all, quiet);
     for (int64_t t = 0; good && t < b->n_ticks; t++)
-        good = write_tick(w, m, &shape, t, team, &progress, e);
+        good = write_tick(w, m, t, team, &progress, e);
     kv_progress_end(&progress);
     kv_team_close(team);
     free(m->rows);
-    kv_synth_shape_close(&shape);
+    kv_synth_shape_close(&m->shape);
     return good;
 }
 

@@ -155,13 +155,7 @@ static bool print_facts(const struct kv_synth *s, const struct kv_args *args, in
         kv_set_real(&t, row, "sink_mass", facts[i].sinks);
         kv_set_real(&t, row, "overlap_later", facts[i].overlap);
     }
-    if (kv_arg_flag(args, "csv"))
-        kv_table_csv(&t, stdout);
-    else if (kv_arg_flag(args, "json")) {
-        json_t *rows = kv_table_json(&t);
-        kv_json_print(rows, stdout);
-        json_decref(rows);
-    } else
+    if (!kv_table_as_asked(&t, args))
         kv_table_print(&t, stdout);
     return true;
 }

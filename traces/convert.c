@@ -65,6 +65,7 @@ static void put_real(double x, enum kv_number to, uint8_t *out)
 static int64_t whole_of(uint64_t bits, const struct kv_set *set, bool *huge)
 {
     int unused = 64 - 8 * set->size;
+    KV_ASSERT(unused >= 0 && unused < 64);
     *huge = set->class == KV_CLASS_UNSIGNED && bits >> 63;
     if (set->class == KV_CLASS_UNSIGNED)
         return (int64_t)bits;
@@ -75,6 +76,7 @@ static void put_whole(int64_t x, bool huge, enum kv_number to, uint8_t *out)
 {
     static const int64_t least[] = {0, 0, 0, INT32_MIN, INT64_MIN, 0},
                          most[] = {UINT8_MAX, UINT16_MAX, 0, INT32_MAX, INT64_MAX, INT64_MAX};
+    KV_ASSERT(to <= KV_U64);
     uint64_t bits = (uint64_t)x;
     if (!huge || to != KV_U64)
         bits = (uint64_t)(huge || x > most[to] ? most[to] : x < least[to] ? least[to] : x);

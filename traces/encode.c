@@ -37,6 +37,7 @@ struct worker {
     pthread_t thread;
     struct kv_trace_work *work;
     struct kv_packer *packer;
+    struct kv_err e;
     uint16_t *code;          /* one row */
     float *values;           /* one row, of a trace */
     uint8_t *first, *second; /* a band of each plane */
@@ -222,10 +223,10 @@ static void *work_on(void *worker)
 {
     struct worker *t = worker;
     struct job *j = t->job;
-    struct kv_err *e = calloc(1, sizeof *e);
+    struct kv_err *e = &t->e;
     for (;;) {
         pthread_mutex_lock(&j->lock);
-        int64_t band = j->failed || !e ? j->n_bands : j->next++;
+        int64_t band = j->failed ? j->n_bands : j->next++;
         pthread_mutex_unlock(&j->lock);
         if (band >= j->n_bands)
             break;
@@ -246,7 +247,6 @@ static void *work_on(void *worker)
         pthread_cond_broadcast(&j->turn);
         pthread_mutex_unlock(&j->lock);
     }
-    free(e);
     return NULL;
 }
 
@@ -288,8 +288,11 @@ static bool run(struct job *j, struct kv_err *e)
     int n = j->w->threads, started = 1;
     if (n > j->n_bands)
         n = (int)j->n_bands;
+    KV_ASSERT(n > 0);
     struct worker *t = calloc((size_t)n, sizeof *t);
-    bool good = t || kv_fail(e, KV_ENV, "cannot write '%s': no memory", j->w->path);
+    bool good = true;
+    if (!t)
+        return kv_fail(e, KV_ENV, "cannot write '%s': no memory", j->w->path);
     for (int i = 0; good && i < n; i++)
         good = open_worker(&t[i], j, e);
     if (good) {
@@ -298,10 +301,8 @@ static bool run(struct job *j, struct kv_err *e)
         work_on(&t[0]);
         for (int i = 1; i < started; i++)
             pthread_join(t[i].thread, NULL);
-        if (j->written < j->n_bands && !j->failed)
-            j->failed = !kv_fail(e, KV_ENV, "cannot write '%s': no memory", j->w->path);
     }
-    for (int i = 0; t && i < n; i++)
+    for (int i = 0; i < n; i++)
         close_worker(&t[i]);
     free(t);
     return good && !j->failed;

@@ -227,12 +227,14 @@ static uint64_t along(const struct kv_set *s, int axis)
 static bool put_chunks(struct flat *f, hid_t set, const struct kv_set *s, bool whole_edges)
 {
     size_t n = s->n;
+    uint64_t columns = along(s, 1);
+    KV_ASSERT(!n || columns);
     uint64_t *at = malloc((n + 1) * 16);
     if (!at)
         return kv_fail(f->e, KV_ENV, "cannot look at '%s': no memory for %zu chunks", f->path, n);
     uint32_t *bytes = (uint32_t *)(at + n), *skipped = bytes + n;
     for (size_t i = 0; i < n; i++) {
-        hsize_t first[2] = {i / along(s, 1) * s->chunk[0], i % along(s, 1) * s->chunk[1]};
+        hsize_t first[2] = {i / columns * s->chunk[0], i % columns * s->chunk[1]};
         struct kv_look_chunk c;
         bool there = kv_look_chunk(set, first, &c) && c.bytes <= UINT32_MAX;
         bool edge = first[0] + s->chunk[0] > s->extent[0] || first[1] + s->chunk[1] > s->extent[1];

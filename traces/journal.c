@@ -111,7 +111,7 @@ static struct page *touch(struct driver *d, int64_t offset)
         return NULL;
     }
     p->offset = offset;
-    memmove(d->page + i + 1, d->page + i, (size_t)(d->n_pages - i) * sizeof *d->page);
+    memmove(d->page + i + 1, d->page + i, (size_t)(d->n_pages - i) * sizeof(struct page *));
     d->page[i] = p;
     d->n_pages++;
     return p;

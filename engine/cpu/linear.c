@@ -4,6 +4,7 @@
  * of the weights is read from memory once, as it is stored. How a part is computed depends on the part alone, neither
  * on the others beside it nor on the number of threads: so a sequence comes to the same bits alone and in any batch. */
 #include "engine/cpu/inside.h"
+#include "sim/core/least.h"
 
 #include <cblas.h>
 #include <stdatomic.h>
@@ -25,11 +26,6 @@ struct linear {
 static int64_t element(enum kv_tensor_type type)
 {
     return type == KV_TENSOR_F32 ? 4 : 2;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 static int64_t rows_of(const struct linear *l, int part)
@@ -106,7 +102,7 @@ static void multiply_block(const struct linear *l, const struct kv_cpu_product *
     bool there = w->type == KV_TENSOR_F32 && (uintptr_t)w->data % sizeof(float) == 0;
     int64_t columns = there ? l->inputs : KV_CPU_BLOCK_INPUTS;
     for (int64_t c = 0, many; c < l->inputs; c += many) {
-        many = least(columns, l->inputs - c);
+        many = kv_least(columns, l->inputs - c);
         const float *block = (const float *)w->data + from * l->inputs;
         for (int64_t o = 0; o < n && !there; o++)
             l->b->k->widen((const char *)w->data + ((from + o) * l->inputs + c) * element(w->type), w->type, many,
@@ -138,15 +134,15 @@ static bool do_task(const struct linear *l, int64_t number, float *wide)
             int64_t rows = rows_of(l, part), n = rows > FEW_ROWS ? blocks(rows, BLOCK_ROWS) * across : 0;
             if (number < n) {
                 int64_t row = number / across * BLOCK_ROWS, from = number % across * KV_CPU_BLOCK_OUTPUTS;
-                multiply_block(l, p, part, row, least(BLOCK_ROWS, rows - row), from,
-                               least(KV_CPU_BLOCK_OUTPUTS, outputs - from), wide);
+                multiply_block(l, p, part, row, kv_least(BLOCK_ROWS, rows - row), from,
+                               kv_least(KV_CPU_BLOCK_OUTPUTS, outputs - from), wide);
                 return true;
             }
             number -= n;
         }
         int64_t pieces = l->few ? blocks(outputs, l->piece) : 0;
         if (number < pieces) {
-            multiply_few(l, p, number * l->piece, least(l->piece, outputs - number * l->piece));
+            multiply_few(l, p, number * l->piece, kv_least(l->piece, outputs - number * l->piece));
             return true;
         }
         number -= pieces;

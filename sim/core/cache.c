@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/places.h"
 
+#include "sim/core/least.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static struct kv_cache_lane *lane_at(const struct kv_cache *c, int64_t layer, int64_t head)
 {
@@ -120,7 +117,7 @@ static bool grow_columns(struct kv_cache *c, struct kv_cache_lane *lane, int64_t
 {
     if (!c->columns || n <= lane->room)
         return true;
-    int64_t room = least(n + n / 2 + KV_SLACK, c->tokens + KV_SLACK);
+    int64_t room = kv_least(n + n / 2 + KV_SLACK, c->tokens + KV_SLACK);
     room = room < n ? n : room;
     float *column = calloc((size_t)room * (size_t)c->columns, sizeof *column);
     if (!column)
@@ -276,13 +273,13 @@ static struct kv_view view_of(struct kv_cache *c, int64_t i, const struct kv_lan
         .layer = c->classes.at[i].layer,
         .head = c->classes.at[i].head,
         .n = lane->held - room->frozen,
-        .fresh = least(c->pass.n_new, lane->held - room->frozen),
+        .fresh = kv_least(c->pass.n_new, lane->held - room->frozen),
         .old_entries = c->before[i],
         .rows = in->rows,
         .work = w->pool,
     };
     if (score->window)
-        v.tail = least(
+        v.tail = kv_least(
             v.n, c->policy->keys.window_size > c->pass.n_patch ? c->policy->keys.window_size - c->pass.n_patch : 0);
     for (int k = 0; k < KV_SCORE_CHANNELS; k++) {
         v.stride[k] = in->stride[k];
@@ -323,7 +320,7 @@ static void remove_others(struct kv_cache *c, struct kv_cache_lane *lane, const 
 static void evict_positions(struct kv_cache *c, int64_t i, const struct kv_room *room)
 {
     struct kv_cache_lane *lane = &c->lane[i];
-    int64_t first = least(room->first, room->keep), newest = room->keep - first;
+    int64_t first = kv_least(room->first, room->keep), newest = room->keep - first;
     int64_t from = first > lane->hole ? first : lane->hole, to = lane->end - newest;
     if (c->policy->law->freezes) {
         from = kv_set_position(lane->set, lane->end, room->frozen + first);
@@ -338,9 +335,9 @@ static void evict_positions(struct kv_cache *c, int64_t i, const struct kv_room 
 
 static void protect(float *keep, int64_t n, const struct kv_room *room)
 {
-    for (int64_t i = 0; i < least(room->first, n); i++)
+    for (int64_t i = 0; i < kv_least(room->first, n); i++)
         keep[i] = INFINITY;
-    for (int64_t i = n - least(room->newest, n); i < n; i++)
+    for (int64_t i = n - kv_least(room->newest, n); i < n; i++)
         keep[i] = INFINITY;
 }
 

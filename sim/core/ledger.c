@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/ledger.h"
 
+#include "sim/core/least.h"
+
 #include <string.h>
 
 const char *const kv_scope_names[] = {"layer", "pass", NULL};
@@ -21,16 +23,6 @@ struct kv_snapshot {
     const struct kv_places *places;         /* of the run */
     int64_t (*value)[KV_MOMENTS][MEASURES]; /* (kinds of layers,) */
 };
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static int64_t ceil_div(int64_t a, int64_t b)
 {
@@ -76,7 +68,7 @@ static const struct line *upper_line(const struct line *line, int64_t n_lines, i
     int64_t here = top->value + top->slope * j;
     for (const struct line *l = line; l < line + n_lines; l++)
         if (l->slope > top->slope)
-            *until = least(*until, j + (here - l->value - l->slope * j) / (l->slope - top->slope) + 1);
+            *until = kv_least(*until, j + (here - l->value - l->slope * j) / (l->slope - top->slope) + 1);
     return top;
 }
 
@@ -136,7 +128,7 @@ static int64_t pages_in_place(const struct kv_ledger *l, int64_t end, int64_t si
 {
     /* a hole that reaches the end empties the last page too, full or not */
     int64_t last = hole_end == end ? ceil_div(end, l->page) : hole_end / l->page;
-    return ceil_div(end, l->page) - most(0, last - ceil_div(sinks, l->page));
+    return ceil_div(end, l->page) - kv_most(0, last - ceil_div(sinks, l->page));
 }
 
 static void measure_layer(const struct kv_ledger *l, int64_t layer, enum kv_moment at, int64_t value[MEASURES])
@@ -152,9 +144,9 @@ static void measure_layer(const struct kv_ledger *l, int64_t layer, enum kv_mome
         value[HEAD_PAGES_IN_PLACE] += s->places
                                           ? s->places->head[at][c]
                                           : lanes * pages_in_place(l, s->end[at], sinks_of(l, c), s->hole_end[at][c]);
-        longest = most(longest, length);
-        sinks = most(sinks, sinks_of(l, c));
-        hole_end = least(hole_end, s->hole_end[at][c]);
+        longest = kv_most(longest, length);
+        sinks = kv_most(sinks, sinks_of(l, c));
+        hole_end = kv_least(hole_end, s->hole_end[at][c]);
     }
     value[LAYER_PAGES] = ceil_div(longest, l->page);
     value[LAYER_PAGES_IN_PLACE] =
@@ -167,9 +159,9 @@ static int64_t shared_pages(const struct kv_ledger *l, enum kv_moment at, enum k
     const struct kv_snapshot *s = l->snap;
     int64_t longest = 0, sinks = 0, hole_end = INT64_MAX;
     for (int64_t c = 0; c < l->classes->n; c++) {
-        longest = most(longest, s->length[at][c]);
-        sinks = most(sinks, sinks_of(l, c));
-        hole_end = least(hole_end, s->hole_end[at][c]);
+        longest = kv_most(longest, s->length[at][c]);
+        sinks = kv_most(sinks, sinks_of(l, c));
+        hole_end = kv_least(hole_end, s->hole_end[at][c]);
     }
     if (how == KV_COMPACT)
         return ceil_div(longest, l->page);
@@ -249,7 +241,7 @@ static int64_t period_of(const struct kv_ledger *l, const struct kv_run *run)
         a = b;
         b = rest;
     }
-    return least(l->page / a, run->passes);
+    return kv_least(l->page / a, run->passes);
 }
 
 static void moments_at(const struct kv_ledger *l, const struct kv_run *run, int64_t j, struct moments *m)
@@ -282,7 +274,7 @@ static int64_t first_pass_with(const struct kv_ledger *l, const struct kv_run *r
     for (int64_t j = run->passes - period; j < run->passes; j++) {
         moments_at(l, run, j, m);
         if (peak_value(m, measure, scope) == value)
-            first = least(first, first_on_track(l, run, measure, scope, value, j, period, m));
+            first = kv_least(first, first_on_track(l, run, measure, scope, value, j, period, m));
     }
     moments_at(l, run, first, m);
     return first;
@@ -345,9 +337,9 @@ static void raise_peaks(struct kv_ledger *l, const struct kv_run *run, const str
 static void end_pages(struct kv_page_count *count, int64_t value, const struct kv_pass *p)
 {
     count->end = value;
-    count->end_peak = most(count->end_peak, value);
+    count->end_peak = kv_most(count->end_peak, value);
     if (p->last || p->decode_step >= 0)
-        count->resident = most(count->resident, value);
+        count->resident = kv_most(count->resident, value);
 }
 
 static void end_all_pages(struct kv_ledger *l, const struct kv_pass *p, const struct moments *m)
@@ -376,7 +368,7 @@ static void add_breathing(struct kv_ledger *l, const struct kv_run *run, struct 
                     most_of->peak[breathing[i]][scope] = m.peak[breathing[i]][scope];
                     most_of->layer[breathing[i]][scope] = m.layer[breathing[i]][scope];
                 }
-        most_of->shared[KV_IN_PLACE] = most(most_of->shared[KV_IN_PLACE], m.shared[KV_IN_PLACE]);
+        most_of->shared[KV_IN_PLACE] = kv_most(most_of->shared[KV_IN_PLACE], m.shared[KV_IN_PLACE]);
     }
 }
 
@@ -410,7 +402,7 @@ static void add_table(const struct kv_ledger *l, const struct kv_run *run, const
         int64_t hole_end = p->seen - run->before[c] + sinks_of(l, c);
         d[i] = (struct line){-hole_end, -slope};
         f[i] = (struct line){-hole_end - slope, -slope};
-        sinks = most(sinks, sinks_of(l, c));
+        sinks = kv_most(sinks, sinks_of(l, c));
         empty_end &= run->before[c] + run->gain[c] == sinks_of(l, c) && (n == 1 || !run->gain[c]);
     }
     for (int64_t i = 0; i < n_members && empty_end; i++)
@@ -525,7 +517,7 @@ void kv_ledger_add(struct kv_ledger *l, const struct kv_run *run)
     raise_peaks(l, run, &most_of);
     add_sums(l, run);
     for (int64_t kind = 0; run->pass.evict && kind < l->classes->n_kinds; kind++)
-        l->scratch_entries = most(l->scratch_entries, layer_scratch(l, run, l->classes->kind_layer[kind]));
+        l->scratch_entries = kv_most(l->scratch_entries, layer_scratch(l, run, l->classes->kind_layer[kind]));
 }
 
 int64_t kv_ledger_page_bytes(const struct kv_ledger *l, enum kv_layout layout)

@@ -2,12 +2,9 @@
 /* The one place that shapes passes: chunks, the patch behind them, Locret's own last chunk, decode steps. */
 #include "sim/core/policy.h"
 
-#include <math.h>
+#include "sim/core/least.h"
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+#include <math.h>
 
 int64_t kv_policy_output(const struct kv_policy *p, int64_t output)
 {
@@ -38,8 +35,8 @@ static int64_t chunk_end(const struct kv_when *w, const struct kv_request *r, in
 static void plan_prefill(const struct kv_when *w, const struct kv_request *r, int64_t limit, struct kv_pass *p)
 {
     int64_t region, end = chunk_end(w, r, p->seen, &region), left = end - p->seen;
-    int64_t patch = w->at & KV_AT_CHUNK && end < r->prefill ? least(w->patch, r->prefill) : 0;
-    p->n_new = least(left, limit);
+    int64_t patch = w->at & KV_AT_CHUNK && end < r->prefill ? kv_least(w->patch, r->prefill) : 0;
+    p->n_new = kv_least(left, limit);
     if (p->n_new == left && left > limit - patch) /* the chunk's end needs room for its patch */
         p->n_new = limit - patch < 1 ? 1 : limit - patch;
     bool ends_chunk = p->n_new == left;
@@ -66,7 +63,7 @@ static void plan_decode(const struct kv_when *w, int64_t end, struct kv_pass *p)
     p->evict = evicts && in_period == w->every - 1;
     p->repeat = end - p->seen;
     if (evicts && w->every > 1)
-        p->repeat = p->evict ? 1 : least(p->repeat, w->every - 1 - in_period);
+        p->repeat = p->evict ? 1 : kv_least(p->repeat, w->every - 1 - in_period);
 }
 
 bool kv_pass_next(const struct kv_when *w, const struct kv_request *r, int64_t index, int64_t seen, int64_t unit,

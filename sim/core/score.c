@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/score.h"
 
+#include "sim/core/least.h"
 #include "sim/core/policy.h"
 #include "sim/core/select.h"
 
@@ -118,28 +119,18 @@ const char *kv_score_needs(const struct kv_score *s, struct kv_arena *a)
 
 /* ---- how many, under the guard ---- */
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Sinks among the candidates, the newest that the guard or the score's own window holds: they never leave, so all of
  * them are there, and lengths tell how many they are. */
 static void guard(const struct kv_policy *p, const struct kv_pass *pass, struct kv_room *room)
 {
     int64_t sinks = p->keys.sink_size, unit_start = pass->seen + pass->n_new - pass->n_unit;
-    room->first = room->frozen ? sinks - least(sinks, unit_start) : sinks;
+    room->first = room->frozen ? sinks - kv_least(sinks, unit_start) : sinks;
     if (room->first && room->steady == KV_SAME_GAIN) /* the next chunk holds fewer of them */
         room->steady = KV_VARIES;
-    room->newest = most(room->newest, p->keys.recent_size);
+    room->newest = kv_most(room->newest, p->keys.recent_size);
     if (p->score->window)
-        room->newest = most(room->newest, p->keys.window_size - pass->n_patch);
-    room->keep = most(room->keep, room->first + room->newest);
+        room->newest = kv_most(room->newest, p->keys.window_size - pass->n_patch);
+    room->keep = kv_most(room->keep, room->first + room->newest);
 }
 
 struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
@@ -153,7 +144,7 @@ struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *
     /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
      * policy of sinks and recents leaves recents alone (docs/DESIGN.md, "Sliding windows"). */
     if (window && pass->evict && room.keep != KV_NO_BOUND) {
-        room.keep -= least(room.keep, p->keys.sink_size);
+        room.keep -= kv_least(room.keep, p->keys.sink_size);
         room.first = 0;
     }
     int64_t floor = p->floor - room.frozen;
@@ -163,6 +154,6 @@ struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *
             room.steady = KV_VARIES;
     }
     if (window)
-        room.keep = least(room.keep, window);
+        room.keep = kv_least(room.keep, window);
     return room;
 }

@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/core/walk.h"
 
-#include <string.h>
+#include "sim/core/least.h"
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+#include <string.h>
 
 /* ---- classes ---- */
 
@@ -179,7 +176,7 @@ bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
     struct kv_pass *p = &run->pass;
     if (!kv_pass_next(&w->policy->when, &w->request, w->index, w->seen, w->unit, w->limit, p))
         return false;
-    run->passes = least(p->repeat, most);
+    run->passes = kv_least(p->repeat, most);
     for (int64_t i = 0; i < w->classes->n; i++) {
         const struct kv_class *c = &w->classes->at[i];
         struct kv_lane lane = {.layer = c->layer, .head = c->head, .held = w->held[i]};
@@ -187,8 +184,8 @@ bool kv_walk_next(struct kv_walk *w, int64_t most, struct kv_run *run)
         int64_t loose = w->now[i] + p->n_new - room.frozen;
         w->before[i] = w->now[i];
         w->frozen[i] = room.frozen;
-        w->gain[i] = room.frozen + least(loose, room.keep) - w->now[i];
-        run->passes = least(run->passes, steady_for(&room, w->now[i], p->n_new));
+        w->gain[i] = room.frozen + kv_least(loose, room.keep) - w->now[i];
+        run->passes = kv_least(run->passes, steady_for(&room, w->now[i], p->n_new));
     }
     for (int64_t i = 0; i < w->classes->n; i++) {
         w->now[i] += w->gain[i] * run->passes;

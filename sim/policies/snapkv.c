@@ -3,6 +3,8 @@
  * a prefill chunk, or what was decoded since the last eviction. */
 #include "sim/policies/laws.h"
 
+#include "sim/core/least.h"
+
 #include <math.h>
 
 struct uniform_params {
@@ -19,11 +21,6 @@ static const struct kv_field uniform_fields[] = {
      .help = "the capacity after prefill is rounded up to a multiple of this; chunks are never rounded"},
 };
 
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 static int64_t capacity_of(const struct kv_policy *p, int64_t tokens)
 {
     return isnan(p->kept) ? p->budget : kv_trunc_share(p->kept, tokens);
@@ -36,7 +33,7 @@ struct kv_capacity kv_unit_capacity(const struct kv_policy *p, const struct kv_l
     if (pass->decode_step >= 0) {
         c.decode = true;
         c.total = pass->seen + pass->n_new; /* not what the lane holds: the rule must not feed on its own result */
-        c.capacity = most(capacity_of(p, c.total), c.window);
+        c.capacity = kv_most(capacity_of(p, c.total), c.window);
         c.steady = isnan(p->kept) ? KV_SAME_TOTAL : KV_VARIES;
     } else if (p->when.at & KV_AT_CHUNK) {
         c.chunk = true;
@@ -45,7 +42,7 @@ struct kv_capacity kv_unit_capacity(const struct kv_policy *p, const struct kv_l
         c.steady = KV_SAME_GAIN;
     } else {
         c.total = lane->held + pass->n_unit;
-        c.capacity = kv_round_up(most(capacity_of(p, pass->prompt), c.window), round_to);
+        c.capacity = kv_round_up(kv_most(capacity_of(p, pass->prompt), c.window), round_to);
     }
     return c;
 }
@@ -64,7 +61,7 @@ struct kv_room kv_unit_room(const struct kv_capacity *c, const struct kv_lane *l
 {
     return (struct kv_room){
         .frozen = c->chunk ? lane->held : 0,
-        .keep = most(keeps - pass->n_patch, 0),
+        .keep = kv_most(keeps - pass->n_patch, 0),
         .steady = c->steady,
     };
 }

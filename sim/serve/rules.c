@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/serve/rules.h"
 
+#include "sim/core/least.h"
 #include "sim/core/units.h"
 
 #include <strings.h>
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* vLLM's default for a server goes by the device (vllm/engine/arg_utils.py, get_batch_defaults). */
 static int64_t batched_tokens(const struct kv_settings *s)
@@ -84,12 +80,12 @@ static void make_graph_sizes(struct kv_engine_rules *rules, const struct kv_sett
 {
     enum { MOST = 512, FINE = 256 };
     const struct kv_counts *given = &s->engine.cudagraph_capture_sizes;
-    int64_t most = least(least(2 * rules->max_num_seqs, MOST), rules->max_num_batched_tokens), n = 0;
+    int64_t most = kv_least(kv_least(2 * rules->max_num_seqs, MOST), rules->max_num_batched_tokens), n = 0;
     int64_t *size = KV_NEW_N(a, int64_t, MOST);
     rules->graph_sizes = given->n ? given->at : size;
-    for (int64_t i = 1; i <= least(most, 4); i *= 2)
+    for (int64_t i = 1; i <= kv_least(most, 4); i *= 2)
         size[n++] = i;
-    for (int64_t i = 8; i <= least(most, FINE - 1); i += 8)
+    for (int64_t i = 8; i <= kv_least(most, FINE - 1); i += 8)
         size[n++] = i;
     for (int64_t i = FINE; i <= most; i += 16)
         size[n++] = i;
@@ -114,7 +110,7 @@ void kv_serve_rules(struct kv_engine_rules *rules, const struct kv_serve_asked *
         .between = (enum kv_between_turns)s->workload.between_turns,
     };
     if (s->engine.scheduler == KV_SCHEDULER_VLLM) /* which does not start with more, and takes less when not told */
-        rules->max_num_seqs = least(rules->max_num_seqs, rules->max_num_batched_tokens);
+        rules->max_num_seqs = kv_least(rules->max_num_seqs, rules->max_num_batched_tokens);
     if (s->engine.scheduler == KV_SCHEDULER_VLLM && !s->engine.enforce_eager)
         make_graph_sizes(rules, s, a);
 }

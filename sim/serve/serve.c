@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/serve/serve.h"
 
+#include "sim/core/least.h"
 #include "sim/core/paper.h"
 #include "sim/interrupt.h"
 #include "sim/progress.h"
@@ -53,11 +54,6 @@ struct run {
     struct kv_progress progress;
     struct kv_arena *arena;
 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* ---- what engines tell ---- */
 
@@ -219,7 +215,7 @@ static int64_t pages_at_end(struct run *r, const struct kv_classes *classes)
  * as much. */
 static bool open_fullest(struct run *r, struct kv_err *e)
 {
-    int64_t heads = r->shape.store_heads, devices = least(r->settings->engine.tensor_parallel_size, heads),
+    int64_t heads = r->shape.store_heads, devices = kv_least(r->settings->engine.tensor_parallel_size, heads),
             fullest = -1;
     for (int64_t i = 0; i < devices; i++) {
         struct kv_classes classes;
@@ -373,12 +369,12 @@ static bool arrive(struct run *r, double at, int64_t home, const struct kv_arriv
     job->is.output = kv_policy_output(&r->out->policy, job->is.output);
     stretch(r, &job->is);
     if (r->settings->workload.too_long && job->is.output < r->rules.max_model_len)
-        job->is.prompt = least(job->is.prompt, r->rules.max_model_len - job->is.output);
+        job->is.prompt = kv_least(job->is.prompt, r->rules.max_model_len - job->is.output);
     /* turns of a session have their tokens in common, requests of a closed loop's client do not */
     bool session = is_session(r, arrival);
     job->session = session ? arrival->request : ~r->out->arrived;
     if (session && !arrival->turn && arrival->n_blocks) /* behind what all share the engine names them, answers too */
-        job->is.n_blocks = least(arrival->n_blocks, r->settings->workload.shared_prefix / arrival->block_tokens);
+        job->is.n_blocks = kv_least(arrival->n_blocks, r->settings->workload.shared_prefix / arrival->block_tokens);
     r->out->arrived++;
     if (r->out->arrived == 1)
         r->first_s = at;

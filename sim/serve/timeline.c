@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "sim/serve/timeline.h"
 
+#include "sim/core/least.h"
+
 #include <string.h>
 
 void kv_timeline_start(struct kv_timeline *t)
@@ -10,19 +12,14 @@ void kv_timeline_start(struct kv_timeline *t)
     t->per_s = 0x1p10;
 }
 
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 static void join(struct kv_stretch *to, const struct kv_stretch *from)
 {
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        to->peak[layout] = most(to->peak[layout], from->peak[layout]);
+        to->peak[layout] = kv_most(to->peak[layout], from->peak[layout]);
         to->area[layout] += from->area[layout];
     }
-    to->running = most(to->running, from->running);
-    to->waiting = most(to->waiting, from->waiting);
+    to->running = kv_most(to->running, from->running);
+    to->waiting = kv_most(to->waiting, from->waiting);
     to->tokens += from->tokens;
     to->steps += from->steps;
     to->preemptions += from->preemptions;
@@ -54,8 +51,9 @@ struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s
     if (until >= t->width * KV_TIMELINE_SPANS)
         kv_timeline_reach(t, until);
     int64_t first = (int64_t)(from * t->per_s), i = first;
-    for (double end = (double)(i + 1) * t->width; until > end; end = (double)(++i + 1) * t->width) {
-        kv_stretch_hold(&t->span[i], end - from, pages, running, waiting);
+    while (until > (double)(i + 1) * t->width) {
+        double end = (double)(i + 1) * t->width;
+        kv_stretch_hold(&t->span[i++], end - from, pages, running, waiting);
         s = until - end;
         from = end;
     }

@@ -7,6 +7,7 @@
 #include "engine/live.h"
 #include "sim/core/random.h"
 #include "sim/team.h"
+#include "tests/bench/clock.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -42,13 +43,6 @@ struct bench {
     int threads;
     int32_t *token;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void must(struct bench *b, bool good)
 {

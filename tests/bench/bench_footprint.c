@@ -6,32 +6,13 @@
 #include "sim/core/preset.h"
 #include "sim/core/random.h"
 #include "sim/count.h"
+#include "tests/bench/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { CASES = 300, RUNS = 15 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double value[RUNS])
-{
-    qsort(value, RUNS, sizeof *value, by_value);
-    return value[RUNS / 2];
-}
 
 static void fail(const struct kv_err *e)
 {
@@ -69,7 +50,7 @@ static double time_batch(const char *path)
         fclose(out);
         kv_arena_close(a);
     }
-    return median(value);
+    return median(value, RUNS);
 }
 
 /* Seconds for all cases in the released Python, its cache emptied; 0 when it cannot be run. */
@@ -138,7 +119,7 @@ static void bench_request(const struct kv_model *m, const char *spec)
             fail(&e);
         value[i] = now() - start;
     }
-    printf("%-34s %8.3f ms for %lld passes\n", spec, median(value) * 1e3, (long long)count.passes);
+    printf("%-34s %8.3f ms for %lld passes\n", spec, median(value, RUNS) * 1e3, (long long)count.passes);
     kv_arena_close(a);
 }
 

@@ -7,13 +7,13 @@
 #include "sim/core/cache.h"
 #include "sim/synth.h"
 #include "sim/team.h"
+#include "tests/bench/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RUNS = 5, PROMPT = 131072, CHUNK = 8192, LAYERS = 32, HEADS = 8 };
@@ -21,23 +21,10 @@ enum { RUNS = 5, PROMPT = 131072, CHUNK = 8192, LAYERS = 32, HEADS = 8 };
 static const char *const budgets[] = {"0.02", "0.05", "0.10", "0.20", "0.30", "0.40", "0.50", "0.70"};
 enum { BUDGETS = 8, ONE = 4 };
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void fail(const struct kv_err *e)
 {
     fprintf(stderr, "bench: %s\n", e->text);
     exit((int)e->status);
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
 }
 
 /* Seconds of a whole process; -1 when it fails. Its largest resident size in *mib. */
@@ -63,8 +50,7 @@ static double median_process(const char *command, int runs, double *mib)
     for (int i = 0; i < runs; i++)
         if ((value[i] = time_process(command, mib)) < 0)
             return -1;
-    qsort(value, (size_t)runs, sizeof *value, by_value);
-    return value[runs / 2];
+    return median(value, runs);
 }
 
 static void make_trace(const char *path, int64_t prompt, int64_t chunk, int64_t layers, enum kv_filter filter)

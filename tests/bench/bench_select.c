@@ -5,12 +5,12 @@
 #include "sim/core/random.h"
 #include "sim/core/select.h"
 #include "traces/codes.h"
+#include "tests/bench/clock.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { RUNS = 31, SHARES = 5, LARGEST = 131072, ROOM = LARGEST + KV_SLACK };
 
@@ -24,25 +24,6 @@ static uint32_t histogram[4 * 4096], boundary[ROOM];
 static int32_t order[LARGEST];
 static struct kv_top_work work = {histogram, boundary, LARGEST};
 static volatile double kept; /* what a run found, that it be not left out */
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double value[RUNS])
-{
-    qsort(value, RUNS, sizeof *value, by_value);
-    return value[RUNS / 2];
-}
 
 /* ---- what is measured: one run on row r ---- */
 
@@ -185,7 +166,7 @@ static double measure(work_on *run, const struct job *j)
         run(j, r);
         value[r] = (now() - start) * 1e9 / (double)j->n;
     }
-    return median(value);
+    return median(value, RUNS);
 }
 
 static void print_path(const struct kv_select *path, int64_t n)

@@ -8,6 +8,7 @@
  * Each figure is the median and the best of several runs; ratios are of medians. Engine and serving are one thread's
  * CPU time, processes what passes. By what a target is missed depends on the machine: nothing fails here. */
 #include "sim/serve/serve.h"
+#include "tests/bench/clock.h"
 
 #include <fcntl.h>
 #include <gsl/gsl_errno.h>
@@ -39,19 +40,6 @@ struct times {
     double best, median;
     int64_t steps;
 };
-
-static double seconds(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
 
 static struct times times_of(double *value, int n, int64_t steps)
 {

@@ -2,18 +2,11 @@
 /* A long stream of short requests through a plan with traffic: seconds and memory, for a load that is borne and for one
  * that piles up. KV_REQUESTS=N serves more or fewer. */
 #include "sim/serve/traffic.h"
+#include "tests/bench/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <time.h>
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static bool serve(const char *requests, const char *rate, struct kv_err *e)
 {
@@ -31,10 +24,10 @@ static bool serve(const char *requests, const char *rate, struct kv_err *e)
                          "policy full.kind=full",
                          kv_format(a, "workload.requests=%s", requests),
                          kv_format(a, "workload.rate=%s", rate)};
-    double begun = now_s();
+    double begun = now();
     bool good = kv_settings_read(NULL, set, sizeof set / sizeof *set, s, a, e) &&
                 kv_traffic_compute(t, s, 1, NULL, NULL, true, a, e);
-    double took = now_s() - begun;
+    double took = now() - begun;
     getrusage(RUSAGE_SELF, &used);
     if (good)
         printf("  %s requests at %s: %s, %.1f s, %.2f us each, at most %ld MiB resident\n", requests, rate,

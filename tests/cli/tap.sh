@@ -121,6 +121,12 @@ column() {
         { print cell[at] }' "$1"
 }
 
+# cell FILE POLICY NAME: that column of the policy's row.
+cell() {
+    column "$1" policy >cell.policy
+    column "$1" "$3" | paste cell.policy - | awk -F '\t' -v policy="$2" '$1 == policy { print $2 }'
+}
+
 # widths FILE: the different numbers of cells that rows of a CSV have.
 widths() {
     LC_ALL=C awk '
@@ -144,4 +150,18 @@ is_json() {
         return
     fi
     is "$1" "" "$why"
+}
+
+# small_config: a plan of one request under one policy.
+small_config() {
+    cat <<'INI'
+[model]
+name = Llama-3.1-8B
+[workload]
+prompt_tokens = 4096
+output_tokens = 16
+[policy snap]
+kind = snapkv
+keep = 30 %
+INI
 }

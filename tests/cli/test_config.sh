@@ -2,16 +2,7 @@
 # The config: its template, what it resolves to, single keys, policies, and every mistake an INI file can hold.
 . "${0%/*}/tap.sh"
 
-cat >small.ini <<'INI'
-[model]
-name = Llama-3.1-8B
-[workload]
-prompt_tokens = 4096
-output_tokens = 16
-[policy snap]
-kind = snapkv
-keep = 30 %
-INI
+small_config >small.ini
 
 # ---- template --------------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,7 @@
 # `kvsim plan`: what fits, what to change, results in a folder, the same bytes again.
 . "${0%/*}/tap.sh"
 
-cat >small.ini <<'INI'
-[model]
-name = Llama-3.1-8B
-[workload]
-prompt_tokens = 4096
-output_tokens = 16
-[policy snap]
-kind = snapkv
-keep = 30 %
-INI
+small_config >small.ini
 # One request of 65,536 tokens is 8 GiB with the full cache.
 cat >tight.ini <<'INI'
 [model]
@@ -46,12 +37,6 @@ keep = 30 %
 kind = duo
 sparsity = 50 %
 INI
-
-# cell CSV POLICY COLUMN
-cell() {
-    column "$1" policy >cell.policy
-    column "$1" "$3" | paste cell.policy - | awk -F '\t' -v policy="$2" '$1 == policy { print $2 }'
-}
 
 # ---- what fits -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `kvsim plot`: pictures, scripts that stand alone, the same bytes again, and what is said when something is missing.
-. "${0%/*}/tap.sh"
+. "${0%/*}/plots.sh"
 
 cat >small.ini <<'INI'
 [model]
@@ -21,12 +21,6 @@ INI
 kv plan small.ini -o small
 plots='memory entries chunk bars pages'
 
-# each FOLDER ENDING: the plots whose file of this kind is there and not empty
-each() {
-    for plot in $plots; do
-        [ -s "$1/$plot.$2" ] && printf '%s ' "$plot"
-    done | sed 's/ $//'
-}
 # begins NAME BYTES FILE...: each file begins with these bytes, in hexadecimal
 begins() {
     name=$1 bytes=$2 wrong=
@@ -99,14 +93,7 @@ is "a plan without memory for KV: no folder" "" "$(ls -d nofit/plots 2>/dev/null
 
 # ---- without gnuplot, and with one that fails ------------------------------------------------------------------------
 
-# with FOLDER ARGS...: kvsim plot, with programs looked for in FOLDER only
-mkdir none fails idle draws fonts
-with() {
-    folder=$PWD/$1
-    shift
-    timeout -k 1 60 env PATH="$folder" "$KVSIM" plot "$@" </dev/null >out 2>err
-    rc=$?
-}
+mkdir fails idle draws fonts
 # The last argument is the script; the one before says how unfinished pictures end.
 cat >draws/gnuplot <<'SH'
 #!/bin/sh

@@ -1,26 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `kvsim plot` of a replay: what its data hold, which policies a picture shows, families and names, and hostile folders.
-. "${0%/*}/tap.sh"
+. "${0%/*}/plots.sh"
 plots='heads heads_mass mass pages timeline'
 
-# each FOLDER ENDING: the plots whose file of this kind is there and not empty
-each() {
-    for plot in $plots; do
-        [ -s "$1/$plot.$2" ] && printf '%s ' "$plot"
-    done | sed 's/ $//'
-}
 # cells FILE COLUMN...: a line for each row
 cells() {
     file=$1
     shift
     for name; do column "$file" "$name" >"cells.$name"; set -- "$@" "cells.$name"; shift; done
     paste -d ' ' "$@"
-}
-mkdir none
-# bare ARGS...: kvsim plot without gnuplot: scripts and data alone
-bare() {
-    timeout -k 1 60 env PATH="$PWD/none" "$KVSIM" plot "$@" -q </dev/null >out 2>err
-    rc=$?
 }
 
 # ---- a small result by hand: one policy of each kind, two budgets ----------------------------------------------------
@@ -165,8 +153,7 @@ unknown() {
     sed 's/"window_seen"/null/' hand/summary.json >unknown/summary.json
 }
 unknown
-timeout 60 env PATH="$PWD/none" "$KVSIM" plot unknown </dev/null >out 2>err
-rc=$?
+bare unknown
 is "no attention: what is left out, and why" "0 kvsim: warning: no plot 'heads_mass': mass_kept of unknown/heads.csv is empty: no attention was recorded, or none evicts
 kvsim: warning: no plot 'mass': mass_kept and marks_kept of unknown/policies.csv are empty: neither attention over all keys nor marks were recorded" \
     "$rc $(grep -v 'no gnuplot' err)"
@@ -261,8 +248,7 @@ for plot in heads mass pages timeline; do
 done
 same "twice the same: timeline.csv, as once" chosen/timeline.csv twice/timeline.csv
 awk 'BEGIN { for (i = 0; i < 1500; i++) print "p" i ":keep=" i }' | many
-timeout 60 env PATH="$PWD/none" "$KVSIM" plot many -o thousands </dev/null >out 2>err
-rc=$?
+bare many -o thousands
 is "1,500 policies: the first 1,024" "0 kvsim: warning: plot 'heads' shows the first 1024 policies of many/policies.csv" "$rc $(head -n 1 err)"
 is "1,500 policies: six maps, twelve groups" "6 12" "$(column thousands/heads.csv line | tail -n 1) $(column thousands/pages.csv row | tail -n 1)"
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `kvsim plot` of traffic: memory on the wall, latencies, points of policies; against a measured run; p99 against rate.
-. "${0%/*}/tap.sh"
+. "${0%/*}/plots.sh"
 
 cat >small.ini <<'INI'
 [model]
@@ -24,18 +24,6 @@ INI
 kv plan small.ini -o r
 plots='memory latency pareto clocks'
 
-# bare ARGS...: plots without gnuplot, so that scripts and data alone are made
-mkdir none
-bare() {
-    timeout 60 env PATH="$PWD/none" "$KVSIM" plot "$@" </dev/null >out 2>err
-    rc=$?
-}
-# each FOLDER ENDING: the plots whose file of this kind is there and not empty
-each() {
-    for plot in $plots; do
-        [ -s "$1/$plot.$2" ] && printf '%s ' "$plot"
-    done | sed 's/ $//'
-}
 
 # ---- data ------------------------------------------------------------------------------------------------------------
 

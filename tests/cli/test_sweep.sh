@@ -2,32 +2,28 @@
 # `kvsim sweep`: the grid and its mistakes, the same bytes whoever runs the points, going on after being killed, scripts.
 . "${0%/*}/tap.sh"
 
-cat >s.ini <<'INI'
-[model]
-name = Llama-3.1-8B
-[workload]
-prompt_tokens = 4096
-output_tokens = 16
-[policy snap]
-kind = snapkv
-keep = 30 %
+small_config >s.ini
+cat >>s.ini <<'INI'
 [sweep]
 policy snap.keep = 0.3:0.5:0.1
 engine.block_size = 16, 32
 x_note = keys that are nobody's
 INI
 
-# points OPTIONS...: the grid of s.ini over other keys: values of its points in order, one a line
+# swept: a config whose [sweep], from line 7 on, is what stands on stdin
+swept() {
+    printf '[model]\nname = Llama-3.1-8B\n[policy snap]\nkind = snapkv\nkeep = 30 %%\n[sweep]\n'
+    cat
+}
+# grid: the keys on stdin: values of their points in order, one a line
 grid() {
-    printf '[model]\nname = Llama-3.1-8B\n[policy snap]\nkind = snapkv\nkeep = 30 %%\n[sweep]\n' >grid.ini
-    cat >>grid.ini
+    swept >grid.ini
     kv sweep grid.ini -o grid --status --csv
     sed 1d out | sed 's/^[0-9a-f]\{16\},//; s/,left$//'
 }
-# wrong NAME MESSAGE: the lines on stdin stand in [sweep], from line 7 on
+# wrong NAME MESSAGE: what is wrong with the keys on stdin
 wrong() {
-    printf '[model]\nname = Llama-3.1-8B\n[policy snap]\nkind = snapkv\nkeep = 30 %%\n[sweep]\n' >bad.ini
-    cat >>bad.ini
+    swept >bad.ini
     refuses "$1" 2 "$2" sweep bad.ini -o bad
 }
 

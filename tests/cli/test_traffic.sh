@@ -1,24 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `kvsim plan` with traffic: figures that are computed by hand, what lies in the result folder, the same bytes again, runs
 # that are cut off. Steps take a constant time here, from tables that the test writes.
-. "${0%/*}/tap.sh"
+. "${0%/*}/traffic.sh"
 
-# step_time FOLDER MS: tables under which each step of 32 layers takes so long, whatever is in it
-step_time() {
-    mkdir -p "$1"
-    ms=$(awk -v ms="$2" 'BEGIN { printf "%.17g", ms / 32 }')
-    { echo tokens_rounded_up_to_8,ms_per_layer && for size in 8 16 24; do echo "$size,$ms"; done; } >"$1/dense_ms_per_layer.csv"
-    printf 'decode_requests,avg_kv_rounded_up_to_64,ms_per_layer\n1,0,0\n1,64,0\n' >"$1/attn_decode_ms_per_layer.csv"
-    printf 'sum_kv_rounded_up_to_64,rms_chunk,ms_per_layer\n0,1,0\n64,1,0\n' >"$1/attn_prefill_ms_per_layer.csv"
-}
 step_time second 1000
 step_time ten_ms 10
 
-# cell CSV POLICY COLUMN
-cell() {
-    column "$1" policy >cell.policy
-    column "$1" "$3" | paste cell.policy - | awk -F '\t' -v policy="$2" '$1 == policy { print $2 }'
-}
 # near NAME EXPECTED GOT: two numbers, within one part in a million
 near() {
     if awk -v a="$2" -v b="$3" 'BEGIN { d = a - b; if (d < 0) d = -d; m = a < 0 ? -a : a

@@ -3,6 +3,7 @@
  * is mapped to one SPEC of ours; channels are made from the case's queries, keys and values by sim/core/produce.c over
  * what the cache holds, as an engine would. Positions that the case calls ties may differ. */
 #include "sim/core/cache.h"
+#include "sim/core/least.h"
 #include "sim/core/mask.h"
 #include "sim/core/produce.h"
 #include "tests/golden/golden.h"
@@ -314,11 +315,6 @@ static const float *attention(const struct held *h, const struct kv_pass *p, int
     return out;
 }
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static void make_channels(const struct golden *g, struct kv_cache *c, int64_t cache_layer, int64_t layer, int64_t head,
                           unsigned wants, struct kv_lane_in *in)
 {
@@ -336,9 +332,9 @@ static void make_channels(const struct golden *g, struct kv_cache *c, int64_t ca
     for (int k = 0; k < KV_SCORE_CHANNELS; k++)
         in->stride[k] = k == KV_WINDOW_LOCAL ? unit.n : all.n;
     if (wants & KV_BIT(KV_WINDOW_LOCAL))
-        in->channel[KV_WINDOW_LOCAL] = attention(&unit, p, smaller(w, unit.n), q_head, rows);
+        in->channel[KV_WINDOW_LOCAL] = attention(&unit, p, kv_least(w, unit.n), q_head, rows);
     if (wants & KV_BIT(KV_WINDOW_SEEN))
-        in->channel[KV_WINDOW_SEEN] = attention(&all, p, smaller(w, p->seen + p->n_new), q_head, rows);
+        in->channel[KV_WINDOW_SEEN] = attention(&all, p, kv_least(w, p->seen + p->n_new), q_head, rows);
     if (wants & KV_BIT(KV_COLUMN_SUM))
         in->channel[KV_COLUMN_SUM] = attention(&all, p, p->n_new, q_head, rows);
     if (wants & KV_BIT(KV_LAST_ROW))
@@ -464,6 +460,8 @@ static bool run_tick(struct golden *g, struct kv_cache *c, struct kv_cache_work 
     for (int64_t l = 0; l < g->layers && good; l++)
         for (int64_t h = 0; h < g->select_heads && good; h++, (*list)++) {
             good = *list < g->kept_len.n && compare_lane(g, c, model_layer(g, l), h, *list, *kept, *tie);
+            if (!good)
+                break;
             *kept += g->kept_len.i32[*list];
             *tie += g->tie_len.n ? g->tie_len.i32[*list] : 0;
         }

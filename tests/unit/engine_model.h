@@ -9,6 +9,7 @@
 #include "sim/core/produce.h"
 #include "sim/core/random.h"
 #include "sim/core/select.h"
+#include "tests/unit/fixture.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -33,19 +34,11 @@ struct fixture {
     struct kv_backend *b;
 };
 
-#define MUST(truth)                                                                                                    \
-    do {                                                                                                               \
-        if (!(truth))                                                                                                  \
-            fail_msg("%s: %s", #truth, f->e.text);                                                                     \
-    } while (0)
-
 static inline int engine_set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    f->folder = kv_format(f->a, "%s/engineXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(f->folder));
+    f->folder = make_folder("engine", f->a);
     *state = f;
     return 0;
 }

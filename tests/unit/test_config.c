@@ -2,6 +2,7 @@
 /* Configs as Hugging Face has them: what is read, what a missing key means, what is refused and in which words; and the
  * rotary angles. */
 #include "engine/config.h"
+#include "tests/unit/fixture.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -25,10 +26,8 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    f->folder = kv_format(f->a, "%s/configXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(f->folder));
+    f->folder = make_folder("config", f->a);
     f->path = kv_format(f->a, "%s/config.json", f->folder);
     f->generation = kv_format(f->a, "%s/generation_config.json", f->folder);
     *state = f;

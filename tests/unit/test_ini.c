@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* INI files from disk: what is read, where it says it comes from, and that no mistake is passed over in silence. */
 #include "sim/core/ini.h"
+#include "tests/unit/fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,12 +22,9 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    char *folder = kv_format(f->a, "%s/iniXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    f->folder = folder;
-    f->path = kv_format(f->a, "%s/a.ini", folder);
+    f->folder = make_folder("ini", f->a);
+    f->path = kv_format(f->a, "%s/a.ini", f->folder);
     *state = f;
     return 0;
 }

@@ -37,6 +37,15 @@ static int find_sets(const struct kv_kernels *set[3])
     return n;
 }
 
+static void at_each_length(void (*check_one)(const struct kv_kernels *k, int64_t n, uint64_t seed))
+{
+    const struct kv_kernels *sets[3];
+    int n_sets = find_sets(sets);
+    for (int s = 0; s < n_sets; s++)
+        for (uint64_t l = 0; l < LENGTHS; l++)
+            check_one(sets[s], lengths[l], l);
+}
+
 static void draw(float *x, int64_t n, uint64_t seed, double scale)
 {
     for (int64_t i = 0; i < n; i++)
@@ -56,54 +65,52 @@ static void check_behind(const char *set, const char *what, const float *row, in
         fail_msg("%s, %s of %d writes behind its end", set, what, (int)n);
 }
 
+static void check_sums_and_rows(const struct kv_kernels *k, int64_t n, uint64_t seed)
+{
+    float x[MOST], y[MOST], z[MOST];
+    double dot = 0, squares = 0, most = -INFINITY;
+    draw(x, n, seed, 2);
+    draw(y, n, seed + 50, 2);
+    for (int64_t i = 0; i < n; i++) {
+        dot += (double)x[i] * (double)y[i];
+        squares += (double)x[i] * (double)x[i];
+        most = fmax(most, (double)x[i]);
+    }
+    check(k->name, "dot", n, (double)k->dot(x, y, n), dot, 1e-6 * (double)n);
+    check(k->name, "max", n, (double)k->max(x, n), most, 0);
+    memcpy(z, y, sizeof z);
+    z[n] = 123;
+    k->axpy(z, 0.7f, x, n);
+    check_behind(k->name, "axpy", z, n);
+    for (int64_t i = 0; i < n; i++)
+        check(k->name, "axpy", n, (double)z[i], (double)y[i] + (double)0.7f * (double)x[i], 4e-7);
+    memcpy(z, y, sizeof z);
+    z[n] = 123;
+    k->scale(z, 0.3f, n);
+    check_behind(k->name, "scale", z, n);
+    for (int64_t i = 0; i < n; i++)
+        check(k->name, "scale", n, (double)z[i], (double)(0.3f * y[i]), 0);
+    z[n] = 123;
+    k->rms_norm(x, y, n, 1e-5f, z);
+    check_behind(k->name, "rms_norm", z, n);
+    for (int64_t i = 0; i < n; i++)
+        check(k->name, "rms_norm", n, (double)z[i],
+              (double)x[i] / sqrt(squares / (double)n + (double)1e-5f) * (double)y[i], 2e-6);
+    draw(x, n, seed, 30);
+    memcpy(z, x, sizeof z);
+    z[n] = 123;
+    k->silu_times(z, y, n);
+    check_behind(k->name, "silu_times", z, n);
+    for (int64_t i = 0; i < n; i++) {
+        double expected = (double)x[i] / (1 + exp(-(double)x[i])) * (double)y[i];
+        check(k->name, "silu_times", n, (double)z[i], expected, 1e-6 * fabs(expected) + 1e-12);
+    }
+}
+
 static void sums_and_rows(void **state)
 {
-    const struct kv_kernels *sets[3];
-    int n_sets = find_sets(sets);
     (void)state;
-    for (int s = 0; s < n_sets; s++)
-        for (int l = 0; l < LENGTHS; l++) {
-            const struct kv_kernels *k = sets[s];
-            int64_t n = lengths[l];
-            float x[MOST], y[MOST], z[MOST];
-            double dot = 0, squares = 0, most = -INFINITY;
-            draw(x, n, (uint64_t)l, 2);
-            draw(y, n, (uint64_t)l + 50, 2);
-            for (int64_t i = 0; i < n; i++) {
-                dot += (double)x[i] * (double)y[i];
-                squares += (double)x[i] * (double)x[i];
-                most = fmax(most, (double)x[i]);
-            }
-            check(k->name, "dot", n, (double)k->dot(x, y, n), dot, 1e-6 * (double)n);
-            check(k->name, "max", n, (double)k->max(x, n), most, 0);
-            memcpy(z, y, sizeof z);
-            z[n] = 123;
-            k->axpy(z, 0.7f, x, n);
-            check_behind(k->name, "axpy", z, n);
-            for (int64_t i = 0; i < n; i++)
-                check(k->name, "axpy", n, (double)z[i], (double)y[i] + (double)0.7f * (double)x[i], 4e-7);
-            memcpy(z, y, sizeof z);
-            z[n] = 123;
-            k->scale(z, 0.3f, n);
-            check_behind(k->name, "scale", z, n);
-            for (int64_t i = 0; i < n; i++)
-                check(k->name, "scale", n, (double)z[i], (double)(0.3f * y[i]), 0);
-            z[n] = 123;
-            k->rms_norm(x, y, n, 1e-5f, z);
-            check_behind(k->name, "rms_norm", z, n);
-            for (int64_t i = 0; i < n; i++)
-                check(k->name, "rms_norm", n, (double)z[i],
-                      (double)x[i] / sqrt(squares / (double)n + (double)1e-5f) * (double)y[i], 2e-6);
-            draw(x, n, (uint64_t)l, 30);
-            memcpy(z, x, sizeof z);
-            z[n] = 123;
-            k->silu_times(z, y, n);
-            check_behind(k->name, "silu_times", z, n);
-            for (int64_t i = 0; i < n; i++) {
-                double expected = (double)x[i] / (1 + exp(-(double)x[i])) * (double)y[i];
-                check(k->name, "silu_times", n, (double)z[i], expected, 1e-6 * fabs(expected) + 1e-12);
-            }
-        }
+    at_each_length(check_sums_and_rows);
 }
 
 static void maxima_of_odd_numbers(void **state)
@@ -154,36 +161,34 @@ static void exponentials_are_exact_to_3_ulp(void **state)
     }
 }
 
+static void check_softmax(const struct kv_kernels *k, int64_t n, uint64_t seed)
+{
+    float x[MOST], y[MOST], add[MOST];
+    double sum = 0;
+    draw(x, n, seed, 20);
+    float top = k->max(x, n);
+    for (int64_t i = 0; i < n; i++)
+        sum += exp((double)x[i] - (double)top);
+    memcpy(y, x, sizeof y);
+    y[n] = add[n] = 123;
+    check(k->name, "softmax", n, (double)k->softmax(y, n, top), sum, 1e-6 * sum);
+    check_behind(k->name, "softmax", y, n);
+    draw(add, n, 3, 1);
+    float before[MOST];
+    memcpy(before, add, sizeof before);
+    k->add_exp(add, x, n, top + 1);
+    check_behind(k->name, "add_exp", add, n);
+    for (int64_t i = 0; i < n; i++) {
+        double e = exp((double)x[i] - (double)top);
+        check(k->name, "softmax", n, (double)y[i], e, 3e-6 * e);
+        check(k->name, "add_exp", n, (double)add[i], (double)before[i] + e * exp(-1), 2e-7 + 3e-6 * e);
+    }
+}
+
 static void softmax_rows(void **state)
 {
-    const struct kv_kernels *sets[3];
-    int n_sets = find_sets(sets);
     (void)state;
-    for (int s = 0; s < n_sets; s++)
-        for (int l = 0; l < LENGTHS; l++) {
-            const struct kv_kernels *k = sets[s];
-            int64_t n = lengths[l];
-            float x[MOST], y[MOST], add[MOST];
-            double sum = 0;
-            draw(x, n, (uint64_t)l, 20);
-            float top = k->max(x, n);
-            for (int64_t i = 0; i < n; i++)
-                sum += exp((double)x[i] - (double)top);
-            memcpy(y, x, sizeof y);
-            y[n] = add[n] = 123;
-            check(k->name, "softmax", n, (double)k->softmax(y, n, top), sum, 1e-6 * sum);
-            check_behind(k->name, "softmax", y, n);
-            draw(add, n, 3, 1);
-            float before[MOST];
-            memcpy(before, add, sizeof before);
-            k->add_exp(add, x, n, top + 1);
-            check_behind(k->name, "add_exp", add, n);
-            for (int64_t i = 0; i < n; i++) {
-                double e = exp((double)x[i] - (double)top);
-                check(k->name, "softmax", n, (double)y[i], e, 3e-6 * e);
-                check(k->name, "add_exp", n, (double)add[i], (double)before[i] + e * exp(-1), 2e-7 + 3e-6 * e);
-            }
-        }
+    at_each_length(check_softmax);
 }
 
 /* ---- rows of weights ---- */
@@ -252,59 +257,57 @@ static void check_products(const struct kv_kernels *k, const char *name, enum kv
         }
 }
 
-static void rows_of_every_type(void **state)
+static void check_types(const struct kv_kernels *k, int64_t n, uint64_t seed)
 {
     static const char *const names[] = {"multiply by f32", "multiply by bf16", "multiply by f16"};
-    const struct kv_kernels *sets[3];
-    int n_sets = find_sets(sets);
+    for (int type = KV_TENSOR_F32; type <= KV_TENSOR_F16; type++) {
+        char bytes[4 * MOST + 8];
+        float w[MOST], exact[MOST], wide[MOST];
+        draw(w, n, seed, 1);
+        w[0] = 1e-6f; /* subnormal as a half */
+        const void *row = encode((enum kv_tensor_type)type, w, n, bytes, exact);
+        wide[n] = 123;
+        k->widen(row, (enum kv_tensor_type)type, n, wide);
+        check_behind(k->name, "widen", wide, n);
+        assert_memory_equal(wide, exact, sizeof *wide * (size_t)n);
+        check_products(k, names[type], (enum kv_tensor_type)type, n);
+    }
+}
+
+static void rows_of_every_type(void **state)
+{
     (void)state;
-    for (int s = 0; s < n_sets; s++)
-        for (int type = KV_TENSOR_F32; type <= KV_TENSOR_F16; type++)
-            for (int l = 0; l < LENGTHS; l++) {
-                const struct kv_kernels *k = sets[s];
-                int64_t n = lengths[l];
-                char bytes[4 * MOST + 8];
-                float w[MOST], exact[MOST], wide[MOST];
-                draw(w, n, (uint64_t)l, 1);
-                w[0] = 1e-6f; /* subnormal as a half */
-                const void *row = encode((enum kv_tensor_type)type, w, n, bytes, exact);
-                wide[n] = 123;
-                k->widen(row, (enum kv_tensor_type)type, n, wide);
-                check_behind(k->name, "widen", wide, n);
-                assert_memory_equal(wide, exact, sizeof *wide * (size_t)n);
-                check_products(k, names[type], (enum kv_tensor_type)type, n);
-            }
+    at_each_length(check_types);
+}
+
+static void check_sums_of_rows(const struct kv_kernels *k, int64_t n, uint64_t seed)
+{
+    (void)seed;
+    enum { ROWS = 5 };
+    static float rows[ROWS * MOST];
+    float y[MOST], again[MOST], by[ROWS];
+    draw(rows, ROWS * n, 1, 2);
+    draw(by, ROWS, 2, 1);
+    draw(y, n, 3, 1);
+    memcpy(again, y, sizeof *y * (size_t)n);
+    y[n] = 123;
+    k->add_rows(y, by, rows, n, ROWS);
+    check_behind(k->name, "add_rows", y, n);
+    for (int64_t i = 0; i < n; i++) {
+        double sum = (double)again[i];
+        for (int j = 0; j < ROWS; j++)
+            sum += (double)by[j] * (double)rows[j * n + i];
+        check(k->name, "add_rows", n, (double)y[i], sum, 2e-6);
+    }
+    k->add_rows(again, by, rows, n, 2); /* a page, then the next */
+    k->add_rows(again, by + 2, rows + 2 * n, n, ROWS - 2);
+    assert_memory_equal(again, y, sizeof *y * (size_t)n);
 }
 
 static void sums_of_rows(void **state)
 {
-    enum { ROWS = 5 };
-    static float rows[ROWS * MOST];
-    const struct kv_kernels *sets[3];
-    int n_sets = find_sets(sets);
     (void)state;
-    for (int s = 0; s < n_sets; s++)
-        for (int l = 0; l < LENGTHS; l++) {
-            const struct kv_kernels *k = sets[s];
-            int64_t n = lengths[l];
-            float y[MOST], again[MOST], by[ROWS];
-            draw(rows, ROWS * n, 1, 2);
-            draw(by, ROWS, 2, 1);
-            draw(y, n, 3, 1);
-            memcpy(again, y, sizeof *y * (size_t)n);
-            y[n] = 123;
-            k->add_rows(y, by, rows, n, ROWS);
-            check_behind(k->name, "add_rows", y, n);
-            for (int64_t i = 0; i < n; i++) {
-                double sum = (double)again[i];
-                for (int j = 0; j < ROWS; j++)
-                    sum += (double)by[j] * (double)rows[j * n + i];
-                check(k->name, "add_rows", n, (double)y[i], sum, 2e-6);
-            }
-            k->add_rows(again, by, rows, n, 2); /* a page, then the next */
-            k->add_rows(again, by + 2, rows + 2 * n, n, ROWS - 2);
-            assert_memory_equal(again, y, sizeof *y * (size_t)n);
-        }
+    at_each_length(check_sums_of_rows);
 }
 
 int main(void)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Head masks in both published forms, how many heads each sparsity makes full, and what is said of a bad file. */
 #include "sim/core/mask.h"
+#include "tests/unit/fixture.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -26,12 +27,9 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    char *folder = kv_format(f->a, "%s/maskXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    f->folder = folder;
-    f->path = kv_format(f->a, "%s/m.tsv", folder);
+    f->folder = make_folder("mask", f->a);
+    f->path = kv_format(f->a, "%s/m.tsv", f->folder);
     *state = f;
     return 0;
 }

@@ -4,6 +4,7 @@
  * The table of the golden data is checked by its own test. */
 #include "sim/core/model.h"
 #include "sim/core/store.h"
+#include "tests/unit/fixture.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,12 +27,9 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->arena = kv_arena_open();
-    char *folder = kv_format(f->arena, "%s/modelXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    f->folder = folder;
-    f->file = kv_format(f->arena, "%s/config.json", folder);
+    f->folder = make_folder("model", f->arena);
+    f->file = kv_format(f->arena, "%s/config.json", f->folder);
     *state = f;
     return 0;
 }

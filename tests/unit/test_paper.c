@@ -3,6 +3,7 @@
  * values of the functions that the authors released (princeton-pli/PruLong, eval/viz/kv_footprint.py), of which the
  * golden data have hundreds more. */
 #include "sim/core/paper.h"
+#include "sim/core/least.h"
 #include "sim/core/random.h"
 
 #include <math.h>
@@ -150,11 +151,6 @@ static void small_chunks_lose_nothing(void **state)
 
 /* ---- a loop over single queries ---- */
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The peak of a mix is that of the mixed points: they are kept for both heads. */
 enum { MOST_POINTS = 4000 };
 struct points {
@@ -167,14 +163,14 @@ static double streaming_head(const struct kv_paper_form *f, int64_t prompt, int6
     double active = 0;
     points->n = 0;
     for (int64_t start = 0; start < prompt; start += f->chunk) {
-        int64_t past = least(start, f->sinks + f->recents), position = start;
+        int64_t past = kv_least(start, f->sinks + f->recents), position = start;
         for (; position < prompt && position < start + f->chunk; position++)
             active += (double)(past + position - start + 1);
         points->at[points->n++] = (double)(past + position - start);
     }
     double last = 0;
     for (int64_t position = prompt; position < prompt + output; position++) {
-        last = (double)(least(position, f->sinks + f->recents) + 1);
+        last = (double)(kv_least(position, f->sinks + f->recents) + 1);
         active += last;
     }
     if (output)
@@ -185,15 +181,15 @@ static double streaming_head(const struct kv_paper_form *f, int64_t prompt, int6
 static double other_head(const struct kv_paper_form *f, int64_t prompt, int64_t output, struct points *points)
 {
     double active = 0;
-    int64_t past = 0, start = 0, local = f->locret ? least(f->local, prompt) : 0;
+    int64_t past = 0, start = 0, local = f->locret ? kv_least(f->local, prompt) : 0;
     points->n = 0;
     while (start < prompt) {
-        int64_t end = start < prompt - local ? least(start + f->chunk, prompt - local) : prompt;
+        int64_t end = start < prompt - local ? kv_least(start + f->chunk, prompt - local) : prompt;
         for (int64_t position = start; position < end; position++)
             active += (double)(past + position - start + 1);
         points->at[points->n++] = (double)(past + end - start);
         double stays = nearbyint((1.0 - f->kv_sparsity) * (double)(end - start));
-        past += least((int64_t)stays + (f->locret ? f->stabilizers : 64), end - start);
+        past += kv_least((int64_t)stays + (f->locret ? f->stabilizers : 64), end - start);
         start = end;
     }
     for (int64_t i = 1; i <= output; i++)

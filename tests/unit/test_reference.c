@@ -3,6 +3,7 @@
  * against itself on random models: passes in pieces, evicted positions, patches. */
 #include "engine/reference.h"
 #include "sim/core/random.h"
+#include "tests/unit/fixture.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -31,10 +32,8 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    f->folder = kv_format(f->a, "%s/referenceXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(f->folder));
+    f->folder = make_folder("reference", f->a);
     *state = f;
     return 0;
 }
@@ -50,12 +49,6 @@ static int tear_down(void **state)
     free(f);
     return 0;
 }
-
-#define MUST(truth)                                                                                                    \
-    do {                                                                                                               \
-        if (!(truth))                                                                                                  \
-            fail_msg("%s: %s", #truth, f->e.text);                                                                     \
-    } while (0)
 
 static struct kv_reference *open_reference(struct fixture *f, const struct kv_weights *w)
 {

@@ -443,7 +443,7 @@ static void passes_by_hand(void **state)
                                    1 + 0.01 * b + 1e-5 * b * (k + 5), tail);
     at += (size_t)snprintf(text + at, sizeof text - at, "scores,1,100,300,0.4,1,1,3,%s\nevict,1,100,300,0.6,1,1,3,%s\n",
                            tail, tail);
-    at += (size_t)snprintf(text + at, sizeof text - at, "prefill,1,256,0,3.5,1,1,3,%s\n", tail); /* without prefixes */
+    snprintf(text + at, sizeof text - at, "prefill,1,256,0,3.5,1,1,3,%s\n", tail); /* without prefixes */
     struct kv_settings s = settings(KV_TIMING_TABLE, write_file("profile.csv", text));
     struct kv_model m = model("Llama-3.1-8B");
     struct kv_timing *t = opened(&s, &m);

@@ -3,6 +3,7 @@
  * beyond it time goes by bytes and pairs. On rooflines, and on measured tables where they lie beside the tree. */
 #include "sim/core/preset.h"
 #include "sim/serve/timing.h"
+#include "tests/unit/measured.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -16,22 +17,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-static struct kv_arena *arena;
-
-static int set_up(void **state)
-{
-    (void)state;
-    arena = kv_arena_open();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    kv_arena_close(arena);
-    return 0;
-}
 
 struct sizes {
     int64_t chunk, n_chunks, decodes;
@@ -186,24 +171,21 @@ static void tables(void **state)
                {"llmservingsim/rtx4090_llama31_8b_tp1", 1e-6},
                {"aiconfigurator/a100_vllm_0.14.0", 1e-6},
                {"aiconfigurator/h200_vllm_0.24.0", 1e-6}};
-    const char *root = getenv("MEASURED");
     int there = 0;
     struct kv_model m;
     struct kv_err e = {0};
     if (!kv_model_find("Llama-3.1-8B", &m, arena, &e))
         fail_msg("%s", e.text);
-    for (int i = 0; i < 5 && root && *root; i++) {
-        const char *path = kv_format(arena, "%s/%s", root, all[i].folder);
+    for (int i = 0; i < 5; i++) {
+        const char *path = measured(all[i].folder);
         struct kv_settings s = {.timing = {.model = KV_TIMING_TABLE, .profile = path}};
-        if (access(path, F_OK))
+        if (!path)
             continue;
         there++;
         check_timing(all[i].folder, opened(&s, &m), true, all[i].step);
     }
-    if (there)
-        return;
-    print_message("skipped: no measured tables; MEASURED=DIR says where they are\n");
-    skip();
+    if (!there)
+        skip();
 }
 
 int main(void)

@@ -4,6 +4,7 @@
 #include "sim/core/preset.h"
 #include "sim/csv.h"
 #include "sim/serve/layers.h"
+#include "tests/unit/measured.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -18,33 +19,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-static struct kv_arena *arena;
-
-static int set_up(void **state)
-{
-    (void)state;
-    arena = kv_arena_open();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    kv_arena_close(arena);
-    return 0;
-}
-
-/* NULL, with the reason, when it is not there. */
-static const char *measured(const char *name)
-{
-    const char *root = getenv("MEASURED");
-    const char *path = root && *root ? kv_format(arena, "%s/%s", root, name) : NULL;
-    if (path && !access(path, F_OK))
-        return path;
-    print_message("skipped: no measured tables '%s'; MEASURED=DIR says where they are\n", name);
-    return NULL;
-}
 
 /* Relative errors, in the order they came. */
 struct errors {

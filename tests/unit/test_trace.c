@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Trace files: what is written is read; files as h5py makes them are read; what is said of others. */
+#include "tests/unit/fixture.h"
 #include "tests/unit/trace_sample.h"
 
 #include <hdf5.h>
@@ -21,13 +22,10 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    char *folder = kv_format(f->a, "%s/traceXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    f->folder = folder;
-    f->path = kv_format(f->a, "%s/t.kvt.h5", folder);
-    f->other = kv_format(f->a, "%s/u.kvt.h5", folder);
+    f->folder = make_folder("trace", f->a);
+    f->path = kv_format(f->a, "%s/t.kvt.h5", f->folder);
+    f->other = kv_format(f->a, "%s/u.kvt.h5", f->folder);
     *state = f;
     return 0;
 }

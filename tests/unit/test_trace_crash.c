@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Traces whose writer was killed, files cut off anywhere and files with a wrong bit: what was committed is read as it
  * was written, the rest is refused in bounded time. */
+#include "tests/unit/fixture.h"
 #include "tests/unit/trace_sample.h"
 #include "traces/inside.h"
 
@@ -27,14 +28,11 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    char *folder = kv_format(f->a, "%s/traceXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    f->folder = folder;
-    f->path = kv_format(f->a, "%s/t.kvt.h5", folder);
+    f->folder = make_folder("trace", f->a);
+    f->path = kv_format(f->a, "%s/t.kvt.h5", f->folder);
     f->part = kv_format(f->a, "%s.part", f->path);
-    f->other = kv_format(f->a, "%s/copy.kvt.h5", folder);
+    f->other = kv_format(f->a, "%s/copy.kvt.h5", f->folder);
     f->seed = 20260101;
     *state = f;
     return 0;

@@ -2,6 +2,7 @@
 /* Checkpoints: what is written is read back exactly, in one file and in shards; every kind of damage is refused. */
 #include "engine/safetensors.h"
 #include "sim/core/random.h"
+#include "tests/unit/fixture.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -25,10 +26,8 @@ struct fixture {
 static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    f->folder = kv_format(f->a, "%s/weightsXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(f->folder));
+    f->folder = make_folder("weights", f->a);
     f->single = kv_format(f->a, "%s/model.safetensors", f->folder);
     *state = f;
     return 0;
@@ -47,12 +46,6 @@ static int tear_down(void **state)
     free(f);
     return 0;
 }
-
-#define MUST(truth)                                                                                                    \
-    do {                                                                                                               \
-        if (!(truth))                                                                                                  \
-            fail_msg("%s: %s", #truth, f->e.text);                                                                     \
-    } while (0)
 
 static const char *in_folder(struct fixture *f, const char *name)
 {

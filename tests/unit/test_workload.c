@@ -8,49 +8,51 @@
 
 /* ---- files ---- */
 
+struct row {
+    double arrival_s;
+    int64_t prompt, output;
+};
+
+static void check_rows(struct fixture *f, const char *file, const struct row *row, int n)
+{
+    assert_true(open_text(f, file, ""));
+    for (int i = 0; i < n; i++)
+        check_next(f, row[i].arrival_s, row[i].prompt, row[i].output);
+    check_end(f);
+    check_end(f);
+}
+
 static void azure_of_2023_is_read_exactly(void **state)
 {
-    struct fixture *f = *state;
-    assert_true(open_text(f,
-                          "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
-                          "2023-11-16 23:59:59.6805900,374,44\r\n"
-                          "2023-11-17 00:00:00.0000000,396,109\r\n"
-                          "2023-11-17 00:00:00.0000001,7,1",
-                          ""));
-    check_next(f, 0, 374, 44);
-    check_next(f, 0.31941, 396, 109);
-    check_next(f, 0.3194101, 7, 1);
-    check_end(f);
-    check_end(f);
+    static const struct row rows[] = {{0, 374, 44}, {0.31941, 396, 109}, {0.3194101, 7, 1}};
+    check_rows(*state,
+               "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
+               "2023-11-16 23:59:59.6805900,374,44\r\n"
+               "2023-11-17 00:00:00.0000000,396,109\r\n"
+               "2023-11-17 00:00:00.0000001,7,1",
+               rows, 3);
 }
 
 static void azure_of_2024_is_read_exactly(void **state)
 {
-    struct fixture *f = *state;
-    assert_true(open_text(f,
-                          "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-                          "2024-02-28 23:59:59.999999+00:00,2162,5\n"
-                          "2024-02-29 00:00:00+00:00,2399,6\n"
-                          "2024-03-01 02:00:00.5+02:00,1,1\n",
-                          ""));
-    check_next(f, 0, 2162, 5);
-    check_next(f, 0.000001, 2399, 6);
-    check_next(f, 86400.500001, 1, 1);
-    check_end(f);
+    static const struct row rows[] = {{0, 2162, 5}, {0.000001, 2399, 6}, {86400.500001, 1, 1}};
+    check_rows(*state,
+               "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+               "2024-02-28 23:59:59.999999+00:00,2162,5\n"
+               "2024-02-29 00:00:00+00:00,2399,6\n"
+               "2024-03-01 02:00:00.5+02:00,1,1\n",
+               rows, 3);
 }
 
 static void plain_csv_is_bound_by_its_header(void **state)
 {
-    struct fixture *f = *state;
-    assert_true(open_text(f,
-                          "note,output_tokens,\"prompt_tokens\",arrival_s\n"
-                          "\"a, \"\"b\"\"\", 5 ,100,0.25\n"
-                          "\n"
-                          ",7,200,1.000000001",
-                          ""));
-    check_next(f, 0.25, 100, 5);
-    check_next(f, 1.000000001, 200, 7);
-    check_end(f);
+    static const struct row rows[] = {{0.25, 100, 5}, {1.000000001, 200, 7}};
+    check_rows(*state,
+               "note,output_tokens,\"prompt_tokens\",arrival_s\n"
+               "\"a, \"\"b\"\"\", 5 ,100,0.25\n"
+               "\n"
+               ",7,200,1.000000001",
+               rows, 2);
 }
 
 static void rows_out_of_order_are_refused(void **state)

@@ -5,6 +5,7 @@
 
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_parts.h"
+#include "tests/unit/fixture.h"
 
 #include <jansson.h>
 #include <pthread.h>
@@ -28,12 +29,9 @@ struct fixture {
 static inline int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    const char *tmp = getenv("KV_TMP");
     f->a = kv_arena_open();
-    char *folder = kv_format(f->a, "%s/tokenizerXXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    f->folder = folder;
-    f->path = kv_format(f->a, "%s/tokenizer.json", folder);
+    f->folder = make_folder("tokenizer", f->a);
+    f->path = kv_format(f->a, "%s/tokenizer.json", f->folder);
     *state = f;
     return 0;
 }
