@@ -176,7 +176,7 @@ bool kv_keep_drop(struct kv_engine *e, const struct kv_keep *but);
 /* With prefix caching: the name of a block of the job; blocks up to `tokens`, the full ones behind `from` named. */
 uint64_t kv_job_block_name(const struct kv_engine *e, const struct kv_job *job, int64_t block);
 void kv_slot_take_block(struct kv_slot *s, int32_t block);
-void kv_slot_name_last(struct kv_engine *e, struct kv_slot *s); /* it is full */
+void kv_slot_name_block(struct kv_engine *e, const struct kv_slot *s, int64_t n); /* it is full */
 void kv_slot_take_blocks(struct kv_engine *e, struct kv_slot *s, int64_t from, int64_t tokens);
 
 #endif

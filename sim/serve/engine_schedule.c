@@ -178,20 +178,25 @@ static bool walk_decodes(struct kv_engine *e)
     return preempted;
 }
 
-/* A block that this step fills has its name at once, or a step later where the last of its tokens is not known yet when
- * the step is scheduled (vllm/v1/core/sched/async_scheduler.py). */
 static void take_blocks(struct kv_engine *e)
 {
-    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step)]; i >= 0; i = e->slot[i]->phase_newer) {
+    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step)]; i >= 0; i = e->slot[i]->phase_newer)
+        kv_slot_take_block(e->slot[i], kv_blocks_take(e->blocks));
+}
+
+/* Blocks that this step fills get their names when the prefills have theirs, so that a decode which one of them
+ * preempted names none; or a step later where the last of its tokens is not known yet when the step is scheduled
+ * (vllm/v1/core/sched/async_scheduler.py). */
+static void name_blocks(struct kv_engine *e)
+{
+    bool async = e->rules.async_scheduling;
+    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step + !async)]; i >= 0; i = e->slot[i]->phase_newer) {
         struct kv_slot *s = e->slot[i];
-        if (e->rules.async_scheduling && s->seen + e->step - s->start > s->target)
-            kv_slot_name_last(e, s);
-        kv_slot_take_block(s, kv_blocks_take(e->blocks));
+        if (!async)
+            kv_slot_name_block(e, s, s->n_blocks - 1);
+        else if (s->seen + e->step - s->start > s->target)
+            kv_slot_name_block(e, s, s->n_blocks - 2); /* the last one is this step's */
     }
-    if (e->rules.async_scheduling)
-        return;
-    for (int32_t i = e->in_phase[kv_in_page(e->holder, e->step + 1)]; i >= 0; i = e->slot[i]->phase_newer)
-        kv_slot_name_last(e, e->slot[i]);
 }
 
 int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase)
@@ -502,6 +507,8 @@ bool kv_engine_schedule(struct kv_engine *e, double cutoff)
         e->full = false; /* what is cached may have changed, and evictions give pages back */
     bool preempted = schedule_decodes(e);
     preempted |= schedule_prefills(e);
+    if (e->blocks)
+        name_blocks(e);
     preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
     enum admission last = ADMITTED;
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)

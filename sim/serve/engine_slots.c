@@ -331,7 +331,7 @@ void kv_slot_take_blocks(struct kv_engine *e, struct kv_slot *s, int64_t from, i
         kv_blocks_name(e->blocks, s->block[i], kv_job_block_name(e, s->job, i));
 }
 
-void kv_slot_name_last(struct kv_engine *e, struct kv_slot *s)
+void kv_slot_name_block(struct kv_engine *e, const struct kv_slot *s, int64_t n)
 {
-    kv_blocks_name(e->blocks, s->block[s->n_blocks - 1], kv_job_block_name(e, s->job, s->n_blocks - 1));
+    kv_blocks_name(e->blocks, s->block[n], kv_job_block_name(e, s->job, n));
 }
