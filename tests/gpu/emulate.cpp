@@ -49,8 +49,9 @@ const char *kernel_name;
     std::abort();
 }
 
-/* The compiler's own jumps: the library's may be watched by a sanitizer, which knows nothing of fibers. */
-[[noreturn]] __attribute__((noinline)) void go_on(void **at)
+/* The compiler's own jumps: the library's may be watched by a sanitizer, which knows nothing of fibers. A function that
+ * comes back by one may have lost any register, whatever a compiler that looks into it thinks. */
+[[noreturn]] __attribute__((noipa)) void go_on(void **at)
 {
     __builtin_longjmp(at, 1);
 }
@@ -65,7 +66,7 @@ void enter()
     go_on(scheduler);
 }
 
-__attribute__((noinline)) void wait_as(state s)
+__attribute__((noipa)) void wait_as(state s)
 {
     fiber &f = fibers[(size_t)now];
     f.is = s;
@@ -74,7 +75,7 @@ __attribute__((noinline)) void wait_as(state s)
     kv_emulated_thread = fibers[(size_t)now].thread;
 }
 
-[[noreturn]] __attribute__((noinline)) void start(fiber &f, bool begun)
+[[noreturn]] __attribute__((noipa)) void start(fiber &f, bool begun)
 {
     if (begun)
         go_on(f.at);
@@ -82,7 +83,7 @@ __attribute__((noinline)) void wait_as(state s)
     std::abort();
 }
 
-__attribute__((noinline)) void resume(int i, bool *begun)
+__attribute__((noipa)) void resume(int i, bool *begun)
 {
     now = i;
     fiber &f = fibers[(size_t)i];
