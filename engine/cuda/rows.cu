@@ -301,8 +301,8 @@ void kv_cuda_append(struct kv_gpu *g, const struct kv_cuda_shape *s, const struc
         KV_LAUNCH(g, append_heads<1>, grid, dim3(THREADS), 0, a);
 }
 
-/* A thread moves a column of two elements: what it overwrites it has read, and nobody else reads. AHEAD reads are under
- * way at a time. */
+/* Row i takes what is n rows on, in those kept and the n newest behind them. A thread moves a column of two elements:
+ * what it overwrites it has read, and nobody else reads. AHEAD reads are under way at a time. */
 enum { AHEAD = 16 };
 __global__ void keep_queries(uint32_t *kept, const uint32_t *newest, int64_t width, int64_t window, int64_t n)
 {
@@ -328,9 +328,9 @@ void kv_cuda_keep_queries(struct kv_gpu *g, const struct kv_cuda_shape *s, const
                           int32_t layer, const kv_bf16 *q, kv_bf16 *query)
 {
     int64_t width = (int64_t)s->q_heads * s->d, window = part_host->window;
-    int64_t n = part_host->n_new < window ? part_host->n_new : window;
-    const kv_bf16 *newest = q + (part_host->first + part_host->n_new - n) * width;
-    if (n > 0)
+    int64_t n = part_host->n_new;
+    const kv_bf16 *newest = q + part_host->first * width;
+    if (window > 0 && n > 0)
         KV_LAUNCH(g, keep_queries, dim3((unsigned)((width / 2 + THREADS - 1) / THREADS)), dim3(THREADS), 0,
                   (uint32_t *)(void *)(query + layer * window * width), (const uint32_t *)(const void *)newest,
                   width / 2, window, n);
