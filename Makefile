@@ -104,7 +104,7 @@ cu_flags := -std=c++17 -O2 -g -I. -gencode arch=compute_80,code=sm_80 -gencode a
   -Werror cross-execution-space-call $(if $(werror),-Werror all-warnings) \
   -Xcompiler -Wall,-Wextra,-Wshadow,-Wconversion,-ffp-contract=off \
   -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fno-asynchronous-unwind-tables
-cpp_flags := -std=c++17 -O2 -g -I. -DKV_EMULATED -Wno-unknown-pragmas $(filter -fsanitize=%,$(flags.$(BUILD))) -Wall -Wextra -Wshadow $(if $(werror),-Werror) -ffp-contract=off
+cpp_flags := -std=c++17 -O2 -g -I. -DKV_EMULATED -fno-strict-aliasing -Wno-unknown-pragmas $(filter -fsanitize=%,$(flags.$(BUILD))) -Wall -Wextra -Wshadow $(if $(werror),-Werror) -ffp-contract=off
 cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lcublas -ldl -lrt -lpthread
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------

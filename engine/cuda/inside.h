@@ -55,7 +55,7 @@ struct kv_cuda {
     int32_t *token_host, *token;
     float *x, *lse;
     kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
-    struct kv_cuda_buffer work, logits, scores, scratch, from, keep, stage;
+    struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
     char *work_host; /* (layers, work_host_bytes): what was put for one layer may wait while the next one's is made */
     int64_t work_host_bytes;
 };

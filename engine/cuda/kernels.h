@@ -93,12 +93,10 @@ void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct
 void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, int64_t first, int64_t n, float *keys, float *values);
 
-/* Moves entries of one lane together: entry keep[i] becomes entry i, i < n; keep (device) ascends, so that nothing is
- * overwritten before it moved when moves are done in order: `stage` holds (2 x KV_CUDA_MOVES x d) bf16 of the device
- * for that. Entries below the first move stay. */
-enum { KV_CUDA_MOVES = 4096 };
+/* Moves entries of one lane together: entry keep[i] becomes entry i, i < n; keep (device) ascends. Entries below the
+ * first move stay. */
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
-                     int32_t head, const int32_t *keep, int64_t n, kv_bf16 *stage);
+                     int32_t head, const int32_t *keep, int64_t n);
 
 /* query (layers, window, q_heads, d) of the layer: its last n_new rows become the part's last new tokens, older ones
  * move up. */
