@@ -217,9 +217,10 @@ $(B)/tests/gpu/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
 	@mkdir -p $(@D)
 	$(CXX) @$(B)/cpp.flags $(not_watched) -MMD -MP -c -o $@ $<
 # The suite that the CPU backend passes, for the CUDA backend.
-$(B)/tests/gpu/test_backend.o: tests/unit/test_backend.c $(B)/all.cflags $(B)/test.cflags $(B)/engine.cflags $(B)/compiler
+$(B)/tests/gpu/on_device/test_backend.o: on_it := -DKV_ON_DEVICE
+$(B)/tests/gpu/test_backend.o $(B)/tests/gpu/on_device/test_backend.o: tests/unit/test_backend.c $(B)/all.cflags $(B)/test.cflags $(B)/engine.cflags $(B)/compiler
 	@mkdir -p $(@D)
-	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -DKV_TESTED_CUDA -MMD -MP -c -o $@ $<
+	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -DKV_TESTED_CUDA $(on_it) -MMD -MP -c -o $@ $<
 $(gpu_tests): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
@@ -233,9 +234,6 @@ $(B)/tests/gpu/on_device/%.o: tests/gpu/%.c $(B)/all.cflags $(B)/engine.cflags $
 	@mkdir -p $(@D)
 	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -MMD -MP -c -o $@ $<
 $(on_device): %: %.o $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
-	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^) $(cuda_libs)
-$(B)/tests/gpu/on_device/test_backend: $(B)/tests/gpu/test_backend.o
-	@mkdir -p $(@D)
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^) $(cuda_libs)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

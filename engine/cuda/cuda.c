@@ -50,8 +50,7 @@ static void cuda_close(struct kv_backend *backend)
 {
     struct kv_cuda *b = kv_cuda_of(backend);
     if (b->gpu) {
-        struct kv_cuda_buffer *buffers[] = {&b->work, &b->logits, &b->scores, &b->scratch,
-                                            &b->from, &b->keep,   &b->stage};
+        struct kv_cuda_buffer *buffers[] = {&b->work, &b->logits, &b->scores, &b->scratch, &b->from, &b->keep};
         for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
             kv_gpu_delete(b->gpu, buffers[i]->at);
         drop_rows(b);

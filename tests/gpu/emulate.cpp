@@ -23,6 +23,7 @@ struct copy {
 struct fiber {
     void *at[5];
     ucontext_t begin;
+    bool born;
     dim3 thread;
     state is;
     int turn, groups;
@@ -33,12 +34,13 @@ struct warp {
     unsigned char told[2][32][LANE_BYTES];
 };
 
-std::vector<fiber> fibers;
+fiber fibers[MOST_THREADS];
 alignas(64) char stacks[MOST_THREADS][STACK];
 std::vector<warp> warps;
-std::vector<unsigned char> shared_bytes(SHARED_MOST);
+std::vector<unsigned char> shared_bytes(SHARED_MOST + 128);
 void *scheduler[5];
 int now, n_threads;
+size_t shared_asked; /* with what aligns it */
 unsigned order;
 const std::function<void()> *body;
 const char *kernel_name;
@@ -57,16 +59,6 @@ const char *kernel_name;
     __builtin_longjmp(at, 1);
 }
 
-void enter()
-{
-    (*body)();
-    fiber &f = fibers[(size_t)now];
-    if (!f.copies.empty())
-        stop("ends with copies that nobody waited for");
-    f.is = DONE;
-    go_on(scheduler);
-}
-
 __attribute__((noipa)) void wait_as(state s)
 {
     fiber &f = fibers[(size_t)now];
@@ -76,23 +68,37 @@ __attribute__((noipa)) void wait_as(state s)
     kv_emulated_thread = fibers[(size_t)now].thread;
 }
 
-[[noreturn]] __attribute__((noipa)) void start(fiber &f, bool begun)
+/* A fiber lives on, block after block. */
+void enter()
 {
-    if (begun)
+    for (;;) {
+        (*body)();
+        if (!fibers[(size_t)now].copies.empty())
+            stop("ends with copies that nobody waited for");
+        wait_as(DONE);
+    }
+}
+
+[[noreturn]] __attribute__((noipa)) void start(fiber &f)
+{
+    if (f.born)
         go_on(f.at);
+    f.born = true;
+    getcontext(&f.begin);
+    f.begin.uc_stack.ss_sp = stacks[&f - fibers];
+    f.begin.uc_stack.ss_size = STACK;
+    f.begin.uc_link = nullptr;
+    makecontext(&f.begin, enter, 0);
     setcontext(&f.begin);
     std::abort();
 }
 
-__attribute__((noipa)) void resume(int i, bool *begun)
+__attribute__((noipa)) void resume(int i)
 {
     now = i;
-    fiber &f = fibers[(size_t)i];
-    bool was = begun[i];
-    begun[i] = true;
-    kv_emulated_thread = f.thread;
+    kv_emulated_thread = fibers[i].thread;
     if (!__builtin_setjmp(scheduler))
-        start(f, was);
+        start(fibers[i]);
 }
 
 /* A warp goes on when all its threads that are not done wait for it, a block likewise. */
@@ -128,8 +134,7 @@ bool release()
 
 void run_block()
 {
-    static bool begun[MOST_THREADS];
-    std::memset(shared_bytes.data(), 0xff, shared_bytes.size());
+    std::memset(shared_bytes.data(), 0xff, shared_asked);
     for (int i = 0; i < n_threads; i++) {
         fiber &f = fibers[(size_t)i];
         unsigned x = (unsigned)i;
@@ -138,12 +143,6 @@ void run_block()
         f.is = READY;
         f.turn = f.groups = 0;
         f.copies.clear();
-        getcontext(&f.begin);
-        f.begin.uc_stack.ss_sp = stacks[i];
-        f.begin.uc_stack.ss_size = STACK;
-        f.begin.uc_link = nullptr;
-        makecontext(&f.begin, enter, 0);
-        begun[i] = false;
     }
     for (;;) {
         bool ran = false;
@@ -151,7 +150,7 @@ void run_block()
         int first = (int)(order >> 8) % n_threads, step = order >> 30 & 1 ? 1 : n_threads - 1;
         for (int k = 0, i = first; k < n_threads; k++, i = (i + step) % n_threads)
             if (fibers[(size_t)i].is == READY) {
-                resume(i, begun);
+                resume(i);
                 ran = true;
             }
         bool done = true;
@@ -222,10 +221,9 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
         stop("more shared memory than a block may have");
     if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535 || !grid.x || !grid.y || !grid.z)
         stop("a grid that a device refuses");
-    if ((int)fibers.size() < n_threads)
-        fibers.resize((size_t)n_threads);
     if ((int)warps.size() < n_threads / 32)
         warps.resize((size_t)n_threads / 32);
+    shared_asked = shared ? shared + 128 : 0;
     kv_emulated_grid = grid;
     kv_emulated_block_size = block;
     body = &kernel;
