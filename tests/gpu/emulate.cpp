@@ -126,6 +126,25 @@ bool release()
     return any;
 }
 
+bool ready(int warp)
+{
+    for (int i = 32 * warp; i < 32 * warp + 32; i++)
+        if (fibers[(size_t)i].is == READY)
+            return true;
+    return false;
+}
+
+/* `warp` or the next behind it that can run; itself if none can. */
+int next_ready(int warp)
+{
+    int warps_here = n_threads / 32;
+    for (int i = 0; i < warps_here; i++)
+        if (ready((warp + i) % warps_here))
+            return (warp + i) % warps_here;
+    return warp;
+}
+
+/* One warp runs for a while, till it waits for others or another's turn comes: so some are far ahead. */
 void run_block()
 {
     static bool begun[MOST_THREADS];
@@ -145,15 +164,15 @@ void run_block()
         makecontext(&f.begin, enter, 0);
         begun[i] = false;
     }
-    for (;;) {
-        bool ran = false;
+    for (int warp = 0;;) {
         order = order * 1664525u + 1013904223u;
-        int first = (int)(order >> 8) % n_threads, step = order >> 30 & 1 ? 1 : n_threads - 1;
-        for (int k = 0, i = first; k < n_threads; k++, i = (i + step) % n_threads)
-            if (fibers[(size_t)i].is == READY) {
-                resume(i, begun);
-                ran = true;
-            }
+        if (!ready(warp) || order >> 28 == 0)
+            warp = next_ready((int)(order >> 8) % (n_threads / 32));
+        int first = (int)(order >> 16) % 32, step = order >> 27 & 1 ? 1 : 31;
+        bool ran = ready(warp);
+        for (int k = 0, i = first; k < 32; k++, i = (i + step) % 32)
+            if (fibers[(size_t)(32 * warp + i)].is == READY)
+                resume(32 * warp + i, begun);
         bool done = true;
         for (int i = 0; i < n_threads; i++)
             done = done && fibers[(size_t)i].is == DONE;

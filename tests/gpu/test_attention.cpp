@@ -350,6 +350,15 @@ static void test_many_tokens_slots(void **)
     check({128, 16, 4, 1, 2, {{1, 5, 0, true, {70}}}, 2}, 3);
 }
 
+/* Scores whose exponentials are far out of range, either way. */
+static void test_far_scores(void **)
+{
+    check(
+        {64, 16, 4, 2, 3, {{2, 1, 0, false, {900, 30}}, {2, 20, 0, false, {100, 0}}, {2, 1, 0, true, {300, 40}}}, 200},
+        1);
+    check({16, 16, 4, 2, 3, {{2, 1, 0, false, {90, 30}}, {2, 20, 0, false, {100, 0}}}, 200}, 2);
+}
+
 /* Anything, small. */
 static void test_anything(void **)
 {
@@ -399,8 +408,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_token),   cmocka_unit_test(test_one_token_slots),   cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_anything),
-        cmocka_unit_test(test_same_again),
+        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_far_scores),
+        cmocka_unit_test(test_anything),    cmocka_unit_test(test_same_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
