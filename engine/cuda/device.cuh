@@ -123,10 +123,63 @@ static __device__ __forceinline__ float kv_warp_max(float x)
     return x;
 }
 
-/* K row of entry i of a lane whose pages are `table`; its V row is page x d elements behind. */
+/* n neighbours, 1, 2 or 8 of them, that begin at a multiple of their bytes (of 16 for more). */
+template <int n> static __device__ __forceinline__ void kv_load(float *out, const kv_bf16 *x)
+{
+    if constexpr (n == 8) {
+        uint4 all = *(const uint4 *)(const void *)x;
+        const uint32_t both[4] = {all.x, all.y, all.z, all.w};
+        for (int i = 0; i < 4; i++) {
+            out[2 * i] = kv_low(both[i]);
+            out[2 * i + 1] = kv_high(both[i]);
+        }
+    } else if constexpr (n == 2) {
+        uint32_t both = *(const uint32_t *)(const void *)x;
+        out[0] = kv_low(both);
+        out[1] = kv_high(both);
+    } else
+        out[0] = kv_from_bf16(x[0]);
+}
+template <int n> static __device__ __forceinline__ void kv_load(float *out, const float *x)
+{
+    if constexpr (n == 8)
+        for (int i = 0; i < 8; i += 4) {
+            float4 four = *(const float4 *)(const void *)(x + i);
+            out[i] = four.x;
+            out[i + 1] = four.y;
+            out[i + 2] = four.z;
+            out[i + 3] = four.w;
+        }
+    else
+        for (int i = 0; i < n; i++)
+            out[i] = x[i];
+}
+template <int n> static __device__ __forceinline__ void kv_store(kv_bf16 *out, const float *x)
+{
+    if constexpr (n == 8)
+        *(uint4 *)(void *)out =
+            make_uint4(kv_pack(x[0], x[1]), kv_pack(x[2], x[3]), kv_pack(x[4], x[5]), kv_pack(x[6], x[7]));
+    else if constexpr (n == 2)
+        *(uint32_t *)(void *)out = kv_pack(x[0], x[1]);
+    else
+        out[0] = kv_to_bf16(x[0]);
+}
+template <int n> static __device__ __forceinline__ void kv_store(float *out, const float *x)
+{
+    if constexpr (n == 8)
+        for (int i = 0; i < 8; i += 4)
+            *(float4 *)(void *)(out + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+    else
+        for (int i = 0; i < n; i++)
+            out[i] = x[i];
+}
+
+/* K row of entry i of a lane whose pages are `table`; its V row is page x d elements behind. Entries are fewer than
+ * 2^31: their division is the short one. */
 static __device__ __forceinline__ kv_bf16 *kv_row_of(const struct kv_cuda_shape &s, const int32_t *table, int64_t i)
 {
-    return s.pool + ((int64_t)table[i / s.page] * 2 * s.page + i % s.page) * s.d;
+    uint32_t entry = (uint32_t)i, page = (uint32_t)s.page;
+    return s.pool + ((int64_t)table[entry / page] * 2 * s.page + entry % page) * s.d;
 }
 static __device__ __forceinline__ const int32_t *kv_table_of(const struct kv_cuda_part &p, int32_t layer, int32_t head)
 {

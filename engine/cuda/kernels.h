@@ -33,6 +33,11 @@ struct kv_cuda_part {
     int32_t window;
 };
 
+/* As kv_gpu_multiply, of at most KV_CUDA_SKINNY rows: a row's numbers are the same bits whatever the other rows. */
+enum { KV_CUDA_SKINNY = 8 };
+void kv_cuda_skinny(struct kv_gpu *g, const kv_bf16 *w, const kv_bf16 *x, int64_t rows, int64_t outputs, int64_t inputs,
+                    void *y, int64_t y_step, bool wide, bool add);
+
 /* x (rows, width) fp32 = rows `token` (device) of table (vocab, width) bf16. */
 void kv_cuda_embed(struct kv_gpu *g, const kv_bf16 *table, const int32_t *token, int64_t rows, int64_t width, float *x);
 
@@ -88,12 +93,10 @@ void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct
 void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, int64_t first, int64_t n, float *keys, float *values);
 
-/* Moves entries of one lane together: entry keep[i] becomes entry i, i < n; keep (device) ascends, so that nothing is
- * overwritten before it moved when moves are done in order: `stage` holds (2 x KV_CUDA_MOVES x d) bf16 of the device
- * for that. Entries below the first move stay. */
-enum { KV_CUDA_MOVES = 4096 };
+/* Moves entries of one lane together: entry keep[i] becomes entry i, i < n; keep (device) ascends. Entries below the
+ * first move stay. */
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
-                     int32_t head, const int32_t *keep, int64_t n, kv_bf16 *stage);
+                     int32_t head, const int32_t *keep, int64_t n);
 
 /* query (layers, window, q_heads, d) of the layer: its last n_new rows become the part's last new tokens, older ones
  * move up. */

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Lanes in pages for tests of kernels: ragged, some empty, their pages in no order; all of it numbers that a seed
+ * gives. */
+#ifndef KV_TESTS_LANES_H
+#define KV_TESTS_LANES_H
+
+#include "engine/cuda/device.cuh"
+
+extern "C" {
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+}
+
+enum { LANES_PARTS = 6, LANES_POSITIONS = 2048 };
+
+struct lanes {
+    struct kv_cuda_shape shape;
+    struct kv_cuda_part part[LANES_PARTS];
+    int parts;
+    int64_t rows, pages, pool_elements;
+    float *cosine, *sine;
+};
+
+/* n of T, aligned as a device's memory. */
+template <typename T> static T *room(int64_t n)
+{
+    return (T *)aligned_alloc(256, ((size_t)n * sizeof(T) + 511) / 256 * 256);
+}
+
+/* About normal: the sum of four even ones, x 2. */
+static float number(uint64_t seed, uint64_t i)
+{
+    uint64_t x = (i + 1) * 0x9e3779b97f4a7c15u + seed * 0xda942042e4dd58b5u;
+    x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
+    x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
+    x ^= x >> 32;
+    int sum = (int)(x & 0xffff) + (int)(x >> 16 & 0xffff) + (int)(x >> 32 & 0xffff) + (int)(x >> 48);
+    return (float)(sum - 2 * 65535) / 32768;
+}
+static void fill(float *x, int64_t n, uint64_t seed)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = number(seed, (uint64_t)i);
+}
+static void fill_bf16(kv_bf16 *x, int64_t n, uint64_t seed)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = kv_to_bf16(number(seed, (uint64_t)i));
+}
+
+static void lanes_open(struct lanes *l, int q_heads, int kv_heads, int d, int page, int layers)
+{
+    int half = d / 2;
+    *l = {};
+    l->cosine = room<float>(LANES_POSITIONS * half);
+    l->sine = room<float>(LANES_POSITIONS * half);
+    for (int i = 0; i < LANES_POSITIONS * half; i++) {
+        double angle = i / half * pow(1000, -(double)(i % half) / half);
+        l->cosine[i] = (float)cos(angle);
+        l->sine[i] = (float)sin(angle);
+    }
+    l->shape = {layers, q_heads, kv_heads, d, page, NULL, l->cosine, l->sine};
+}
+
+static int64_t lane_length(const struct kv_cuda_part *p, int32_t layer, int32_t head)
+{
+    return p->length[layer * p->heads + head];
+}
+
+/* Another part, whose lanes hold `longest` entries or fewer: the first one all of them, one of them none. Its pages
+ * come from a pool that grows, and is filled anew. */
+static void lanes_add(struct lanes *l, int heads, int n_new, int n_patch, int longest, bool slot_positions, int window)
+{
+    struct kv_cuda_part *p = &l->part[l->parts];
+    const struct kv_cuda_shape *s = &l->shape;
+    int64_t lanes = (int64_t)s->layers * heads, tokens = n_new + n_patch;
+    int64_t table_room = (longest + tokens + s->page - 1) / s->page + 1;
+    int32_t *table = room<int32_t>(lanes * table_room), *length = room<int32_t>(lanes);
+    kv_bf16 *query = window ? room<kv_bf16>((int64_t)s->layers * window * s->q_heads * s->d) : NULL;
+    for (int64_t i = 0; i < lanes; i++) {
+        length[i] = i == 0 ? longest : i == 1 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
+        int64_t pages = (length[i] + tokens + s->page - 1) / s->page;
+        for (int64_t k = 0; k < table_room; k++) /* backwards, so that neighbours are not neighbours */
+            table[i * table_room + k] = k < pages ? (int32_t)(l->pages + pages - 1 - k) : INT32_MAX;
+        l->pages += pages;
+    }
+    if (query)
+        fill_bf16(query, (int64_t)s->layers * window * s->q_heads * s->d, 31 + (uint64_t)l->parts);
+    *p = {table,       length,         table_room, heads, (int32_t)l->rows, n_new, n_patch,
+          longest + 7, slot_positions, query,      window};
+    l->parts++;
+    l->rows += tokens;
+    l->pool_elements = l->pages * 2 * s->page * s->d;
+    free(l->shape.pool);
+    l->shape.pool = room<kv_bf16>(l->pool_elements);
+    fill_bf16(l->shape.pool, l->pool_elements, 41);
+}
+
+static void lanes_close(struct lanes *l)
+{
+    for (int p = 0; p < l->parts; p++) {
+        free((void *)(uintptr_t)l->part[p].table);
+        free((void *)(uintptr_t)l->part[p].length);
+        free((void *)(uintptr_t)l->part[p].query);
+    }
+    free(l->shape.pool);
+    free(l->cosine);
+    free(l->sine);
+}
+
+static inline kv_bf16 *lane_key(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)
+{
+    const struct kv_cuda_part *p = &l->part[part];
+    int64_t page = p->table[((int64_t)layer * p->heads + head) * p->table_room + entry / l->shape.page];
+    return l->shape.pool + (page * 2 * l->shape.page + entry % l->shape.page) * l->shape.d;
+}
+static inline kv_bf16 *lane_value(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)
+{
+    return lane_key(l, part, layer, head, entry) + (int64_t)l->shape.page * l->shape.d;
+}
+
+static void rotate_double(const struct lanes *l, double *x, int64_t position)
+{
+    int half = l->shape.d / 2;
+    for (int i = 0; i < half; i++) {
+        double c = l->cosine[position * half + i], s = l->sine[position * half + i], low = x[i], high = x[i + half];
+        x[i] = low * c - high * s;
+        x[i + half] = high * c + low * s;
+    }
+}
+
+#endif

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Kernels over rows against plain sums in double precision: widths of all kinds, several parts, ragged lanes. */
+#include "tests/gpu/lanes.h"
+
+/* bf16 of a number computed another way may fall on its neighbour: half a step of each, and a little. */
+static void assert_bf16(kv_bf16 got, double expected, double about)
+{
+    double step = fabs(expected) / 256 + about;
+    if (!(fabs(kv_from_bf16(got) - expected) <= step))
+        fail_msg("got %.9g, expected %.9g", kv_from_bf16(got), expected);
+}
+
+static const int64_t widths[] = {1, 3, 8, 31, 32, 40, 250, 257, 2048, 2056, 2500};
+enum { WIDTHS = sizeof widths / sizeof *widths };
+
+static void test_embed(void **state)
+{
+    enum { VOCAB = 7, ROWS = 5 };
+    const int32_t token[ROWS] = {6, 0, 3, 3, 1};
+    (void)state;
+    for (int w = 0; w < WIDTHS; w++) {
+        int64_t width = widths[w];
+        kv_bf16 *table = room<kv_bf16>(VOCAB * width);
+        float *x = room<float>(ROWS * width);
+        fill_bf16(table, VOCAB * width, 1);
+        kv_cuda_embed(NULL, table, token, ROWS, width, x);
+        for (int64_t i = 0; i < ROWS * width; i++)
+            assert_true(x[i] == kv_from_bf16(table[token[i / width] * width + i % width]));
+        free(table);
+        free(x);
+    }
+}
+
+static void test_rms_norm(void **state)
+{
+    enum { ROWS = 3 };
+    const float eps = 1e-2f;
+    (void)state;
+    for (int w = 0; w < WIDTHS; w++) {
+        int64_t width = widths[w];
+        float *x = room<float>(ROWS * width), *weight = room<float>(width);
+        kv_bf16 *out = room<kv_bf16>(ROWS * width), *again = room<kv_bf16>(ROWS * width);
+        fill(x, ROWS * width, 2);
+        fill(weight, width, 3);
+        for (int64_t i = 0; i < width; i++)
+            x[i] *= 0.05f; /* a row for which eps counts */
+        kv_cuda_rms_norm(NULL, x, weight, eps, ROWS, width, out);
+        kv_cuda_rms_norm(NULL, x, weight, eps, ROWS, width, again);
+        assert_memory_equal(out, again, sizeof *out * (size_t)(ROWS * width));
+        for (int64_t r = 0; r < ROWS; r++) {
+            double sum = 0;
+            for (int64_t i = 0; i < width; i++)
+                sum += (double)x[r * width + i] * x[r * width + i];
+            for (int64_t i = 0; i < width; i++) {
+                double normed = x[r * width + i] / sqrt(sum / (double)width + eps);
+                /* rounded twice */
+                assert_bf16(out[r * width + i], normed * weight[i], fabs(normed * weight[i]) / 256);
+            }
+        }
+        free(x);
+        free(weight);
+        free(out);
+        free(again);
+    }
+}
+
+/* 1 + 1/256 is halfway between two bf16 and goes to the even one, 1: a weight that were multiplied first would show. */
+static void test_rms_norm_rounds_first(void **state)
+{
+    enum { WIDTH = 16 };
+    alignas(16) float x[WIDTH], weight[WIDTH];
+    alignas(16) kv_bf16 out[WIDTH];
+    (void)state;
+    for (int i = 0; i < WIDTH; i++) {
+        x[i] = i % 2 ? 1 + 1 / 256.0f : sqrtf(2 - (1 + 1 / 256.0f) * (1 + 1 / 256.0f));
+        weight[i] = 1 + 1 / 64.0f;
+    }
+    kv_cuda_rms_norm(NULL, x, weight, 0, 1, WIDTH, out);
+    for (int i = 1; i < WIDTH; i += 2)
+        assert_true(kv_from_bf16(out[i]) == 1 + 1 / 64.0f);
+}
+
+static void test_silu_times(void **state)
+{
+    enum { ROWS = 3 };
+    (void)state;
+    for (int w = 0; w < WIDTHS; w++)
+        for (int biases = 0; biases < 4; biases++) {
+            int64_t width = widths[w];
+            kv_bf16 *in = room<kv_bf16>(2 * ROWS * width), *out = room<kv_bf16>(ROWS * width);
+            float *bias = room<float>(width), *other = room<float>(width);
+            fill_bf16(in, 2 * ROWS * width, 4);
+            fill(bias, width, 5);
+            fill(other, width, 6);
+            in[0] = kv_to_bf16(-100); /* exp overflows */
+            kv_cuda_silu_times(NULL, in, biases & 1 ? bias : NULL, biases & 2 ? other : NULL, ROWS, width, out);
+            for (int64_t r = 0; r < ROWS; r++)
+                for (int64_t i = 0; i < width; i++) {
+                    double gate = kv_from_bf16(in[2 * r * width + i]) + (biases & 1 ? (double)bias[i] : 0);
+                    double up = kv_from_bf16(in[(2 * r + 1) * width + i]) + (biases & 2 ? (double)other[i] : 0);
+                    assert_bf16(out[r * width + i], gate / (1 + exp(-gate)) * up, 1e-6);
+                }
+            free(in);
+            free(out);
+            free(bias);
+            free(other);
+        }
+}
+
+static void test_add_bias(void **state)
+{
+    enum { ROWS = 3 };
+    (void)state;
+    for (int w = 0; w < WIDTHS; w++) {
+        int64_t width = widths[w];
+        float *x = room<float>(ROWS * width), *was = room<float>(ROWS * width), *bias = room<float>(width);
+        fill(x, ROWS * width, 7);
+        fill(bias, width, 8);
+        memcpy(was, x, sizeof *x * (size_t)(ROWS * width));
+        kv_cuda_add_bias(NULL, bias, ROWS, width, x);
+        for (int64_t i = 0; i < ROWS * width; i++)
+            assert_true(x[i] == was[i] + bias[i % width]);
+        free(x);
+        free(was);
+        free(bias);
+    }
+}
+
+/* ---- append ---- */
+
+struct append_case {
+    int q_heads, kv_heads, expand, d, page, parts, slot_positions;
+    bool bias, q_norm, k_norm;
+};
+
+/* A head after bias, norm and rotation. */
+static void expected_head(const struct lanes *l, const kv_bf16 *x, const float *bias, const float *norm, double eps,
+                          int64_t position, double *out)
+{
+    int d = l->shape.d;
+    double sum = 0;
+    for (int i = 0; i < d; i++) {
+        out[i] = kv_from_bf16(x[i]) + (bias ? (double)bias[i] : 0);
+        sum += out[i] * out[i];
+    }
+    for (int i = 0; norm && i < d; i++)
+        out[i] = out[i] / sqrt(sum / d + eps) * norm[i];
+    if (position >= 0)
+        rotate_double(l, out, position);
+}
+
+static void compare_head(const kv_bf16 *got, const double *expected, int d)
+{
+    for (int i = 0; i < d; i++)
+        assert_bf16(got[i], expected[i], 2e-6);
+}
+
+static void append_once(const struct append_case *c)
+{
+    struct lanes l;
+    const float eps = 1e-3f;
+    lanes_open(&l, c->q_heads, c->kv_heads, c->d, c->page, 2);
+    for (int p = 0; p < c->parts; p++)
+        lanes_add(&l, c->kv_heads * (p == 1 ? c->expand : 1), (p * 5 + 3) % 7, p % 3 == 2 ? 2 : 0, p == 2 ? 0 : 30 * p,
+                  c->slot_positions && p % 2 == 0, 0);
+    int heads = c->q_heads + 2 * c->kv_heads, d = c->d;
+    int64_t width = (int64_t)heads * d;
+    kv_bf16 *qkv = room<kv_bf16>(l.rows * width), *q = room<kv_bf16>(l.rows * c->q_heads * d);
+    float *bias = room<float>(width), *q_norm = room<float>(d), *k_norm = room<float>(d);
+    double expected[256];
+    fill_bf16(qkv, l.rows * width, 11);
+    fill(bias, width, 12);
+    fill(q_norm, d, 13);
+    fill(k_norm, d, 14);
+    for (int32_t layer = 0; layer < l.shape.layers; layer++) {
+        kv_bf16 *before = room<kv_bf16>(l.pool_elements);
+        memcpy(before, l.shape.pool, sizeof *before * (size_t)l.pool_elements);
+        kv_cuda_append(NULL, &l.shape, l.part, l.parts, l.rows, layer, qkv, c->bias ? bias : NULL,
+                       c->q_norm ? q_norm : NULL, c->k_norm ? k_norm : NULL, eps, q);
+        int64_t changed = 0, written = 0;
+        for (int p = 0; p < l.parts; p++)
+            for (int64_t t = 0; t < l.part[p].n_new + l.part[p].n_patch; t++) {
+                const struct kv_cuda_part *part = &l.part[p];
+                const kv_bf16 *row = qkv + (part->first + t) * width;
+                int64_t position = part->slot_positions ? -1 : part->seen + t;
+                for (int h = 0; h < c->q_heads; h++) {
+                    expected_head(&l, row + h * d, c->bias ? bias + h * d : NULL, c->q_norm ? q_norm : NULL, eps,
+                                  position, expected);
+                    compare_head(q + ((part->first + t) * c->q_heads + h) * d, expected, d);
+                }
+                for (int h = 0; h < part->heads; h++) {
+                    int key = c->q_heads + h * c->kv_heads / part->heads, value = key + c->kv_heads;
+                    int64_t at = lane_length(part, layer, h) + t;
+                    expected_head(&l, row + key * d, c->bias ? bias + key * d : NULL, c->k_norm ? k_norm : NULL, eps,
+                                  position, expected);
+                    compare_head(lane_key(&l, p, layer, h, at), expected, d);
+                    expected_head(&l, row + value * d, c->bias ? bias + value * d : NULL, NULL, eps, -1, expected);
+                    compare_head(lane_value(&l, p, layer, h, at), expected, d);
+                    written += 2 * d;
+                }
+            }
+        for (int64_t i = 0; i < l.pool_elements; i++)
+            changed += before[i] != l.shape.pool[i];
+        assert_true(changed <= written && changed > written / 2); /* and nothing else was touched */
+        free(before);
+    }
+    free(qkv);
+    free(q);
+    free(bias);
+    free(q_norm);
+    free(k_norm);
+    lanes_close(&l);
+}
+
+static void test_append(void **state)
+{
+    const struct append_case cases[] = {
+        {4, 2, 1, 64, 4, 1, 0, false, false, false},  {8, 2, 4, 128, 16, 3, 0, true, false, false},
+        {6, 3, 2, 64, 64, 4, 1, false, true, true},   {4, 4, 1, 128, 4, 5, 0, true, true, false},
+        {3, 1, 3, 6, 16, 4, 1, true, false, true},    {4, 2, 2, 10, 3, 4, 0, false, true, true},
+        {2, 1, 2, 256, 16, 3, 0, true, true, true},   {2, 2, 1, 2, 1, 3, 0, true, true, true},
+        {12, 4, 3, 80, 16, 4, 1, false, false, true}, {2, 1, 1, 254, 7, 2, 0, true, true, true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        append_once(&cases[i]);
+}
+
+/* ---- queries kept ---- */
+
+static void keep_once(int q_heads, int d, int window, const int *n_new, int passes)
+{
+    enum { LAYERS = 3 };
+    struct kv_cuda_shape s = {};
+    s.layers = LAYERS;
+    s.q_heads = q_heads;
+    s.d = d;
+    int64_t width = (int64_t)q_heads * d, seen = 0, first = 2, patch = 1;
+    kv_bf16 *kept = room<kv_bf16>(LAYERS * window * width);
+    fill_bf16(kept, LAYERS * window * width, 21);
+    kv_bf16 *untouched = room<kv_bf16>(LAYERS * window * width);
+    memcpy(untouched, kept, sizeof *kept * (size_t)(LAYERS * window * width));
+    for (int p = 0; p < passes; seen += n_new[p++]) {
+        struct kv_cuda_part part = {};
+        part.first = (int32_t)first;
+        part.n_new = n_new[p];
+        part.n_patch = (int32_t)patch;
+        part.window = window;
+        kv_bf16 *q = room<kv_bf16>((first + n_new[p] + patch) * width);
+        for (int64_t i = 0; i < (first + n_new[p] + patch) * width; i++)
+            q[i] = (kv_bf16)((seen + i / width - first) * 131 + i % width); /* says which token's, and which element */
+        kv_cuda_keep_queries(NULL, &s, &part, 1, q, kept);
+        free(q);
+    }
+    for (int64_t i = 0; i < LAYERS * window * width; i++) {
+        int64_t layer = i / (window * width), token = seen - window + i / width % window;
+        if (layer == 1 && token >= 0)
+            assert_int_equal(kept[i], (kv_bf16)(token * 131 + i % width));
+        else if (layer != 1)
+            assert_int_equal(kept[i], untouched[i]);
+    }
+    free(kept);
+    free(untouched);
+}
+
+static void test_keep_queries(void **state)
+{
+    const int some[] = {5, 1, 0, 1, 3, 17, 2}, one[] = {1, 1, 1, 1}, many[] = {90, 1}, full[] = {70, 64, 7};
+    (void)state;
+    keep_once(3, 6, 8, some, 7);
+    keep_once(8, 128, 64, some, 7);
+    keep_once(8, 128, 64, many, 2);
+    keep_once(4, 64, 37, full, 3);
+    keep_once(4, 64, 1, one, 4);
+}
+
+/* ---- random numbers ---- */
+
+static void test_random(void **state)
+{
+    enum { N = 20000 };
+    float *x = room<float>(N), *some = room<float>(N);
+    kv_bf16 *narrow = room<kv_bf16>(N);
+    double sum = 0, square = 0, fourth = 0, beside = 0;
+    int beyond = 0;
+    (void)state;
+    kv_cuda_random(NULL, x, N, true, 42, 0, 1);
+    kv_cuda_random(NULL, some, 777, true, 42, 0.5f, 3);
+    kv_cuda_random(NULL, narrow, N, false, 42, 0, 1);
+    for (int i = 0; i < N; i++) {
+        sum += x[i];
+        square += (double)x[i] * x[i];
+        fourth += pow(x[i], 4);
+        beside += i ? (double)x[i] * x[i - 1] : 0;
+        beyond += fabsf(x[i]) > 2;
+        assert_int_equal(narrow[i], kv_to_bf16(x[i]));
+        if (i < 777)
+            assert_true(some[i] == x[i] * 3 + 0.5f);
+    }
+    /* Four standard errors: of N numbers, 1, 2 and 96 for x, x^2 and x^4. */
+    assert_true(fabs(sum / N) < 4 / sqrt(N));
+    assert_true(fabs(square / N - 1) < 4 * sqrt(2.0 / N));
+    assert_true(fabs(fourth / N - 3) < 4 * sqrt(96.0 / N));
+    assert_true(fabs(beside / N) < 4 / sqrt(N));
+    assert_true(fabs(beyond / (double)N - 0.0455) < 4 * sqrt(0.0455 / N));
+    kv_cuda_random(NULL, some, N, true, 43, 0, 1);
+    for (int i = 0; i < N; i++)
+        beside += (double)x[i] * some[i];
+    assert_true(fabs(beside / N) < 6 / sqrt(N));
+    free(x);
+    free(some);
+    free(narrow);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_embed),      cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_silu_times), cmocka_unit_test(test_rms_norm_rounds_first),
+        cmocka_unit_test(test_add_bias),   cmocka_unit_test(test_append),
+        cmocka_unit_test(test_random),     cmocka_unit_test(test_keep_queries),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
