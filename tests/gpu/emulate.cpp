@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "tests/gpu/emulate.h"
 
+#include <map>
+#include <string>
 #include <ucontext.h>
 #include <vector>
 
@@ -33,6 +35,7 @@ struct warp {
     unsigned char told[2][32][LANE_BYTES];
 };
 
+std::map<std::string, long> blocks_of;
 std::vector<fiber> fibers;
 alignas(64) char stacks[MOST_THREADS][STACK];
 std::vector<warp> warps;
@@ -245,6 +248,7 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
         fibers.resize((size_t)n_threads);
     if ((int)warps.size() < n_threads / 32)
         warps.resize((size_t)n_threads / 32);
+    blocks_of[name] += (long)grid.x * grid.y * grid.z;
     kv_emulated_grid = grid;
     kv_emulated_block_size = block;
     body = &kernel;
@@ -254,6 +258,14 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
                 kv_emulated_block = dim3(x, y, z);
                 run_block();
             }
+}
+
+long kv_emulated_blocks(const char *name)
+{
+    long n = 0;
+    for (const auto &kernel : blocks_of)
+        n += kernel.first.find(name) != std::string::npos ? kernel.second : 0;
+    return n;
 }
 
 unsigned char *kv_emulated_shared(void)
