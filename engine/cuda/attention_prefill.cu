@@ -77,7 +77,7 @@ static __device__ __forceinline__ void copy_tile(const struct kv_attention &a, c
     int64_t values_behind = (int64_t)a.s.page * D;
     bool whole = a.s.page % KEYS == 0; /* one page has the tile */
     const kv_bf16 *tile = kv_entry_of(a.s, w.table, (uint32_t)first);
-    KV_UNROLL_BY(2) /* all at once: addresses for which there are no registers */
+    KV_UNROLL_BY(2) /* all at once, addresses take the registers that sums need */
     for (int i = 0; i < KEYS / STEP; i++) {
         int r = mine + i * STEP;
         bool there = first + r < w.entries;
@@ -293,6 +293,20 @@ static __device__ __forceinline__ struct place place_of(const struct kv_attentio
     return w;
 }
 
+template <int D> static __device__ __forceinline__ void clear(struct sums<D> *r)
+{
+    KV_UNROLL
+    for (int b = 0; b < BLOCKS; b++)
+        KV_UNROLL
+    for (int half = 0; half < 2; half++) {
+        r->top[b][half] = -INFINITY;
+        r->sum[b][half] = 0;
+        KV_UNROLL
+        for (int n = 0; n < D / 8; n++)
+            r->o[b][n][2 * half] = r->o[b][n][2 * half + 1] = 0;
+    }
+}
+
 template <int D, bool SLOTS>
 __global__ void __launch_bounds__(THREADS, 2)
     attention_prefill(const struct kv_attention a, const struct kv_attention_tile *list)
@@ -306,11 +320,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     /* Entries that all rows see, and that some row of the warp does. */
     int32_t open = w.old + w.first / w.group + 1;
     int32_t needed = mine < w.rows ? w.old + (mine + WARP_ROWS - 1) / w.group + 1 : 0;
-    struct sums<D> r = {
-    };
-    KV_UNROLL
-    for (int b = 0; b < BLOCKS; b++)
-        r.top[b][0] = r.top[b][1] = -INFINITY;
+    struct sums<D> r;
+    clear(&r);
     copy_queries<D>(a, w, q);
     copy_tile<D>(a, w, 0, tiles, tiles + TILE);
     for (int32_t first = 0, side = 0; first < w.entries; first += KEYS, side ^= 1) {

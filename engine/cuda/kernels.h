@@ -14,7 +14,7 @@ typedef uint16_t kv_bf16;
 
 /* What does not change from pass to pass. A page is one lane's: `page` K rows of d elements, then as many V rows. */
 struct kv_cuda_shape {
-    int32_t layers, q_heads, kv_heads, d, page; /* d: 64 or 128; or any even number up to 256, slowly. page: any */
+    int32_t layers, q_heads, kv_heads, d, page; /* d: 32, 64 or 128; or any even number up to 256, slowly. page: any */
     kv_bf16 *pool;                              /* page p begins at p x 2 x page x d */
     const float *cosine, *sine;                 /* (positions, d / 2) */
 };

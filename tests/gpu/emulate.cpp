@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "tests/gpu/emulate.h"
 
+#include <map>
+#include <string>
 #include <ucontext.h>
 #include <vector>
 
@@ -34,6 +36,7 @@ struct warp {
     unsigned char told[2][32][LANE_BYTES];
 };
 
+std::map<std::string, long> blocks_of;
 fiber fibers[MOST_THREADS];
 alignas(64) char stacks[MOST_THREADS][STACK];
 std::vector<warp> warps;
@@ -101,42 +104,72 @@ __attribute__((noipa)) void resume(int i)
         start(fibers[i]);
 }
 
-/* A warp goes on when all its threads that are not done wait for it, a block likewise. */
-bool release()
+/* Threads of the warp in a state. */
+int count(int warp, state s)
 {
-    bool any = false, all = true;
-    for (int w = 0; w < n_threads / 32; w++) {
-        int waiting = 0, done = 0;
-        for (int i = 32 * w; i < 32 * w + 32; i++) {
-            waiting += fibers[(size_t)i].is == AT_WARP;
-            done += fibers[(size_t)i].is == DONE;
-        }
-        if (waiting && waiting + done < 32)
-            continue;
-        if (waiting && done)
-            stop("a warp whose threads partly ended waits for all of them");
-        for (int i = 32 * w; waiting && i < 32 * w + 32; i++) {
-            fibers[(size_t)i].is = READY;
-            any = true;
-        }
-    }
-    if (any)
-        return true;
-    for (int i = 0; i < n_threads; i++)
-        all = all && (fibers[(size_t)i].is == AT_BLOCK || fibers[(size_t)i].is == DONE);
-    for (int i = 0; all && i < n_threads; i++)
-        if (fibers[(size_t)i].is == AT_BLOCK) {
-            fibers[(size_t)i].is = READY;
-            any = true;
-        }
-    return any;
+    int n = 0;
+    for (int i = 32 * warp; i < 32 * warp + 32; i++)
+        n += fibers[i].is == s;
+    return n;
 }
 
+void let_go(int from, int n, state s)
+{
+    for (int i = from; i < from + n; i++)
+        if (fibers[i].is == s)
+            fibers[i].is = READY;
+}
+
+/* A warp goes on when all its threads wait for it. */
+void release_warp(int warp)
+{
+    int waiting = count(warp, AT_WARP), done = count(warp, DONE);
+    if (waiting && done && waiting + done == 32)
+        stop("a warp whose threads partly ended waits for all of them");
+    if (waiting == 32)
+        let_go(32 * warp, 32, AT_WARP);
+}
+
+/* When nobody can run: a block goes on when all its threads that are not done wait for it. False: all are done. */
+bool release_block()
+{
+    int waiting = 0, done = 0;
+    for (int w = 0; w < n_threads / 32; w++) {
+        waiting += count(w, AT_BLOCK);
+        done += count(w, DONE);
+    }
+    if (waiting + done < n_threads)
+        stop("its threads wait for each other at different barriers");
+    let_go(0, n_threads, AT_BLOCK);
+    return waiting > 0;
+}
+
+/* `warp` or the next behind it that can run; -1: none can. */
+int next_ready(int warp)
+{
+    int warps_here = n_threads / 32;
+    for (int i = 0; i < warps_here; i++)
+        if (count((warp + i) % warps_here, READY))
+            return (warp + i) % warps_here;
+    return -1;
+}
+
+/* In an order that is never the same. */
+void run_warp(int warp)
+{
+    int first = (int)(order >> 16) % 32, step = order >> 27 & 1 ? 1 : 31;
+    for (int k = 0, i = first; k < 32; k++, i = (i + step) % 32)
+        if (fibers[32 * warp + i].is == READY)
+            resume(32 * warp + i);
+    release_warp(warp);
+}
+
+/* One warp runs for a while, till it waits for others or another's turn comes: so some are far ahead. */
 void run_block()
 {
     std::memset(shared_bytes.data(), 0xff, shared_asked);
     for (int i = 0; i < n_threads; i++) {
-        fiber &f = fibers[(size_t)i];
+        fiber &f = fibers[i];
         unsigned x = (unsigned)i;
         f.thread = dim3(x % kv_emulated_block_size.x, x / kv_emulated_block_size.x % kv_emulated_block_size.y,
                         x / kv_emulated_block_size.x / kv_emulated_block_size.y);
@@ -144,22 +177,12 @@ void run_block()
         f.turn = f.groups = 0;
         f.copies.clear();
     }
-    for (;;) {
-        bool ran = false;
+    for (int warp = 0; warp >= 0 || release_block();) {
         order = order * 1664525u + 1013904223u;
-        int first = (int)(order >> 8) % n_threads, step = order >> 30 & 1 ? 1 : n_threads - 1;
-        for (int k = 0, i = first; k < n_threads; k++, i = (i + step) % n_threads)
-            if (fibers[(size_t)i].is == READY) {
-                resume(i);
-                ran = true;
-            }
-        bool done = true;
-        for (int i = 0; i < n_threads; i++)
-            done = done && fibers[(size_t)i].is == DONE;
-        if (done)
-            return;
-        if (!release() && !ran)
-            stop("its threads wait for each other at different barriers");
+        if (warp < 0 || !count(warp, READY) || order >> 28 == 0)
+            warp = next_ready((int)(order >> 8) % (n_threads / 32));
+        if (warp >= 0)
+            run_warp(warp);
     }
 }
 
@@ -224,6 +247,7 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
     if ((int)warps.size() < n_threads / 32)
         warps.resize((size_t)n_threads / 32);
     shared_asked = shared ? shared + 128 : 0;
+    blocks_of[name] += (long)grid.x * grid.y * grid.z;
     kv_emulated_grid = grid;
     kv_emulated_block_size = block;
     body = &kernel;
@@ -233,6 +257,14 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
                 kv_emulated_block = dim3(x, y, z);
                 run_block();
             }
+}
+
+long kv_emulated_blocks(const char *name)
+{
+    long n = 0;
+    for (const auto &kernel : blocks_of)
+        n += kernel.first.find(name) != std::string::npos ? kernel.second : 0;
+    return n;
 }
 
 unsigned char *kv_emulated_shared(void)

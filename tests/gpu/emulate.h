@@ -73,6 +73,9 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared_bytes, co
         kv_emulate(#kernel, (grid), (block), (size_t)(shared), [&]() { kernel(__VA_ARGS__); });                        \
     } while (0)
 
+/* Blocks so far of kernels whose names contain `name`. */
+long kv_emulated_blocks(const char *name);
+
 unsigned char *kv_emulated_shared(void);
 #define KV_SHARED_BYTES(name) unsigned char *const name = kv_emulated_shared()
 

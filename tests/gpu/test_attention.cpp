@@ -139,12 +139,17 @@ static void make_lanes(world *w)
         w->length.push_back(length);
         w->lane.push_back(lanes);
     }
+}
+
+static void make_parts(world *w)
+{
+    const asked &a = w->a;
     for (size_t i = 0; i < a.parts.size(); i++) {
         const part_asked &p = a.parts[i];
         kv_cuda_part to = {};
         to.table = w->table[i].data();
         to.length = w->length[i].data();
-        to.table_room = room + 1;
+        to.table_room = (int64_t)w->table[i].size() / (LAYERS * p.heads);
         to.heads = p.heads;
         to.first = (int32_t)w->rows;
         to.n_new = p.n_new;
@@ -163,6 +168,7 @@ static world *make_world(const asked &a, uint64_t seed)
     w->seed = seed * 0x9e3779b97f4a7c15u + 1;
     make_tables(w);
     make_lanes(w);
+    make_parts(w);
     for (int64_t i = 0; i < w->rows * a.q_heads * a.d; i++)
         w->q.push_back(draw_bf16(w, a.peak));
     w->shape = {LAYERS, a.q_heads, a.kv_heads, a.d, a.page, w->pool.data(), w->cosine.data(), w->sine.data()};
@@ -338,6 +344,7 @@ static void test_many_tokens(void **)
     check({64, 16, 2, 2, 2, {{2, 65, 0, false, {0, 63}}, {2, 2, 0, false, {1, 64}}}, 3}, 2);
     check({64, 4, 8, 1, 2, {{1, 17, 2, false, {130}}}, 3}, 3);
     check({32, 16, 6, 2, 2, {{2, 50, 0, false, {7, 128}}, {6, 9, 1, false, {0, 5}}}, 3}, 4);
+    check({32, 16, 8, 1, 2, {{1, 48, 0, false, {20}}}, 3}, 8);
     check({128, 64, 4, 1, 2, {{1, 34, 0, false, {95}}}, 3}, 5);
     check({128, 48, 14, 2, 2, {{2, 10, 1, false, {0, 117}}}, 3}, 6);
     check({64, 128, 1, 1, 2, {{1, 140, 0, false, {60}}}, 3}, 7);
@@ -348,6 +355,15 @@ static void test_many_tokens_slots(void **)
     check({32, 16, 2, 1, 2, {{1, 70, 0, true, {9}}}, 2}, 1);
     check({64, 64, 8, 2, 2, {{2, 17, 1, true, {0, 100}}, {2, 3, 0, false, {64, 2}}}, 2}, 2);
     check({128, 16, 4, 1, 2, {{1, 5, 0, true, {70}}}, 2}, 3);
+}
+
+/* Scores whose exponentials are far out of range, either way. */
+static void test_far_scores(void **)
+{
+    check(
+        {64, 16, 4, 2, 3, {{2, 1, 0, false, {900, 30}}, {2, 20, 0, false, {100, 0}}, {2, 1, 0, true, {300, 40}}}, 200},
+        1);
+    check({16, 16, 4, 2, 3, {{2, 1, 0, false, {90, 30}}, {2, 20, 0, false, {100, 0}}}, 200}, 2);
 }
 
 /* Anything, small. */
@@ -376,6 +392,27 @@ static void test_anything(void **)
     }
 }
 
+/* Lanes of one token fill the device, however long each is; where they are more, they are cut into several turns. */
+static void test_full_device(void **)
+{
+    struct fill {
+        asked a;
+        int least, most;
+    };
+    const fill fills[] = {
+        {{32, 64, 4, 4, 4, {{4, 1, 0, false, {2000}}}, 3}, 8, 8},
+        {{32, 64, 4, 4, 4, {{4, 1, 0, false, {4000, 10, 10, 10}}}, 3}, 8, 8},
+        {{32, 64, 4, 4, 4, {{4, 1, 0, false, {200}}}, 3}, 4, 4},
+        {{32, 64, 8, 1, 4, {{1, 1, 0, false, {1500}}}, 3}, 4, 4},
+        {{32, 64, 5, 5, 2, {{5, 1, 0, false, {3000, 10, 20, 30, 40}}}, 3}, 14, 20},
+    };
+    for (const fill &f : fills) {
+        long before = kv_emulated_blocks("attention_decode");
+        check(f.a, 17);
+        assert_in_range(kv_emulated_blocks("attention_decode") - before, f.least, f.most);
+    }
+}
+
 /* However many pieces: the same up to rounding; twice: the same bits. */
 static void test_same_again(void **)
 {
@@ -399,8 +436,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_token),   cmocka_unit_test(test_one_token_slots),   cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_anything),
-        cmocka_unit_test(test_same_again),
+        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_far_scores),
+        cmocka_unit_test(test_full_device), cmocka_unit_test(test_anything),          cmocka_unit_test(test_same_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
