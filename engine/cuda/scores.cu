@@ -128,7 +128,7 @@ static __device__ void load_queries(const struct look &l, const struct lane &a, 
     kv_copy_group();
 }
 
-/* Keys first .. first + 31 of the lane: of rows lane / 4 + 8 r, 16 bytes of every 64. Zeros behind the end. */
+/* Keys first .. first + 31 of the lane: of rows lane / 4 + 8 r, 16 bytes of every 64. Behind the end, the last one. */
 template <int d>
 static __device__ __forceinline__ void load_keys(const struct look &l, const struct lane &a, int32_t first,
                                                  uint4 (&keys)[4][d / 32])
@@ -136,16 +136,16 @@ static __device__ __forceinline__ void load_keys(const struct look &l, const str
     int group = (int)threadIdx.x % 32 / 4, in = (int)threadIdx.x % 4;
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-        int32_t i = first + group + 8 * r;
-        bool there = i < a.end;
-        const uint4 *row = (const uint4 *)(const void *)kv_row_of(l.s, a.table, there ? i : a.from);
+        int32_t i = first + group + 8 * r < a.end ? first + group + 8 * r : a.end - 1;
+        const uint4 *row = (const uint4 *)(const void *)kv_row_of(l.s, a.table, i);
 #pragma unroll
         for (int c = 0; c < d / 32; c++)
-            keys[r][c] = there ? row[4 * c + in] : make_uint4(0, 0, 0, 0);
-        if (a.p.slot_positions && there)
+            keys[r][c] = row[4 * c + in];
+        if (!a.p.slot_positions)
+            continue;
 #pragma unroll
-            for (int c = 0; c < d / 64; c++)
-                turn(l.s, i, 32 * c + 8 * in, &keys[r][c], &keys[r][c + d / 64]);
+        for (int c = 0; c < d / 64; c++)
+            turn(l.s, i, 32 * c + 8 * in, &keys[r][c], &keys[r][c + d / 64]);
     }
 }
 
@@ -278,8 +278,7 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_exponentials(str
     put_split(l, of, head, query, n, (int32_t)blockIdx.x);
 }
 
-/* A query's splits, in order, to the logarithm of their sum; infinite where it sees nothing, so that its weights are 0.
- */
+/* A query's splits, in order, to the logarithm of their sum. (Nobody looks at that of one that sees nothing.) */
 __global__ void merge_splits(struct look l)
 {
     int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x;
@@ -289,7 +288,7 @@ __global__ void merge_splits(struct look l)
     struct running all = {LOWEST, 0};
     for (int32_t s = 0; s < l.splits; s++)
         join(all, at[2 * s], at[2 * s + 1]);
-    at[0] = all.sum == 0 ? INFINITY : all.top + log2f(all.sum);
+    at[0] = all.top + log2f(all.sum);
 }
 
 /* ---- second pass: sums of weights ---- */

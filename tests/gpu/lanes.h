@@ -70,7 +70,7 @@ static inline int64_t lane_length(const struct kv_cuda_part *p, int32_t layer, i
     return p->length[layer * p->heads + head];
 }
 
-/* Another part, whose lanes hold `longest` entries or fewer: the first one all of them, one of them none. Its pages
+/* Another part, whose lanes hold `longest` entries or fewer: the last one all of them, the one before none. Its pages
  * come from a pool that grows, and is filled anew. */
 static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch, int longest, bool slot_positions,
                              int window)
@@ -82,7 +82,7 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
     int32_t *table = room<int32_t>(lanes * table_room), *length = room<int32_t>(lanes);
     kv_bf16 *query = window ? room<kv_bf16>((int64_t)s->layers * window * s->q_heads * s->d) : NULL;
     for (int64_t i = 0; i < lanes; i++) {
-        length[i] = i == 0 ? longest : i == 1 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
+        length[i] = i == lanes - 1 ? longest : i == lanes - 2 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
         int64_t pages = (length[i] + tokens + s->page - 1) / s->page;
         for (int64_t k = 0; k < table_room; k++) /* backwards, so that neighbours are not neighbours */
             table[i * table_room + k] = k < pages ? (int32_t)(l->pages + pages - 1 - k) : INT32_MAX;

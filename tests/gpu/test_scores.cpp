@@ -117,17 +117,21 @@ static void sums_once(const struct sums_case *c)
     int64_t n_scratch = 2 * c->q_heads * (int64_t)max(c->queries, (int)KV_CUDA_SCRATCH_QUERIES);
     kv_bf16 *q = room<kv_bf16>(l.rows * width);
     float *out = room<float>(lane_stride * c->store_heads), *again = room<float>(lane_stride * c->store_heads);
-    float *scratch = (float *)malloc(sizeof *scratch * (size_t)n_scratch);
+    float *scratch = (float *)malloc(sizeof *scratch * (size_t)(n_scratch + MARGIN));
     fill_bf16(q, l.rows * width, 61);
     for (int64_t i = 0; i < l.rows * width; i++) /* some weights near 1, some near 0 */
         q[i] = kv_to_bf16(2 * kv_from_bf16(q[i]));
     for (int64_t i = 0; i < lane_stride * c->store_heads; i++)
         out[i] = again[i] = UNTOUCHED;
     memset(scratch, 0xff, sizeof *scratch * (size_t)n_scratch);
+    for (int i = 0; i < MARGIN; i++)
+        scratch[n_scratch + i] = UNTOUCHED;
     kv_cuda_window_sums(NULL, &l.shape, p, p, LAYER, q, c->queries, c->skip, from, most, c->query_rows, out,
                         lane_stride, row_stride, scratch);
     kv_cuda_window_sums(NULL, &l.shape, p, p, LAYER, q, c->queries, c->skip, from, most, c->query_rows, again,
                         lane_stride, row_stride, scratch);
+    for (int i = 0; i < MARGIN; i++)
+        assert_true(scratch[n_scratch + i] == UNTOUCHED);
     assert_memory_equal(out, again, sizeof *out * (size_t)(lane_stride * c->store_heads));
     for (int h = 0; h < c->store_heads; h++) {
         struct expected x = {c, &l, p, q, NULL, from[h], lane_length(p, LAYER, h) + c->n_new + c->n_patch, 0};
@@ -194,6 +198,8 @@ static void test_columns(void **state)
         {8, 2, 2, 128, 4, 260, 1, 0, 0, 1, 0, WHOLE, false, false},
         {4, 2, 2, 64, 16, 30, 2, 200, 0, 2, 200, WHOLE, false, false}, /* blocks that nobody sees */
         {4, 2, 2, 64, 16, 30, 2, 200, 0, 2, 200, WHOLE, true, false},
+        {2, 2, 2, 64, 16, 1, 200, 0, 0, 200, 0, WHOLE, false, false}, /* the last of a tile sees one key of a block */
+        {1, 1, 1, 2, 16, 600, 1100, 0, 0, 1100, 0, WHOLE, false, false}, /* as many splits as there is scratch for */
     };
     (void)state;
     sums_of(cases, sizeof cases / sizeof *cases);
