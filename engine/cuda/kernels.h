@@ -86,7 +86,8 @@ void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const 
 void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                    const struct kv_cuda_part *part_host, int32_t layer, bool values, float *out, int64_t lane_stride);
 
-/* Entries [first, first + n) of a lane as fp32, keys as attention sees them: (n, d) each; values may be NULL. */
+/* Entries [first, first + n) of a lane as fp32, keys as attention sees them, rounded to bf16 where it turns them: (n,
+ * d) each; values may be NULL. */
 void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, int64_t first, int64_t n, float *keys, float *values);
 

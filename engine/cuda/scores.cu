@@ -30,7 +30,8 @@ struct look {
     float
         *scratch; /* (q_heads, queries, splits, 2): highest score of a split and sum below it; merged, one logarithm */
     int32_t layer, queries, skip, splits;
-    float scale; /* of q.k, to powers of two */
+    int32_t rows; /* of a tile of queries: QUERIES, or as few eights as there are */
+    float scale;  /* of q.k, to powers of two */
 };
 
 /* A lane, as a block sees it. Entries count from 0 to `end`, from `from` on they are looked at. */
@@ -101,7 +102,7 @@ static __device__ __forceinline__ void turn(const struct kv_cuda_shape &s, int32
 /* Queries in shared memory lie 64 bytes further apart than they are long: eight lanes that read 16 bytes each of two
  * rows then touch all banks once. */
 template <int d> struct tile {
-    enum { ROW_BYTES = 2 * d + 64, BYTES = QUERIES * ROW_BYTES };
+    enum { ROW_BYTES = 2 * d + 64 };
 };
 
 /* Queries first .. of a head to shared memory, by the threads of a block or of a warp; zeros for those that there are
@@ -110,7 +111,7 @@ template <int d>
 static __device__ void load_queries(const struct look &l, const struct lane &a, int32_t head, int32_t first,
                                     unsigned char *to, int thread, int threads)
 {
-    for (int chunk = thread; chunk < QUERIES * d / 8; chunk += threads) {
+    for (int chunk = thread; chunk < l.rows * d / 8; chunk += threads) {
         int row = chunk / (d / 8), at = chunk % (d / 8) * 8;
         int32_t i = first + row;
         bool there = i < l.queries && seen_by(l, a, i) > a.from;
@@ -252,7 +253,7 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_exponentials(str
         return;
     int32_t head = a.first_head + at / tiles, query = at % tiles * QUERIES, entry, end;
     int32_t n = l.queries - query < QUERIES ? l.queries - query : QUERIES, least = seen_by(l, a, query);
-    unsigned char *queries = shared + warp * tile<d>::BYTES;
+    unsigned char *queries = shared + warp * l.rows * tile<d>::ROW_BYTES;
     struct running of[MATRICES][2];
 #pragma unroll
     for (int m = 0; m < MATRICES; m++)
@@ -360,14 +361,15 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_weights(struct l
     /* tiles before `begin` see none of the keys */
     int32_t unseen = block + 1 - seen_by(l, a, 0), begin = unseen > 0 ? unseen / QUERIES : 0;
     int32_t tiles = (l.queries + QUERIES - 1) / QUERIES, each = tiles - begin, steps = each > 0 ? each * a.group : 0;
-    float *logarithms = (float *)(void *)(shared + 2 * tile<d>::BYTES), logarithm = 0, sum[4] = {0, 0, 0, 0};
+    int32_t bytes = l.rows * tile<d>::ROW_BYTES;
+    float *logarithms = (float *)(void *)(shared + 2 * bytes), logarithm = 0, sum[4] = {0, 0, 0, 0};
     uint4 keys[4][d / 32];
     load_keys<d>(l, a, entry, keys);
     if (steps)
         logarithm = fetch<d>(l, a, a.first_head, begin * QUERIES, shared);
     for (int32_t head = 0; head < a.group; head++) {
         for (int32_t t = begin; t < tiles; t++, step++) {
-            unsigned char *now = shared + step % 2 * tile<d>::BYTES, *then = shared + (step + 1) % 2 * tile<d>::BYTES;
+            unsigned char *now = shared + step % 2 * bytes, *then = shared + (step + 1) % 2 * bytes;
             float *by = logarithms + step % 2 * QUERIES;
             int32_t n = l.queries - t * QUERIES < QUERIES ? l.queries - t * QUERIES : QUERIES;
             if (thread < QUERIES)
@@ -489,12 +491,13 @@ static void launch_matrices(struct kv_gpu *g, const struct look *l, int32_t head
                             const struct sums *to)
 {
     int32_t tiles = (int32_t)parts_of(l->queries, QUERIES) * (l->s.q_heads / heads), warps = WARPS;
+    int32_t bytes = l->rows * tile<d>::ROW_BYTES;
     warps = tiles < warps ? tiles : warps;
     KV_LAUNCH(g, sum_exponentials<d>, dim3((unsigned)l->splits, parts_of(tiles, warps), (unsigned)heads),
-              dim3((unsigned)(32 * warps)), warps * tile<d>::BYTES, *l);
+              dim3((unsigned)(32 * warps)), warps * bytes, *l);
     KV_LAUNCH(g, merge_splits, dim3(parts_of((int64_t)l->s.q_heads * l->queries, THREADS)), dim3(THREADS), 0, *l);
     KV_LAUNCH(g, sum_weights<d>, dim3(parts_of(most_entries, THREADS), (unsigned)heads), dim3(THREADS),
-              2 * tile<d>::BYTES + 2 * QUERIES * sizeof(float), *l, *to);
+              2 * bytes + 2 * QUERIES * (int)sizeof(float), *l, *to);
 }
 
 static void launch_plain(struct kv_gpu *g, const struct look *l, int32_t heads, int64_t most_entries,
@@ -512,8 +515,17 @@ void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const 
                          int64_t lane_stride, int64_t row_stride, float *scratch)
 {
     const float to_twos = 1.44269504f; /* 1 / ln 2 */
-    struct look l = {
-        *s, part, q, from, scratch, layer, (int32_t)queries, (int32_t)skip, 1, to_twos / sqrtf((float)s->d)};
+    struct look l = {};
+    l.s = *s;
+    l.part = part;
+    l.q = q;
+    l.from = from;
+    l.scratch = scratch;
+    l.layer = layer;
+    l.queries = (int32_t)queries;
+    l.skip = (int32_t)skip;
+    l.rows = queries < QUERIES ? (l.queries + 7) / 8 * 8 : (int32_t)QUERIES;
+    l.scale = to_twos / sqrtf((float)s->d);
     struct sums to = {out, lane_stride, row_stride, query_rows};
     if (queries <= 0 || most_entries <= 0)
         return;
