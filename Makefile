@@ -109,7 +109,7 @@ cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static 
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 
-.PHONY: all $(PROGRAMS) test golden bench validate fuzz fuzz-run demo docs install deps deps-check format lint help clean FORCE
+.PHONY: all $(PROGRAMS) test golden bench gpu-check validate fuzz fuzz-run demo docs install deps deps-check format lint help clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 ifneq ($(filter clean,$(MAKECMDGOALS)),)
@@ -194,7 +194,7 @@ $(B)/kvengine: $(B)/engine/kvengine.o $(B)/libkvengine.a $(common_libs) $(B)/kve
 $(B)/golden: $(call objects,$(GOLDEN_C)) $(sim_libs) $(B)/kvsim.libs
 	$(link)
 test_programs  := $(TEST_C:%.c=$(B)/%)
-gpu_tests := $(TEST_CPP:%.cpp=$(B)/%)
+gpu_tests := $(TEST_CPP:%.cpp=$(B)/%) $(B)/tests/gpu/test_backend
 fuzz_programs  := $(FUZZ_C:%.c=$(B)/%)
 bench_programs := $(BENCH_C:%.c=$(B)/%)
 validate_programs := $(VALIDATE_C:%.c=$(B)/%)
@@ -216,8 +216,27 @@ $(B)/tests/gpu/emulate.o: not_watched := -fno-sanitize=all
 $(B)/tests/gpu/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
 	@mkdir -p $(@D)
 	$(CXX) @$(B)/cpp.flags $(not_watched) -MMD -MP -c -o $@ $<
+# The suite that the CPU backend passes, for the CUDA backend.
+$(B)/tests/gpu/test_backend.o: tests/unit/test_backend.c $(B)/all.cflags $(B)/test.cflags $(B)/engine.cflags $(B)/compiler
+	@mkdir -p $(@D)
+	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -DKV_TESTED_CUDA -MMD -MP -c -o $@ $<
 $(gpu_tests): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
+
+# The same tests, and benches, with the device itself.
+on_device := $(if $(cuda_on),$(addprefix $(B)/tests/gpu/on_device/,facts bench test_backend \
+  $(patsubst tests/gpu/%.cpp,%,$(filter-out %/test_emulate.cpp,$(TEST_CPP)))))
+$(B)/tests/gpu/on_device/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
+	@mkdir -p $(@D)
+	$(CXX) @$(B)/cpp.flags -UKV_EMULATED -MMD -MP -c -o $@ $<
+$(B)/tests/gpu/on_device/%.o: tests/gpu/%.c $(B)/all.cflags $(B)/engine.cflags $(B)/compiler
+	@mkdir -p $(@D)
+	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -MMD -MP -c -o $@ $<
+$(on_device): %: %.o $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
+	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^) $(cuda_libs)
+$(B)/tests/gpu/on_device/test_backend: $(B)/tests/gpu/test_backend.o
+	@mkdir -p $(@D)
+	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^) $(cuda_libs)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
@@ -234,6 +253,9 @@ golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folde
 
 bench: $(bench_programs) ## build and run the benchmarks, one after the other
 	@for program in $(bench_programs); do echo "$$program"; $$program || exit; done
+
+gpu-check: $(PROGRAMS) $(on_device) ## all that wants a device: kernels, engine, benches; a report into results/gpu-check
+	$(if $(cuda_on),sh tests/gpu/check.sh $(B) results/gpu-check,@echo 'gpu-check: built without CUDA ($(cuda_found)); everything is skipped')
 
 validate: $(validate_programs) $(B)/kvsim ## compare memory and serving with published measurements: tables of docs/VALIDATION.md
 	@for program in $(validate_programs); do $$program || exit; done

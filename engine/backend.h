@@ -25,7 +25,8 @@ struct kv_seq {
     struct kv_lane_pages *lane;
     int64_t window;  /* last queries kept, for scores over them; 0: none */
     float *query;    /* backend's: the last `window` queries of each layer */
-    int64_t n_query; /* how many of them there are */
+    void *own;       /* backend's */
+    int64_t n_query; /* how many queries of the window there are */
 };
 
 /* A sequence's share of a forward pass: n_new tokens at positions seen .., and n_patch behind them that leave nothing.
@@ -43,7 +44,7 @@ typedef bool kv_layer_hook(void *context, int64_t layer, struct kv_err *e);
 
 struct kv_backend_asked {
     int64_t page;       /* entries of a page */
-    int64_t pool_bytes; /* of pages at most */
+    int64_t pool_bytes; /* of pages at most; 0: half of what is free (a device's) */
     int threads;
 };
 
@@ -57,6 +58,7 @@ struct kv_backend;
 
 struct kv_backend_ops {
     const char *name;
+    enum kv_dtype dtype; /* of entries */
     bool (*open)(struct kv_backend **b, const struct kv_weights *w, const struct kv_backend_asked *asked,
                  struct kv_err *e);
     void (*close)(struct kv_backend *b);
@@ -93,5 +95,7 @@ struct kv_backend {
 };
 
 extern const struct kv_backend_ops kv_backend_cpu;
+/* Where kvengine is built with CUDA. Weights, entries and activations are bf16, sums fp32. */
+extern const struct kv_backend_ops kv_backend_cuda;
 
 #endif

@@ -553,6 +553,15 @@ static float inverse_frequency(const struct kv_config *c, int64_t i)
     return c->rope == KV_ROPE_LINEAR ? frequency / (float)c->rope_factor : frequency;
 }
 
+bool kv_config_reaches(const struct kv_config *c, int64_t tokens, struct kv_err *e)
+{
+    return !c->sliding_window || tokens <= c->sliding_window ||
+           kv_fail(e, KV_USAGE,
+                   "the model attends over a sliding window of %lld tokens, which is not computed here; prompt and "
+                   "output must fit into the window, and one has %lld tokens",
+                   (long long)c->sliding_window, (long long)tokens);
+}
+
 void kv_config_rope(const struct kv_config *c, int64_t first, int64_t positions, float *cosine, float *sine)
 {
     int64_t half = c->head_dim / 2;

@@ -34,6 +34,9 @@ bool kv_config_read(struct kv_config *c, const char *folder, struct kv_arena *a,
 /* Geometry as kvsim's core knows it, for policies; kv_model_finish fills in what follows from it. */
 void kv_config_model(const struct kv_config *c, struct kv_model *m);
 
+/* Whether so many tokens of a sequence can be computed: not beyond a sliding window. KV_USAGE. */
+bool kv_config_reaches(const struct kv_config *c, int64_t tokens, struct kv_err *e);
+
 /* cos and sin of every position's angles, (positions, head_dim / 2) each, in f32 as Hugging Face computes them: inverse
  * frequencies in f32, their product with the position in f32. */
 void kv_config_rope(const struct kv_config *c, int64_t first, int64_t positions, float *cosine, float *sine);

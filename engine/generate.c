@@ -14,6 +14,7 @@
 
 static const struct kv_option generate_options[] = {
     KV_HOST_OPTIONS,
+    KV_HOST_RANDOM,
     {.name = "temperature", .letter = 't', .value = "X", .help = "of sampling; 0 (default): the most likely token"},
     {.name = "top-p", .value = "X", .help = "share of probability that is sampled from (default 1)"},
     {.name = "seed", .letter = 's', .value = "N", .help = "of sampling (default 0)"},
@@ -27,6 +28,7 @@ static const struct kv_option generate_options[] = {
 
 static const struct kv_option run_options[] = {
     KV_HOST_OPTIONS,
+    KV_HOST_RANDOM,
     {.name = "policy",
      .value = "SPEC",
      .repeat = true,

@@ -143,11 +143,37 @@ static int64_t free_bytes(void)
     return sysinfo(&info) ? INT64_C(1) << 30 : (int64_t)info.freeram * info.mem_unit;
 }
 
+/* The backends that were built in. */
+static const struct kv_backend_ops *const backends[] = {
+    &kv_backend_cpu,
+#ifdef KV_CUDA
+    &kv_backend_cuda,
+#endif
+};
+
+static bool choose_backend(struct kv_host *h, const struct kv_args *args, struct kv_err *e)
+{
+    const char *name = kv_arg_text(args, "backend", kv_backend_cpu.name);
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
+        if (!strcmp(name, backends[i]->name))
+            h->ops = backends[i];
+    if (h->ops)
+        return true;
+    return strcmp(name, "cuda") ? kv_fail(e, KV_USAGE, "--backend '%s' is neither cpu nor cuda", name)
+                                : kv_fail(e, KV_ENV,
+                                          "--backend cuda: this kvengine was built without CUDA; install the "
+                                          "CUDA Toolkit and build it again");
+}
+
 static bool read_options(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     int64_t threads = kv_team_cores(), pool = free_bytes() / 2;
     const char *bytes = kv_arg_text(args, "pool", NULL);
-    h->run = (struct kv_defaults){.chunk = 512, .dtype = KV_FP32};
+    if (!choose_backend(h, args, e))
+        return false;
+    if (h->ops != &kv_backend_cpu)
+        pool = 0; /* half of what is free there */
+    h->run = (struct kv_defaults){.chunk = 512, .dtype = h->ops->dtype};
     h->output = 32;
     h->quiet = kv_arg_flag(args, "quiet");
     h->asked.page = 64;
@@ -172,6 +198,8 @@ static bool check_memory(const struct kv_host *h, struct kv_err *e)
     int64_t longest = 0, token = 2 * c->layers * c->kv_heads * c->head_dim * (int64_t)sizeof(float),
             room = free_bytes();
     char needs[KV_NUMBER_TEXT], has[KV_NUMBER_TEXT];
+    if (h->ops != &kv_backend_cpu)
+        return true; /* it knows its own memory */
     for (int i = 0; i < h->n_prompts; i++)
         longest = h->prompt[i].n > longest ? h->prompt[i].n : longest;
     int64_t wide = 4 * c->hidden + (c->q_heads + c->kv_heads) * 2 * c->head_dim + 2 * c->intermediate;
@@ -186,11 +214,25 @@ static bool check_memory(const struct kv_host *h, struct kv_err *e)
                    (long long)token);
 }
 
+/* A folder whose config.json says that its weights are random has them: those are read. */
+static bool open_weights(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    int64_t seed = 0;
+    struct kv_config c;
+    bool drawn = kv_arg_text(args, "random-weights", NULL) != NULL;
+    if (!drawn)
+        return kv_weights_open(&h->weights, h->folder, NULL, a, e);
+    if (!kv_arg_count(args, "random-weights", 0, INT64_MAX, &seed, a, e) || !kv_config_read(&c, h->folder, a, e))
+        return false;
+    return c.random ? kv_weights_open(&h->weights, h->folder, NULL, a, e)
+                    : kv_weights_blank(&h->weights, h->folder, (uint64_t)seed, a, e);
+}
+
 bool kv_host_open(struct kv_host *h, const struct kv_args *args, bool needs_prompt, struct kv_arena *a,
                   struct kv_err *e)
 {
     *h = (struct kv_host){.folder = args->operand[0]};
-    if (!read_options(h, args, a, e) || !kv_weights_open(&h->weights, h->folder, NULL, a, e))
+    if (!read_options(h, args, a, e) || !open_weights(h, args, a, e))
         return false;
     char *file = kv_format(a, "%s/tokenizer.json", h->folder);
     FILE *there = fopen(file, "rb");
@@ -201,7 +243,7 @@ bool kv_host_open(struct kv_host *h, const struct kv_args *args, bool needs_prom
     if (needs_prompt && !h->n_prompts)
         return kv_fail(e, KV_USAGE, "no prompt; give --prompt TEXT, --prompt-file FILE or --ids LIST");
     return check_memory(h, e) && kv_sampler_open(&h->sampler, h->weights.config.vocab, a, e) &&
-           kv_backend_cpu.open(&h->backend, &h->weights, &h->asked, e);
+           h->ops->open(&h->backend, &h->weights, &h->asked, e);
 }
 
 void kv_host_close(struct kv_host *h)

@@ -19,6 +19,7 @@ struct kv_host {
     struct kv_weights weights;
     struct kv_tokenizer *tokenizer; /* NULL: the folder has none, ids only */
     struct kv_backend *backend;
+    const struct kv_backend_ops *ops;
     struct kv_backend_asked asked;
     struct kv_defaults run;
     struct kv_prompt *prompt;
@@ -41,8 +42,16 @@ struct kv_host {
         {.name = "chunk", .letter = 'c', .value = "N", .help = "tokens of a prefill chunk (default 512)"},             \
         {.name = "block-size", .value = "N", .help = "entries of a page (default 64)"},                                \
         {.name = "pool", .value = "BYTES", .help = "most memory for KV pages (default: half of what is free)"},        \
+        {.name = "backend", .value = "NAME", .help = "cpu (default), in f32; or cuda, in bf16, on an NVIDIA device"},  \
     {                                                                                                                  \
         .name = "threads", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"               \
+    }
+
+/* For commands that run models of random weights in full size. */
+#define KV_HOST_RANDOM                                                                                                 \
+    {                                                                                                                  \
+        .name = "random-weights", .value = "SEED",                                                                     \
+        .help = "with --backend cuda: weights drawn on the device, in the shape of FOLDER's config.json"               \
     }
 
 /* Opens the model in args->operand[0] and reads the options above; refuses before loading what does not fit into

@@ -29,6 +29,8 @@ static const struct kv_option options[] = {
     {.name = "block-size", .value = "N", .help = "entries of a page (default 64)"},
     {.name = "pool", .value = "BYTES", .help = "most memory for KV pages (default: half of what is free)"},
     {.name = "threads", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"},
+    {.name = "backend", .value = "NAME", .help = "cpu (default), in f32; or cuda, in bf16, on an NVIDIA device"},
+    KV_HOST_RANDOM,
     KV_OPTIONS_COMMON,
 };
 

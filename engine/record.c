@@ -12,6 +12,7 @@
 
 static const struct kv_option options[] = {
     KV_HOST_OPTIONS,
+    KV_HOST_RANDOM,
     {.name = "output-file", .letter = 'o', .value = "FILE", .help = "the trace (default trace.kvt.h5)"},
     {.name = "channels",
      .value = "LIST",

@@ -114,10 +114,9 @@ json_t *kv_verify_replay(const struct kv_verify *c, const char *trace, const cha
                          const char *more, struct kv_err *e)
 {
     const char *command = kv_format(
-        c->arena,
-        "%s replay %s --json -q --block-size %lld --kv-cache-dtype fp32 --policy %s -o %s %s 2>%s", quoted(c, c->kvsim),
-        quoted(c, trace), (long long)c->host->asked.page, quoted(c, spec), quoted(c, out), more,
-        quoted(c, kv_format(c->arena, "%s/error", c->folder)));
+        c->arena, "%s replay %s --json -q --block-size %lld --kv-cache-dtype %s --policy %s -o %s %s 2>%s",
+        quoted(c, c->kvsim), quoted(c, trace), (long long)c->host->asked.page, kv_dtype_names[c->host->ops->dtype],
+        quoted(c, spec), quoted(c, out), more, quoted(c, kv_format(c->arena, "%s/error", c->folder)));
     FILE *in = popen(command, "r");
     json_error_t where;
     json_t *root = in ? json_loadf(in, 0, &where) : NULL, *row = NULL;
@@ -353,8 +352,10 @@ static bool check_policies(struct kv_host *h, const struct kv_args *args, struct
     const char *results = kv_arg_text(args, "results", NULL);
     struct kv_table t;
     struct kv_out closed, open;
-    struct kv_verify c = {
-        .host = h, .arena = a, .reference = !kv_arg_flag(args, "no-reference"), .tolerance = 0.0002};
+    struct kv_verify c = {.host = h,
+                          .arena = a,
+                          .reference = !kv_arg_flag(args, "no-reference"),
+                          .tolerance = h->ops->dtype == KV_FP32 ? 0.0002 : 0.05};
     if (!kv_arg_real(args, "tolerance", 0, 1, &c.tolerance, a, e) || !(c.kvsim = kv_verify_kvsim(a, e)) ||
         (results && !kv_result_folder_check(results, a, e)) || !(c.folder = kv_scratch_folder("kvengine-verify", a, e)))
         return false;
@@ -383,8 +384,7 @@ static bool draw_model(const char *folder, const struct kv_args *args, const cha
     int64_t seed = 0;
     struct kv_config config;
     bool good = kv_arg_count(args, "random-weights", 0, INT64_MAX, &seed, a, e) &&
-                kv_config_read(&config, folder, a, e) &&
-                (out = kv_scratch_folder("kvengine-random", a, e));
+                kv_config_read(&config, folder, a, e) && (out = kv_scratch_folder("kvengine-random", a, e));
     if (good) {
         *made = out;
         good = kv_weights_random(out, &config, KV_TENSOR_F32, (uint64_t)seed, 1.2 / sqrt((double)config.hidden), a, e);

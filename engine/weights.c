@@ -216,6 +216,7 @@ struct table {
     struct kv_entry *entry; /* sorted by name */
     int64_t n, bound;
     const char *folder;
+    bool blank; /* every tensor is there, without data */
 };
 
 static int by_name(const void *x, const void *y)
@@ -260,6 +261,10 @@ static bool bind(struct table *t, const char *name, int64_t rows, int64_t column
     static const char *const types[] = {[KV_TENSOR_F32] = "F32", [KV_TENSOR_BF16] = "BF16", [KV_TENSOR_F16] = "F16"};
     const struct kv_entry wanted = {.name = name, .dims = vector ? 1 : 2, .shape = {vector ? columns : rows, columns}};
     const struct kv_entry *found = NULL;
+    if (t->blank) {
+        *out = (struct kv_tensor){name, KV_TENSOR_BF16, rows, columns, NULL};
+        return true;
+    }
     if (t->n)
         found = bsearch(&wanted, t->entry, (size_t)t->n, sizeof wanted, by_name);
     if (!found)
@@ -336,6 +341,17 @@ bool kv_weights_open(struct kv_weights *w, const char *folder, int64_t *ignored,
     if (!good)
         kv_weights_close(w);
     return good;
+}
+
+bool kv_weights_blank(struct kv_weights *w, const char *folder, uint64_t seed, struct kv_arena *a, struct kv_err *e)
+{
+    struct table t = {.folder = folder, .blank = true};
+    *w = (struct kv_weights){.drawn = true, .seed = seed};
+    if (!kv_config_read(&w->config, folder, a, e))
+        return false;
+    w->config.random = true;
+    w->layer = kv_alloc_many(a, (size_t)w->config.layers, sizeof *w->layer, "the weights of each layer", e);
+    return w->layer && bind_all(w, &t, a, e);
 }
 
 void kv_weights_close(struct kv_weights *w)

@@ -26,6 +26,8 @@ struct kv_weights {
     struct kv_tensor embedding, norm, head; /* head: the embedding where tied */
     struct kv_layer_weights *layer;
     int64_t bytes, parameters;
+    bool drawn; /* no element is here: a backend draws them, bf16, from `seed` (kv_weights_blank) */
+    uint64_t seed;
     struct kv_mapping *mapping; /* the files */
     int n_mappings;
 };
@@ -35,6 +37,10 @@ struct kv_weights {
  * expected; KV_ENV. */
 bool kv_weights_open(struct kv_weights *w, const char *folder, int64_t *ignored, struct kv_arena *a, struct kv_err *e);
 void kv_weights_close(struct kv_weights *w);
+
+/* Weights in the shape of FOLDER/config.json that only a device will have: `data` of all tensors is NULL. KV_DATA,
+ * KV_ENV. */
+bool kv_weights_blank(struct kv_weights *w, const char *folder, uint64_t seed, struct kv_arena *a, struct kv_err *e);
 
 /* n elements from `from` on, as f32 (exact). */
 void kv_tensor_read(const struct kv_tensor *t, int64_t from, int64_t n, float *out);

@@ -73,6 +73,8 @@ static bool open_work(struct kv_cpu *b, struct kv_err *e)
 static bool cpu_open(struct kv_backend **out, const struct kv_weights *w, const struct kv_backend_asked *asked,
                      struct kv_err *e)
 {
+    if (w->drawn)
+        return kv_fail(e, KV_USAGE, "random weights are drawn on a device; take --backend cuda, or a checkpoint");
     struct kv_cpu *b = calloc(1, sizeof *b);
     if (!b)
         return kv_fail(e, KV_ENV, "no memory for a backend");
@@ -237,12 +239,7 @@ static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv
         last = end > last ? end : last;
     }
     b->first[n_parts] = b->tokens = rows;
-    if (b->config.sliding_window && last > b->config.sliding_window)
-        return kv_fail(e, KV_USAGE,
-                       "the model attends over a sliding window of %lld tokens, which is not computed here; prompt and "
-                       "output must fit into the window, and one has %lld tokens",
-                       (long long)b->config.sliding_window, (long long)last);
-    if (!make_rows(b, rows, e) || !make_rope(b, last + 1, e))
+    if (!kv_config_reaches(&b->config, last, e) || !make_rows(b, rows, e) || !make_rope(b, last + 1, e))
         return false;
     for (int p = 0; p < n_parts; p++)
         for (int64_t t = 0; t < part[p].n_new + part[p].n_patch; t++) {
@@ -458,6 +455,7 @@ static struct kv_backend_use cpu_use(const struct kv_backend *backend)
 
 const struct kv_backend_ops kv_backend_cpu = {
     .name = "cpu",
+    .dtype = KV_FP32,
     .open = cpu_open,
     .close = cpu_close,
     .seq_open = cpu_seq_open,

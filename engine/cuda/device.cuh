@@ -69,6 +69,19 @@ template <int n> static __device__ __forceinline__ void kv_copy_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
+/* Loops whose arrays must lie in registers; loops that are to be unrolled no further. */
+#define KV_UNROLL       _Pragma("unroll")
+#define KV_UNROLL_BY(n) KV_PRAGMA_(unroll n)
+#define KV_PRAGMA_(x)   _Pragma(#x)
+
+/* 2^x as the device does it (2 ulp); below 2^-126 it is 0. */
+static __device__ __forceinline__ float kv_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Two floats as bf16, nearest even: `low` in the low half. */
 static __device__ __forceinline__ uint32_t kv_pack(float low, float high)
 {

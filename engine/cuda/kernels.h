@@ -33,6 +33,11 @@ struct kv_cuda_part {
     int32_t window;
 };
 
+/* As kv_gpu_multiply, of at most KV_CUDA_SKINNY rows: a row's numbers are the same bits whatever the other rows. */
+enum { KV_CUDA_SKINNY = 8 };
+void kv_cuda_skinny(struct kv_gpu *g, const kv_bf16 *w, const kv_bf16 *x, int64_t rows, int64_t outputs, int64_t inputs,
+                    void *y, int64_t y_step, bool wide, bool add);
+
 /* x (rows, width) fp32 = rows `token` (device) of table (vocab, width) bf16. */
 void kv_cuda_embed(struct kv_gpu *g, const kv_bf16 *table, const int32_t *token, int64_t rows, int64_t width, float *x);
 

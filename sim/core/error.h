@@ -46,7 +46,7 @@ void kv_say(struct kv_err *e, enum kv_status status, const char *format, ...) __
 void kv_say_context(struct kv_err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* A mistake of ours, never of a user's: says so on stderr and aborts, in release builds too. */
-_Noreturn void kv_bug(const char *file, int line, const char *what);
+void kv_bug(const char *file, int line, const char *what) __attribute__((noreturn));
 #define KV_ASSERT(truth) ((truth) ? (void)0 : kv_bug(__FILE__, __LINE__, #truth))
 
 #endif

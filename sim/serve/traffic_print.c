@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* A plan with traffic as text: what was assumed, the table, and what it means. */
+#include "sim/core/least.h"
 #include "sim/core/units.h"
 #include "sim/interrupt.h"
 #include "sim/serve/traffic.h"
@@ -68,6 +69,7 @@ static const struct kv_column columns[] = {
     {"preemptions", "preemp-\ntions", KV_CELL_COUNT},
     {"recomputed_tokens", NULL, KV_CELL_COUNT},
     {"cached_tokens", NULL, KV_CELL_COUNT},
+    {"lost_hit_tokens", NULL, KV_CELL_COUNT},
     {"steps", NULL, KV_CELL_COUNT},
     {"span_s", NULL, KV_CELL_REAL},
     {"busy_s", NULL, KV_CELL_REAL},
@@ -227,6 +229,17 @@ static bool on_front(const struct kv_traffic *t, const struct kv_served *r)
     return true;
 }
 
+/* Tokens that the full cache finds by name in the same traffic, and this row computes; less than 0: nobody knows. */
+static int64_t lost_hits(const struct kv_traffic *t, const struct kv_served *r)
+{
+    for (int i = 0; i < t->n_rows && t->settings->plan.find == KV_FIND_NONE; i++) {
+        const struct kv_served *full = &t->row[i];
+        if (full->prefix_caching && !full->policy.law->room)
+            return kv_most(0, full->sums.cached_tokens - r->sums.cached_tokens);
+    }
+    return -1;
+}
+
 static void fill_row(const struct kv_traffic *t, const struct kv_served *r, struct kv_table *table, struct kv_arena *a)
 {
     struct kv_cell *row = kv_table_row(table);
@@ -243,6 +256,8 @@ static void fill_row(const struct kv_traffic *t, const struct kv_served *r, stru
     kv_set_whole(table, row, "preemptions", r->sums.preemptions);
     kv_set_whole(table, row, "recomputed_tokens", r->sums.recomputed_tokens);
     kv_set_whole(table, row, "cached_tokens", r->sums.cached_tokens);
+    if (lost_hits(t, r) >= 0)
+        kv_set_whole(table, row, "lost_hit_tokens", lost_hits(t, r));
     kv_set_whole(table, row, "steps", r->sums.steps);
     kv_set_real(table, row, "span_s", r->span_s);
     kv_set_real(table, row, "busy_s", r->sums.busy_s);
@@ -421,6 +436,20 @@ static void say_sessions(const struct kv_traffic *t)
                    t->row[i].name);
 }
 
+/* What evictions cost in sharing: the pages of a policy that evicts are nobody else's. */
+static void say_lost(const struct kv_traffic *t)
+{
+    for (int i = 0; i < t->n_rows; i++) {
+        const struct kv_served *r = &t->row[i];
+        int64_t lost = r->policy.law->room ? lost_hits(t, r) : 0;
+        if (lost > 0)
+            printf("  %s: its pages are not shared: it computes %lld tokens, %.3g %% of all prompts', that full with "
+                   "prefix "
+                   "caching finds.\n",
+                   r->name, (long long)lost, 100 * (double)lost / (double)r->sums.prompt_tokens);
+    }
+}
+
 static void say_refused(const struct kv_traffic *t)
 {
     for (int i = 0; i < t->n_rows; i++) {
@@ -451,6 +480,7 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
     say_layout(t, a);
     say_refused(t);
     say_sessions(t);
+    say_lost(t);
     say_found(t);
     say_flags(t);
     if (!t->settings->plan.scores && isnan(t->settings->plan.min_footprint))

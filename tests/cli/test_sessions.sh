@@ -41,6 +41,14 @@ kv plan sessions.ini -q -o prefix --set workload.shared_prefix=160
 is "sessions: what all share is found by all but the first" $((39 * 160)) \
     "$(($(column prefix/policies.csv cached_tokens) - $(awk -F, 'NR > 1 && $3 > 8000 { n += int(($3 - 8001) / 16) * 16 } END { print n }' prefix/requests.csv)))"
 
+# A policy that evicts shares nothing: what full finds is computed, and said.
+kv plan sessions.ini -q -o lost --set 'policy snap.kind=snapkv' --set 'policy snap.keep=30%'
+found=$(cell lost/policies.csv full cached_tokens)
+is "sessions: hits that evictions lose" "0 $found" "$(cell lost/policies.csv full lost_hit_tokens) $(cell lost/policies.csv snap lost_hit_tokens)"
+has "sessions: hits that evictions lose: said" "snap: its pages are not shared: it computes $found tokens" out
+kv plan sessions.ini -q -o unknown --set engine.enable_prefix_caching=false
+is "sessions: hits that nobody counted" "" "$(column unknown/policies.csv lost_hit_tokens)"
+
 # Clients of a closed loop ask for something new each time.
 kv plan sessions.ini -q -o closed --set workload.arrivals=closed --set workload.concurrency=3 --set workload.turns=1 --set workload.rate=auto
 is "closed: runs" 0 "$rc"

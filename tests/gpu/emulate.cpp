@@ -5,6 +5,7 @@
 #include <vector>
 
 dim3 kv_emulated_thread, kv_emulated_block, kv_emulated_block_size, kv_emulated_grid;
+long kv_emulated_conflicts;
 
 namespace
 {
@@ -174,6 +175,18 @@ float from_bf16(uint32_t half)
     return __uint_as_float(half << 16);
 }
 
+/* Rows of 16 bytes, 8 of which are in all banks together. */
+void count_conflicts(int matrix)
+{
+    unsigned banks = 0;
+    for (int r = 0; r < 8; r++) {
+        uintptr_t at;
+        std::memcpy(&at, told(8 * matrix + r), sizeof at);
+        banks |= 1u << at / 16 % 8;
+    }
+    kv_emulated_conflicts += banks != 0xff;
+}
+
 /* Element (row, column) of an 8 x 8 matrix whose rows' addresses lanes gave. */
 void load(uint32_t out[4], const void *row, bool transposed)
 {
@@ -182,6 +195,8 @@ void load(uint32_t out[4], const void *row, bool transposed)
         stop("a matrix row that is not 16-byte aligned");
     kv_emulated_warp_barrier();
     int lane = now % 32;
+    for (int m = 0; m < 4 && lane == 0; m++)
+        count_conflicts(m);
     for (int m = 0; m < 4; m++) {
         uint16_t pair[2];
         for (int k = 0; k < 2; k++) {

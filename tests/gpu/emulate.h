@@ -151,7 +151,17 @@ static inline uint32_t kv_pack(float low, float high)
     return (uint32_t)kv_emulated_bf16(high) << 16 | kv_emulated_bf16(low);
 }
 
+#define KV_UNROLL
+#define KV_UNROLL_BY(n)
+static inline float kv_exp2(float x)
+{
+    float y = exp2f(x);
+    return y < FLT_MIN ? 0 : y;
+}
+
 void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
+/* Matrices so far whose 8 rows lay partly in the same banks of shared memory, which costs time. */
+extern long kv_emulated_conflicts;
 void kv_load_matrices(uint32_t out[4], const void *row);
 void kv_load_matrices_transposed(uint32_t out[4], const void *row);
 void kv_copy_later(void *shared, const void *global, bool there);

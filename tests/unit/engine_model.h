@@ -22,9 +22,26 @@
 
 #include <cmocka.h>
 
-#define LOGIT_GATE 2e-4 /* of the largest logit, or of 1 */
-#define SCORE_GATE 1e-4 /* of each score, and 1e-6 for each query */
-#define KEY_GATE   2e-5
+/* Distances allowed from the reference in doubles: of the largest logit, or of 1; of each score, and SCORE_NOISE for
+ * each query; of the largest key or value. With KV_TESTED_CUDA the CUDA backend is tested, which computes in bf16:
+ * eight bits of each activation. */
+#ifdef KV_TESTED_CUDA
+#define TESTED      kv_backend_cuda
+#define TYPE(type)  ((void)(type), KV_TENSOR_BF16)
+#define LOGIT_GATE  0.1
+#define SCORE_GATE  0.25
+#define SCORE_NOISE 2e-2
+#define KEY_GATE    3e-2
+enum { TYPES = 1, ELEMENT_BYTES = 2 };
+#else
+#define TESTED      kv_backend_cpu
+#define TYPE(type)  type
+#define LOGIT_GATE  2e-4
+#define SCORE_GATE  1e-4
+#define SCORE_NOISE 1e-6
+#define KEY_GATE    2e-5
+enum { TYPES = 3, ELEMENT_BYTES = 4 };
+#endif
 
 struct fixture {
     struct kv_arena *a;
@@ -78,7 +95,7 @@ static inline void open_model(struct fixture *f, const struct kv_config *shape, 
     c.bos = -1;
     close_backend(f);
     kv_weights_close(&f->w);
-    MUST(kv_weights_random(f->folder, &c, type, seed, 1.2 / sqrt((double)c.hidden), f->a, &f->e));
+    MUST(kv_weights_random(f->folder, &c, TYPE(type), seed, 1.2 / sqrt((double)c.hidden), f->a, &f->e));
     MUST(kv_weights_open(&f->w, f->folder, NULL, f->a, &f->e));
 }
 
@@ -99,7 +116,7 @@ static inline void open_backend(struct fixture *f, int64_t page, int64_t pool_by
 {
     struct kv_backend_asked asked = {.page = page, .pool_bytes = pool_bytes, .threads = threads};
     close_backend(f);
-    MUST(kv_backend_cpu.open(&f->b, &f->w, &asked, &f->e));
+    MUST(TESTED.open(&f->b, &f->w, &asked, &f->e));
 }
 
 static inline int32_t *draw_tokens(struct fixture *f, int64_t n, uint64_t seed)
@@ -346,7 +363,7 @@ static inline void check_scores(const char *what, const char *channel, int64_t l
                                 const double *expected, int64_t n, double queries)
 {
     for (int64_t i = 0; i < n; i++)
-        if (!(fabs((double)got[i] - expected[i]) <= SCORE_GATE * fabs(expected[i]) + 1e-6 * queries))
+        if (!(fabs((double)got[i] - expected[i]) <= SCORE_GATE * fabs(expected[i]) + SCORE_NOISE * queries))
             fail_msg("%s: %s of layer %d, head %d, entry %d of %d: %.9g, expected %.9g", what, channel, (int)layer,
                      (int)head, (int)i, (int)n, (double)got[i], expected[i]);
 }

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* What the kernels of attention share: what is attended to, and the lists of work that the host makes for them. */
+#ifndef KV_CUDA_ATTENTION_CUH
+#define KV_CUDA_ATTENTION_CUH
+
+#include "engine/cuda/device.cuh"
+
+/* One layer's attention, as kv_cuda_attention was asked for it. */
+struct kv_attention {
+    struct kv_cuda_shape s;
+    const struct kv_cuda_part *part;
+    const kv_bf16 *q;
+    kv_bf16 *out;
+    float *lse;
+    int32_t layer;
+};
+
+/* Query rows [number x rows, ...) of a store head: row = token x group + query head of the group. */
+struct kv_attention_tile {
+    int32_t part, head, number;
+    int32_t entries; /* that its last row sees */
+};
+
+/* Entries [first, first + n) of a lane, for the one token's query heads [sub, ...) of the store head's group. */
+struct kv_attention_piece {
+    int32_t part, head, sub, first, n;
+};
+
+/* The n pieces from the first on are those of one lane and the same query heads. */
+struct kv_attention_merge {
+    int32_t part, head, sub, first, n;
+};
+
+/* What pieces leave: unnormalised outputs (pieces, heads, d), and (pieces, heads, 2) of base-2 logarithm of the
+ * greatest weight and sum of weights under it. */
+struct kv_attention_partial {
+    float *o, *top_sum;
+};
+
+enum {
+    KV_PREFILL_ROWS = 128, /* query rows a block */
+    KV_PLAIN_ROWS = 16,    /* the same of the kernel for any d */
+    KV_DECODE_HEADS = 8,   /* query heads that share a loaded entry, at most */
+};
+
+/* Head sizes that the fast kernels know. */
+static inline bool kv_attention_fast(int32_t d)
+{
+    return d == 32 || d == 64 || d == 128;
+}
+
+/* Launches over lists on the device. All tiles or pieces of a list are of parts with the same slot_positions. `heads`:
+ * query heads a piece has room for: 1, 2, 4 or 8. `first`: number of the list's first piece among the partial results.
+ */
+void kv_attention_prefill(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
+                          int64_t n, bool slots);
+void kv_attention_plain(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
+                        int64_t n);
+void kv_attention_decode(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_piece *piece,
+                         int64_t n, bool slots, int32_t heads, int64_t first, const struct kv_attention_partial *to);
+void kv_attention_merge_pieces(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_merge *merge,
+                               int64_t n, int32_t heads, const struct kv_attention_partial *from);
+
+/* The same as kv_row_of where entries fit 32 bits, without a division of 64. */
+static __device__ __forceinline__ const kv_bf16 *kv_entry_of(const struct kv_cuda_shape &s, const int32_t *table,
+                                                             uint32_t i)
+{
+    uint32_t page = (uint32_t)s.page, number = i / page;
+    return s.pool + ((int64_t)table[number] * 2 * page + (i - number * page)) * s.d;
+}
+
+/* A query head's row of one token: in q and out times d, in lse as it is. */
+static __device__ __forceinline__ int64_t kv_query_of(const struct kv_attention &a, const struct kv_cuda_part &p,
+                                                      int32_t token, int32_t head)
+{
+    return ((int64_t)p.first + token) * a.s.q_heads + head;
+}
+
+#endif

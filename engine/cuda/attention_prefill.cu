@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Attention of parts of more than one token, with matrix units: a block has 128 query rows of one store head (tokens x
+ * the group's query heads, so that each key is loaded once for all of them) and walks the lane 64 entries at a time.
+ * While a tile is worked on the next one is copied. Rows in shared memory are chunks of 16 bytes, their places mixed so
+ * that the 8 rows that a matrix load takes lie in different banks. Weights go from one product's registers into the
+ * other's. */
+#include "engine/cuda/attention.cuh"
+
+enum {
+    ROWS = KV_PREFILL_ROWS,
+    KEYS = 64,
+    WARPS = 4,
+    THREADS = 32 * WARPS,
+    BLOCKS = 2, /* 16-row blocks of a warp: each loaded key serves both */
+    WARP_ROWS = 16 * BLOCKS,
+};
+
+/* Shared memory: queries, then two tiles of K rows and V rows each. */
+template <int D> struct form {
+    enum {
+        CHUNKS = D / 8,
+        Q_BYTES = ROWS * D * 2,
+        TILE_BYTES = KEYS * D * 2,
+        BYTES = Q_BYTES + 4 * TILE_BYTES,
+        STEPS = D / 16,
+        MIXED = CHUNKS < 8 ? CHUNKS - 1 : 7, /* bits of a chunk's number that are mixed with the row's */
+        SHARE = CHUNKS < 8 ? 8 / CHUNKS : 1, /* rows in 128 bytes */
+        ROWS_16 = 16 * CHUNKS * 16           /* bytes of 16 rows */
+    };
+};
+
+/* One block's work. */
+struct place {
+    const int32_t *table;
+    int32_t old, part_first, head, group; /* head: the group's first query head */
+    int32_t first, rows;                  /* first row of the tile; rows of the part */
+    int32_t entries;
+};
+
+/* What a thread keeps of its rows: of each 16-row block, rows lane / 4 and 8 behind. */
+template <int D> struct sums {
+    float o[BLOCKS][D / 8][4], top[BLOCKS][2], sum[BLOCKS][2];
+};
+
+/* Where chunk `chunk` of row `row` lies. Of chunk + 2 k, chunk < 2: the same with 32 k mixed in; 16 rows on: ROWS_16
+ * bytes on. */
+template <int D> static __device__ __forceinline__ uint32_t chunk_at(int row, int chunk)
+{
+    int mixed = chunk ^ (row / form<D>::SHARE & form<D>::MIXED);
+    return (uint32_t)((row * form<D>::CHUNKS + mixed) * 16);
+}
+
+static __device__ __forceinline__ int64_t query_at(const struct kv_attention &a, const struct place &w, int32_t row)
+{
+    return ((int64_t)w.part_first + row / w.group) * a.s.q_heads + w.head + row % w.group;
+}
+
+template <int D>
+static __device__ __forceinline__ void copy_queries(const struct kv_attention &a, const struct place &w,
+                                                    unsigned char *q)
+{
+    int chunk = (int)threadIdx.x % form<D>::CHUNKS;
+    for (int r = (int)threadIdx.x / form<D>::CHUNKS; r < ROWS; r += THREADS / form<D>::CHUNKS) {
+        bool there = w.first + r < w.rows;
+        int64_t at = query_at(a, w, there ? w.first + r : w.first);
+        kv_copy_later(q + chunk_at<D>(r, chunk), a.q + at * D + chunk * 8, there);
+    }
+}
+
+/* Entries [first, first + KEYS), zeros behind the last. */
+template <int D>
+static __device__ __forceinline__ void copy_tile(const struct kv_attention &a, const struct place &w, int32_t first,
+                                                 unsigned char *keys, unsigned char *values)
+{
+    enum { STEP = THREADS / form<D>::CHUNKS };
+    int chunk = (int)threadIdx.x % form<D>::CHUNKS, mine = (int)threadIdx.x / form<D>::CHUNKS;
+    int64_t values_behind = (int64_t)a.s.page * D;
+    bool whole = a.s.page % KEYS == 0; /* one page has the tile */
+    const kv_bf16 *tile = kv_entry_of(a.s, w.table, (uint32_t)first);
+    KV_UNROLL_BY(2) /* all at once: addresses for which there are no registers */
+    for (int i = 0; i < KEYS / STEP; i++) {
+        int r = mine + i * STEP;
+        bool there = first + r < w.entries;
+        const kv_bf16 *key = tile + r * D;
+        if (!whole)
+            key = kv_entry_of(a.s, w.table, (uint32_t)(there ? first + r : first));
+        kv_copy_later(keys + chunk_at<D>(r, chunk), key + chunk * 8, there);
+        kv_copy_later(values + chunk_at<D>(r, chunk), key + values_behind + chunk * 8, there);
+    }
+    kv_copy_group();
+}
+
+/* Pairs (first, second), two of each, rotated. */
+static __device__ __forceinline__ void rotate_pair(uint32_t *first, uint32_t *second, const float *cosine,
+                                                   const float *sine)
+{
+    float a = kv_low(*first), b = kv_high(*first), c = kv_low(*second), d = kv_high(*second);
+    *first = kv_pack(a * cosine[0] - c * sine[0], b * cosine[1] - d * sine[1]);
+    *second = kv_pack(c * cosine[0] + a * sine[0], d * cosine[1] + b * sine[1]);
+}
+
+/* A row's chunk and the one half a row behind, rotated by `position`. */
+template <int D>
+static __device__ __forceinline__ void rotate_chunk(const struct kv_cuda_shape &s, unsigned char *tile, int row,
+                                                    int chunk, int64_t position)
+{
+    uint4 *at = (uint4 *)(void *)(tile + chunk_at<D>(row, chunk));
+    uint4 *behind = (uint4 *)(void *)(tile + chunk_at<D>(row, chunk + form<D>::CHUNKS / 2));
+    uint4 first = *at, second = *behind;
+    const float *cosine = s.cosine + position * (D / 2) + chunk * 8, *sine = s.sine + position * (D / 2) + chunk * 8;
+    rotate_pair(&first.x, &second.x, cosine, sine);
+    rotate_pair(&first.y, &second.y, cosine + 2, sine + 2);
+    rotate_pair(&first.z, &second.z, cosine + 4, sine + 4);
+    rotate_pair(&first.w, &second.w, cosine + 6, sine + 6);
+    *at = first;
+    *behind = second;
+}
+
+/* Queries by their tokens' places in the lane. */
+template <int D>
+static __device__ __forceinline__ void rotate_queries(const struct kv_attention &a, const struct place &w,
+                                                      unsigned char *q)
+{
+    enum { PAIRS = form<D>::CHUNKS / 2 };
+    for (int i = (int)threadIdx.x; i < ROWS * PAIRS; i += THREADS)
+        if (w.first + i / PAIRS < w.rows)
+            rotate_chunk<D>(a.s, q, i / PAIRS, i % PAIRS, w.old + (w.first + i / PAIRS) / w.group);
+}
+
+template <int D>
+static __device__ __forceinline__ void rotate_tile(const struct kv_attention &a, const struct place &w, int32_t first,
+                                                   unsigned char *keys)
+{
+    enum { PAIRS = form<D>::CHUNKS / 2 };
+    for (int i = (int)threadIdx.x; i < KEYS * PAIRS; i += THREADS)
+        if (first + i / PAIRS < w.entries)
+            rotate_chunk<D>(a.s, keys, i / PAIRS, i % PAIRS, first + i / PAIRS);
+}
+
+/* s = q k^T of the warp's rows. */
+template <int D>
+static __device__ __forceinline__ void multiply_keys(unsigned char *q, unsigned char *keys,
+                                                     float s[BLOCKS][KEYS / 8][4])
+{
+    int lane = (int)threadIdx.x % 32;
+    uint32_t query = chunk_at<D>(lane % 16, lane / 16), key = chunk_at<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    q += (int)threadIdx.x / 32 * (BLOCKS * form<D>::ROWS_16);
+    KV_UNROLL
+    for (int b = 0; b < BLOCKS; b++)
+        KV_UNROLL
+    for (int n = 0; n < KEYS / 8; n++)
+        s[b][n][0] = s[b][n][1] = s[b][n][2] = s[b][n][3] = 0;
+    KV_UNROLL
+    for (int k = 0; k < form<D>::STEPS; k++) {
+        uint32_t has[BLOCKS][4];
+        KV_UNROLL
+        for (int b = 0; b < BLOCKS; b++)
+            kv_load_matrices(has[b], q + (query ^ (uint32_t)(32 * k)) + b * form<D>::ROWS_16);
+        KV_UNROLL
+        for (int n = 0; n < KEYS / 16; n++) {
+            uint32_t with[4];
+            kv_load_matrices(with, keys + (key ^ (uint32_t)(32 * k)) + n * form<D>::ROWS_16);
+            KV_UNROLL
+            for (int b = 0; b < BLOCKS; b++) {
+                kv_mma(s[b][2 * n], has[b], with);
+                kv_mma(s[b][2 * n + 1], has[b], with + 2);
+            }
+        }
+    }
+}
+
+/* What a row does not see counts nothing: entries [old + token + 1, ...). `first`: the tile's first. */
+static __device__ __forceinline__ void mask(const struct place &w, int32_t first, float s[BLOCKS][KEYS / 8][4])
+{
+    int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 * WARP_ROWS + lane / 4;
+    KV_UNROLL
+    for (int b = 0; b < BLOCKS; b++)
+        KV_UNROLL
+    for (int half = 0; half < 2; half++) {
+        int32_t r = w.first + row + b * 16 + half * 8;
+        int32_t seen = w.old + r / w.group + 1 - first - lane % 4 * 2;
+        KV_UNROLL
+        for (int n = 0; n < KEYS / 8; n++) {
+            s[b][n][2 * half] = n * 8 < seen ? s[b][n][2 * half] : -INFINITY;
+            s[b][n][2 * half + 1] = n * 8 + 1 < seen ? s[b][n][2 * half + 1] : -INFINITY;
+        }
+    }
+}
+
+/* Scores become weights under their row's highest so far (of base 2, `scale` the factor); what was summed under a lower
+ * one shrinks. */
+template <int D>
+static __device__ __forceinline__ void take_weights(struct sums<D> *r, float s[BLOCKS][KEYS / 8][4], float scale)
+{
+    KV_UNROLL
+    for (int b = 0; b < BLOCKS; b++)
+        KV_UNROLL
+    for (int half = 0; half < 2; half++) {
+        float top = r->top[b][half], sum = 0;
+        KV_UNROLL
+        for (int n = 0; n < KEYS / 8; n++)
+            top = fmaxf(top, fmaxf(s[b][n][2 * half], s[b][n][2 * half + 1]));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        float base = top == -INFINITY ? 0.0f : top * scale;
+        float shrink = kv_exp2(r->top[b][half] * scale - base);
+        KV_UNROLL
+        for (int n = 0; n < KEYS / 8; n++)
+            KV_UNROLL
+        for (int i = 2 * half; i < 2 * half + 2; i++) {
+            s[b][n][i] = kv_exp2(s[b][n][i] * scale - base);
+            sum += s[b][n][i];
+        }
+        KV_UNROLL
+        for (int n = 0; n < D / 8; n++) {
+            r->o[b][n][2 * half] *= shrink;
+            r->o[b][n][2 * half + 1] *= shrink;
+        }
+        r->top[b][half] = top;
+        r->sum[b][half] = r->sum[b][half] * shrink + sum;
+    }
+}
+
+/* o += weights v. */
+template <int D>
+static __device__ __forceinline__ void multiply_values(struct sums<D> *r, float s[BLOCKS][KEYS / 8][4],
+                                                       unsigned char *values)
+{
+    int lane = (int)threadIdx.x % 32;
+    uint32_t value = chunk_at<D>(lane % 16, lane / 16);
+    KV_UNROLL
+    for (int k = 0; k < KEYS / 16; k++) {
+        uint32_t has[BLOCKS][4];
+        KV_UNROLL
+        for (int b = 0; b < BLOCKS; b++)
+            KV_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const float *two = &s[b][2 * k + i / 2][i % 2 * 2];
+            has[b][i] = kv_pack(two[0], two[1]);
+        }
+        KV_UNROLL
+        for (int n = 0; n < D / 16; n++) {
+            uint32_t with[4];
+            kv_load_matrices_transposed(with, values + (value ^ (uint32_t)(32 * n)) + k * form<D>::ROWS_16);
+            KV_UNROLL
+            for (int b = 0; b < BLOCKS; b++) {
+                kv_mma(r->o[b][2 * n], has[b], with);
+                kv_mma(r->o[b][2 * n + 1], has[b], with + 2);
+            }
+        }
+    }
+}
+
+template <int D>
+static __device__ __forceinline__ void write_rows(const struct kv_attention &a, const struct place &w,
+                                                  struct sums<D> *r, float scale)
+{
+    int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 * WARP_ROWS + lane / 4;
+    KV_UNROLL
+    for (int b = 0; b < BLOCKS; b++)
+        KV_UNROLL
+    for (int half = 0; half < 2; half++) {
+        float sum = r->sum[b][half];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        int32_t number = w.first + row + b * 16 + half * 8;
+        if (number >= w.rows)
+            continue; /* a row's four lanes together */
+        int64_t at = query_at(a, w, number);
+        float by = sum > 0 ? 1 / sum : 0.0f;
+        KV_UNROLL
+        for (int n = 0; n < D / 8; n++)
+            *(uint32_t *)(void *)(a.out + at * D + n * 8 + lane % 4 * 2) =
+                kv_pack(r->o[b][n][2 * half] * by, r->o[b][n][2 * half + 1] * by);
+        if (lane % 4 == 0)
+            a.lse[at] = sum > 0 ? r->top[b][half] * (scale * 0.693147181f) + logf(sum) : -INFINITY;
+    }
+}
+
+static __device__ __forceinline__ struct place place_of(const struct kv_attention &a,
+                                                        const struct kv_attention_tile &tile)
+{
+    const struct kv_cuda_part &p = a.part[tile.part];
+    int32_t group = a.s.q_heads / p.heads;
+    struct place w = {kv_table_of(p, a.layer, tile.head),
+                      (int32_t)kv_length_of(p, a.layer, tile.head),
+                      p.first,
+                      tile.head * group,
+                      group,
+                      tile.number * ROWS,
+                      (p.n_new + p.n_patch) * group,
+                      tile.entries};
+    return w;
+}
+
+template <int D, bool SLOTS>
+__global__ void __launch_bounds__(THREADS, 2)
+    attention_prefill(const struct kv_attention a, const struct kv_attention_tile *list)
+{
+    KV_SHARED_BYTES(shared);
+    enum { TILE = form<D>::TILE_BYTES };
+    const struct place w = place_of(a, list[blockIdx.x]);
+    unsigned char *q = shared, *tiles = shared + form<D>::Q_BYTES;
+    float scale = 1.44269504f / sqrtf((float)D);
+    int32_t mine = w.first + (int)threadIdx.x / 32 * WARP_ROWS;
+    /* Entries that all rows see, and that some row of the warp does. */
+    int32_t open = w.old + w.first / w.group + 1;
+    int32_t needed = mine < w.rows ? w.old + (mine + WARP_ROWS - 1) / w.group + 1 : 0;
+    struct sums<D> r = {
+    };
+    KV_UNROLL
+    for (int b = 0; b < BLOCKS; b++)
+        r.top[b][0] = r.top[b][1] = -INFINITY;
+    copy_queries<D>(a, w, q);
+    copy_tile<D>(a, w, 0, tiles, tiles + TILE);
+    for (int32_t first = 0, side = 0; first < w.entries; first += KEYS, side ^= 1) {
+        unsigned char *keys = tiles + side * (2 * TILE), *ahead = tiles + (side ^ 1) * (2 * TILE);
+        kv_copy_wait<0>();
+        __syncthreads(); /* all that was copied is seen, and what lay ahead of the last tile is done with */
+        if (first + KEYS < w.entries)
+            copy_tile<D>(a, w, first + KEYS, ahead, ahead + TILE);
+        if (SLOTS) {
+            if (first == 0)
+                rotate_queries<D>(a, w, q);
+            rotate_tile<D>(a, w, first, keys);
+            __syncthreads();
+        }
+        if (first >= needed)
+            continue;
+        float s[BLOCKS][KEYS / 8][4];
+        multiply_keys<D>(q, keys, s);
+        if (first + KEYS > open)
+            mask(w, first, s);
+        take_weights<D>(&r, s, scale);
+        multiply_values<D>(&r, s, keys + TILE);
+    }
+    write_rows<D>(a, place_of(a, list[blockIdx.x]), &r, scale); /* asked again: not kept in registers till here */
+}
+
+template <int D>
+static void launch_for(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile, int64_t n,
+                       bool slots)
+{
+    if (slots)
+        KV_LAUNCH(g, (attention_prefill<D, true>), dim3((unsigned)n), dim3(THREADS), form<D>::BYTES, *a, tile);
+    else
+        KV_LAUNCH(g, (attention_prefill<D, false>), dim3((unsigned)n), dim3(THREADS), form<D>::BYTES, *a, tile);
+}
+
+void kv_attention_prefill(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
+                          int64_t n, bool slots)
+{
+    if (!n)
+        return;
+    if (a->s.d == 32)
+        launch_for<32>(g, a, tile, n, slots);
+    else if (a->s.d == 64)
+        launch_for<64>(g, a, tile, n, slots);
+    else
+        launch_for<128>(g, a, tile, n, slots);
+}

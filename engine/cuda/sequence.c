@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Sequences on the device: which pages lie where is decided on the host, which knows all lengths; the device has a copy
+ * of the tables. */
+#include "engine/cuda/inside.h"
+
+#include "sim/core/select.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct kv_cuda_seq *own_of(const struct kv_seq *s)
+{
+    return s->own;
+}
+
+bool kv_cuda_seq_open(struct kv_backend *backend, struct kv_seq *s, struct kv_err *e)
+{
+    struct kv_cuda *b = kv_cuda_of(backend);
+    int64_t lanes = b->config.layers * s->store_heads, d = b->config.head_dim;
+    int64_t queries = b->config.layers * s->window * b->config.q_heads * d;
+    struct kv_cuda_seq *own = calloc(1, sizeof *own);
+    s->lane = calloc((size_t)lanes, sizeof *s->lane);
+    s->query = NULL;
+    s->own = own;
+    s->n_query = s->seen = 0;
+    if (own && s->lane && kv_gpu_new(b->gpu, &own->length, lanes, sizeof *own->length, "lengths of lanes", e) &&
+        kv_gpu_new_host(b->gpu, &own->host_length, lanes, sizeof *own->host_length, "lengths of lanes", e) &&
+        (!s->window || kv_gpu_new(b->gpu, &own->query, queries, sizeof *own->query, "a window of queries", e)))
+        return true;
+    return e->n ? false : kv_fail(e, KV_ENV, "no memory for %lld lanes", (long long)lanes);
+}
+
+void kv_cuda_seq_close(struct kv_backend *backend, struct kv_seq *s)
+{
+    struct kv_cuda *b = kv_cuda_of(backend);
+    struct kv_cuda_seq *own = own_of(s);
+    for (int64_t i = 0; s->lane && i < b->config.layers * s->store_heads; i++)
+        for (int64_t p = 0; p < s->lane[i].n_pages; p++)
+            kv_cuda_pool_give(&b->pool, s->lane[i].page[p]);
+    kv_cuda_pool_trim(&b->pool);
+    if (own) {
+        kv_gpu_delete(b->gpu, own->table);
+        kv_gpu_delete_host(b->gpu, own->host_table);
+        kv_gpu_delete(b->gpu, own->length);
+        kv_gpu_delete_host(b->gpu, own->host_length);
+        kv_gpu_delete(b->gpu, own->query);
+    }
+    free(own);
+    free(s->lane);
+    s->own = NULL;
+    s->lane = NULL;
+}
+
+/* Wider tables: the pages that lanes have move over. */
+static bool widen(struct kv_cuda *b, struct kv_seq *s, int64_t pages, struct kv_err *e)
+{
+    struct kv_cuda_seq *own = own_of(s);
+    int64_t lanes = b->config.layers * s->store_heads, room = pages + pages / 2 + 4;
+    int32_t *host, *device;
+    if (!kv_gpu_new_host(b->gpu, &host, lanes * room, sizeof *host, "tables of pages", e))
+        return false;
+    if (!kv_gpu_new(b->gpu, &device, lanes * room, sizeof *device, "tables of pages", e)) {
+        kv_gpu_delete_host(b->gpu, host);
+        return false;
+    }
+    memset(host, 0, sizeof *host * (size_t)(lanes * room));
+    for (int64_t i = 0; i < lanes; i++) {
+        struct kv_lane_pages *lane = &s->lane[i];
+        if (lane->n_pages)
+            memcpy(host + i * room, lane->page, sizeof *host * (size_t)lane->n_pages);
+        lane->page = host + i * room;
+        lane->room = room;
+    }
+    kv_gpu_delete(b->gpu, own->table);
+    kv_gpu_delete_host(b->gpu, own->host_table);
+    own->table = device;
+    own->host_table = host;
+    own->room = room;
+    kv_gpu_put(b->gpu, device, host, sizeof *host * (size_t)(lanes * room));
+    return kv_gpu_wait(b->gpu, e); /* the host's may change from here on */
+}
+
+/* Columns [from, to) of the layer's tables. */
+static void put_tables(struct kv_cuda *b, const struct kv_seq *s, int64_t layer, int64_t from, int64_t to)
+{
+    const struct kv_cuda_seq *own = own_of(s);
+    size_t step = sizeof *own->table * (size_t)own->room;
+    int64_t at = layer * s->store_heads * own->room + from;
+    if (from < to)
+        kv_gpu_put_rows(b->gpu, own->table + at, step, own->host_table + at, step,
+                        sizeof *own->table * (size_t)(to - from), (size_t)s->store_heads);
+}
+
+bool kv_cuda_seq_grow(struct kv_cuda *b, struct kv_seq *s, int64_t layer, int64_t tokens, struct kv_err *e)
+{
+    int64_t page = b->asked.page, from = INT64_MAX, to = 0;
+    struct kv_lane_pages *lanes = &s->lane[layer * s->store_heads];
+    for (int64_t h = 0; h < s->store_heads; h++) {
+        int64_t pages = (lanes[h].length + tokens + page - 1) / page;
+        to = pages > lanes[h].n_pages && pages > to ? pages : to;
+        from = pages > lanes[h].n_pages && lanes[h].n_pages < from ? lanes[h].n_pages : from;
+    }
+    KV_ASSERT(to <= own_of(s)->room);
+    for (int64_t h = 0; h < s->store_heads; h++) {
+        lanes[h].length += tokens;
+        for (; lanes[h].n_pages < (lanes[h].length + page - 1) / page; lanes[h].n_pages++)
+            if (!kv_cuda_pool_take(&b->pool, &lanes[h].page[lanes[h].n_pages], e)) {
+                lanes[h].length -= tokens;
+                return false;
+            }
+    }
+    put_tables(b, s, layer, from, to);
+    return true;
+}
+
+bool kv_cuda_seq_begin(struct kv_cuda *b, struct kv_seq *s, int64_t tokens, struct kv_err *e)
+{
+    struct kv_cuda_seq *own = own_of(s);
+    int64_t lanes = b->config.layers * s->store_heads, most = 0;
+    for (int64_t i = 0; i < lanes; i++) {
+        most = s->lane[i].length > most ? s->lane[i].length : most;
+        own->host_length[i] = (int32_t)s->lane[i].length;
+    }
+    int64_t pages = (most + tokens + b->asked.page - 1) / b->asked.page;
+    if (pages > own->room && !widen(b, s, pages, e))
+        return false;
+    kv_gpu_put(b->gpu, own->length, own->host_length, sizeof *own->length * (size_t)lanes);
+    return true;
+}
+
+/* ---- what leaves ---- */
+
+static void move(struct kv_cuda *b, int part, int64_t layer, int64_t head, const int32_t *keep, int64_t n)
+{
+    kv_gpu_put(b->gpu, b->keep.at, keep, sizeof *keep * (size_t)n);
+    kv_cuda_compact(b->gpu, &b->shape, b->part_device + part, (int32_t)layer, (int32_t)head, b->keep.at, n);
+}
+
+void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, int64_t head, const uint64_t *stay)
+{
+    struct kv_cuda *b = kv_cuda_of(backend);
+    const struct kv_part *p = &b->part[part];
+    struct kv_lane_pages *lane = &p->seq->lane[layer * p->seq->store_heads + head];
+    int64_t n = lane->length - p->n_patch, kept = stay ? 0 : n;
+    struct kv_err e = {0};
+    if (stay) {
+        int32_t *keep = malloc(sizeof *keep * (size_t)(n + 1));
+        bool moves = false;
+        KV_ASSERT(keep);
+        for (int64_t i = 0; i < n; i++)
+            if (kv_set_has(stay, i)) {
+                moves |= kept != i;
+                keep[kept++] = (int32_t)i;
+            }
+        if (moves) { /* where all fits into the pool, so does this */
+            KV_ASSERT(kv_cuda_room(b, &b->keep, kept * (int64_t)sizeof *keep, "what stays", &e));
+            move(b, part, layer, head, keep, kept);
+        }
+        free(keep);
+    }
+    lane->length = kept;
+    int64_t pages = (kept + b->asked.page - 1) / b->asked.page;
+    while (lane->n_pages > pages)
+        kv_cuda_pool_give(&b->pool, lane->page[--lane->n_pages]);
+}

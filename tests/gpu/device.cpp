@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* engine/cuda/gpu.h on the host: the device's memory is the host's, and every order is carried out at once. Bytes of
+ * the "device" are counted, what is not mapped cannot be read, and new memory is full of NaNs. KV_EMULATED_BYTES: what
+ * the device has (default 1 GiB). */
+#include "engine/cuda/gpu.h"
+
+#include "tests/gpu/emulate.h"
+
+#include <cassert>
+#include <chrono>
+#include <map>
+#include <sys/mman.h>
+#include <vector>
+
+extern "C" {
+struct kv_err;
+void kv_say(struct kv_err *e, int status, const char *format, ...);
+}
+
+enum { NO_MEMORY = 4, SLAB = 1 << 16 }; /* KV_ENV */
+
+struct range {
+    size_t bytes;
+    std::vector<bool> mapped;
+};
+
+struct kv_gpu {
+    struct kv_gpu_facts facts;
+    int64_t taken;
+    std::map<void *, size_t> made;
+    std::map<void *, range> ranges;
+    std::chrono::steady_clock::time_point mark[KV_GPU_MARKS];
+};
+
+bool kv_gpu_open(struct kv_gpu **out, struct kv_err *)
+{
+    const char *bytes = std::getenv("KV_EMULATED_BYTES");
+    struct kv_gpu *g = new kv_gpu();
+    std::snprintf(g->facts.name, sizeof g->facts.name, "emulated device");
+    g->facts.major = 9;
+    g->facts.multiprocessors = 4;
+    g->facts.total_bytes = bytes ? std::atoll(bytes) : INT64_C(1) << 30;
+    g->facts.shared_bytes = 232448;
+    *out = g;
+    return true;
+}
+
+void kv_gpu_close(struct kv_gpu *g)
+{
+    if (!g)
+        return;
+    while (!g->ranges.empty())
+        kv_gpu_release(g, g->ranges.begin()->first);
+    assert(g->made.empty() && g->taken == 0); /* all was given back */
+    delete g;
+}
+
+const struct kv_gpu_facts *kv_gpu_about(const struct kv_gpu *g)
+{
+    return &g->facts;
+}
+
+int64_t kv_gpu_free_bytes(struct kv_gpu *g)
+{
+    return g->facts.total_bytes - g->taken;
+}
+
+bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
+{
+    size_t bytes = ((size_t)(n ? n : 1) * size + 255) / 256 * 256;
+    void *made = nullptr;
+    if ((int64_t)bytes > kv_gpu_free_bytes(g))
+        kv_say(e, NO_MEMORY, "%s: no memory for %lld x %zu bytes of %s; %lld bytes are free", g->facts.name,
+               (long long)n, size, what, (long long)kv_gpu_free_bytes(g));
+    else
+        made = std::aligned_alloc(256, bytes);
+    std::memcpy(out, &made, sizeof made);
+    if (!made)
+        return false;
+    std::memset(made, 0xff, bytes);
+    g->made[made] = bytes;
+    g->taken += (int64_t)bytes;
+    return true;
+}
+
+void kv_gpu_delete(struct kv_gpu *g, void *device)
+{
+    if (!device)
+        return;
+    auto at = g->made.find(device);
+    assert(at != g->made.end());
+    g->taken -= (int64_t)at->second;
+    g->made.erase(at);
+    std::free(device);
+}
+
+bool kv_gpu_new_host(struct kv_gpu *, void *out, int64_t n, size_t size, const char *, struct kv_err *)
+{
+    void *made = std::malloc((size_t)(n ? n : 1) * size);
+    std::memcpy(out, &made, sizeof made);
+    return made != nullptr;
+}
+
+void kv_gpu_delete_host(struct kv_gpu *, void *host)
+{
+    std::free(host);
+}
+
+void kv_gpu_put(struct kv_gpu *, void *device, const void *host, size_t bytes)
+{
+    if (bytes)
+        std::memcpy(device, host, bytes);
+}
+
+void kv_gpu_get(struct kv_gpu *, void *host, const void *device, size_t bytes)
+{
+    if (bytes)
+        std::memcpy(host, device, bytes);
+}
+
+void kv_gpu_copy(struct kv_gpu *, void *to, const void *from, size_t bytes)
+{
+    if (bytes)
+        std::memcpy(to, from, bytes);
+}
+
+void kv_gpu_zero(struct kv_gpu *, void *device, size_t bytes)
+{
+    if (bytes)
+        std::memset(device, 0, bytes);
+}
+
+void kv_gpu_put_rows(struct kv_gpu *, void *device, size_t to_step, const void *host, size_t from_step, size_t bytes,
+                     size_t rows)
+{
+    for (size_t i = 0; i < rows && bytes; i++)
+        std::memcpy((char *)device + i * to_step, (const char *)host + i * from_step, bytes);
+}
+
+bool kv_gpu_wait(struct kv_gpu *, struct kv_err *)
+{
+    return true;
+}
+
+bool kv_gpu_reserve(struct kv_gpu *g, int64_t bytes, void **base, int64_t *slab, struct kv_err *)
+{
+    size_t slabs = ((size_t)bytes + SLAB - 1) / SLAB;
+    *base = mmap(nullptr, slabs * SLAB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert(*base != MAP_FAILED);
+    g->ranges[*base] = range{slabs * SLAB, std::vector<bool>(slabs)};
+    *slab = SLAB;
+    return true;
+}
+
+void kv_gpu_release(struct kv_gpu *g, void *base)
+{
+    range &r = g->ranges.at(base);
+    for (size_t i = 0; i < r.mapped.size(); i++)
+        if (r.mapped[i])
+            kv_gpu_unmap(g, base, (int64_t)i);
+    munmap(base, r.bytes);
+    g->ranges.erase(base);
+}
+
+bool kv_gpu_map(struct kv_gpu *g, void *base, int64_t slab, struct kv_err *e)
+{
+    range &r = g->ranges.at(base);
+    char *at = (char *)base + slab * SLAB;
+    assert(!r.mapped.at((size_t)slab));
+    if (kv_gpu_free_bytes(g) < SLAB) {
+        kv_say(e, NO_MEMORY, "%s: no memory for a slab of %d bytes; %lld bytes are free", g->facts.name, SLAB,
+               (long long)kv_gpu_free_bytes(g));
+        return false;
+    }
+    int done = mprotect(at, SLAB, PROT_READ | PROT_WRITE);
+    assert(!done);
+    (void)done;
+    std::memset(at, 0xff, SLAB);
+    r.mapped[(size_t)slab] = true;
+    g->taken += SLAB;
+    return true;
+}
+
+void kv_gpu_unmap(struct kv_gpu *g, void *base, int64_t slab)
+{
+    range &r = g->ranges.at(base);
+    assert(r.mapped.at((size_t)slab));
+    r.mapped[(size_t)slab] = false;
+    g->taken -= SLAB;
+    madvise((char *)base + slab * SLAB, SLAB, MADV_DONTNEED);
+    mprotect((char *)base + slab * SLAB, SLAB, PROT_NONE);
+}
+
+static float widened(uint16_t x)
+{
+    return __uint_as_float((uint32_t)x << 16);
+}
+
+void kv_gpu_multiply(struct kv_gpu *, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
+                     void *y, int64_t y_step, bool wide, bool add)
+{
+    const uint16_t *weight = (const uint16_t *)w, *in = (const uint16_t *)x;
+    assert(wide || !add);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < outputs; o++) {
+            float sum = 0;
+            for (int64_t i = 0; i < inputs; i++)
+                sum += widened(in[r * inputs + i]) * widened(weight[o * inputs + i]);
+            if (wide)
+                ((float *)y)[r * y_step + o] = (add ? ((float *)y)[r * y_step + o] : 0) + sum;
+            else
+                ((uint16_t *)y)[r * y_step + o] = kv_emulated_bf16(sum);
+        }
+}
+
+void kv_gpu_mark(struct kv_gpu *g, int mark)
+{
+    g->mark[mark] = std::chrono::steady_clock::now();
+}
+
+double kv_gpu_between(struct kv_gpu *g, int from, int to)
+{
+    return std::chrono::duration<double, std::milli>(g->mark[to] - g->mark[from]).count();
+}

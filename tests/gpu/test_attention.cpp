@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Attention over ragged pages against plain sums in fp64, from the same bf16 numbers. What a kernel has no business
+ * with is NaN: pages that nobody has, entries behind the end, results before they are written. */
+#include "engine/cuda/device.cuh"
+
+#include <vector>
+
+extern "C" {
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+}
+
+typedef std::vector<int32_t> ints;
+
+struct part_asked {
+    int heads, n_new, n_patch;
+    bool slots;
+    ints length; /* of the heads; repeated where there are more */
+};
+
+struct asked {
+    int d, page, q_heads, kv_heads, multiprocessors;
+    std::vector<part_asked> parts;
+    float peak; /* factor of queries: the higher, the fewer entries matter */
+};
+
+enum { LAYERS = 2, LAYER = 1, POSITIONS = 4096 };
+
+struct lane_numbers {
+    std::vector<double> k, v;
+};
+
+struct world {
+    asked a;
+    kv_cuda_shape shape;
+    std::vector<kv_bf16> pool, q, out;
+    std::vector<float> cosine, sine, lse;
+    std::vector<ints> table, length;
+    std::vector<std::vector<lane_numbers>> lane; /* of the layer: part, head */
+    std::vector<kv_cuda_part> part;
+    std::vector<const int32_t *> host_length;
+    int64_t rows;
+    uint64_t seed;
+};
+
+static uint64_t draw(world *w)
+{
+    w->seed ^= w->seed << 13;
+    w->seed ^= w->seed >> 7;
+    w->seed ^= w->seed << 17;
+    return w->seed >> 11;
+}
+
+/* Something like a normal number, as bf16. */
+static kv_bf16 draw_bf16(world *w, float factor)
+{
+    double sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += (double)(draw(w) % 4096) / 4096 - 0.5;
+    return kv_emulated_bf16((float)(sum * 1.7) * factor);
+}
+
+static double of(kv_bf16 x)
+{
+    return (double)__uint_as_float((uint32_t)x << 16);
+}
+
+static int tokens_of(const part_asked &p)
+{
+    return p.n_new + p.n_patch;
+}
+
+static int length_of(const part_asked &p, int layer, int head)
+{
+    int n = p.length[(size_t)head % p.length.size()];
+    return layer == LAYER ? n : n / 2;
+}
+
+static void make_tables(world *w)
+{
+    int half = w->a.d / 2;
+    w->cosine.resize((size_t)(POSITIONS * half));
+    w->sine.resize(w->cosine.size());
+    for (int i = 0; i < POSITIONS; i++)
+        for (int k = 0; k < half; k++) {
+            double angle = i * std::pow(10000.0, -(double)k / half);
+            w->cosine[(size_t)(i * half + k)] = (float)std::cos(angle);
+            w->sine[(size_t)(i * half + k)] = (float)std::sin(angle);
+        }
+}
+
+static void fill_lane(world *w, const int32_t *table, int n, lane_numbers *numbers)
+{
+    int64_t page = w->a.page, d = w->a.d;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t which = 0; which < 2; which++)
+            for (int64_t c = 0; c < d; c++) {
+                kv_bf16 x = draw_bf16(w, 1);
+                w->pool[(size_t)((((int64_t)table[i / page] * 2 + which) * page + i % page) * d + c)] = x;
+                (which ? numbers->v : numbers->k).push_back(of(x));
+            }
+}
+
+/* Pages of all lanes, each lane's anywhere in the pool. */
+static void make_lanes(world *w)
+{
+    const asked &a = w->a;
+    ints free_pages;
+    int32_t pages = 3, room = 0;
+    for (const part_asked &p : a.parts)
+        for (int layer = 0; layer < LAYERS; layer++)
+            for (int h = 0; h < p.heads; h++) {
+                int32_t n = (length_of(p, layer, h) + tokens_of(p) + a.page - 1) / a.page;
+                pages += n;
+                room = n > room ? n : room;
+            }
+    w->pool.assign((size_t)pages * 2 * (size_t)(a.page * a.d), 0x7fff);
+    for (int32_t i = 0; i < pages; i++)
+        free_pages.push_back(i);
+    for (size_t i = free_pages.size() - 1; i; i--)
+        std::swap(free_pages[i], free_pages[(size_t)draw(w) % (i + 1)]);
+    for (const part_asked &p : a.parts) {
+        ints table((size_t)(LAYERS * p.heads * (room + 1)), -1), length;
+        std::vector<lane_numbers> lanes((size_t)p.heads);
+        for (int layer = 0; layer < LAYERS; layer++)
+            for (int h = 0; h < p.heads; h++) {
+                int n = length_of(p, layer, h) + tokens_of(p);
+                int32_t *mine = table.data() + (layer * p.heads + h) * (room + 1);
+                for (int i = 0; i * a.page < n; i++, free_pages.pop_back())
+                    mine[i] = free_pages.back();
+                length.push_back(n - tokens_of(p));
+                if (layer == LAYER)
+                    fill_lane(w, mine, n, &lanes[(size_t)h]);
+            }
+        w->table.push_back(table);
+        w->length.push_back(length);
+        w->lane.push_back(lanes);
+    }
+    for (size_t i = 0; i < a.parts.size(); i++) {
+        const part_asked &p = a.parts[i];
+        kv_cuda_part to = {};
+        to.table = w->table[i].data();
+        to.length = w->length[i].data();
+        to.table_room = room + 1;
+        to.heads = p.heads;
+        to.first = (int32_t)w->rows;
+        to.n_new = p.n_new;
+        to.n_patch = p.n_patch;
+        to.slot_positions = p.slots;
+        w->rows += tokens_of(p);
+        w->part.push_back(to);
+        w->host_length.push_back(to.length);
+    }
+}
+
+static world *make_world(const asked &a, uint64_t seed)
+{
+    world *w = new world();
+    w->a = a;
+    w->seed = seed * 0x9e3779b97f4a7c15u + 1;
+    make_tables(w);
+    make_lanes(w);
+    for (int64_t i = 0; i < w->rows * a.q_heads * a.d; i++)
+        w->q.push_back(draw_bf16(w, a.peak));
+    w->shape = {LAYERS, a.q_heads, a.kv_heads, a.d, a.page, w->pool.data(), w->cosine.data(), w->sine.data()};
+    return w;
+}
+
+static void run(world *w)
+{
+    const asked &a = w->a;
+    w->out.assign(w->q.size(), 0x7fff);
+    w->lse.assign((size_t)(w->rows * a.q_heads), NAN);
+    int n_parts = (int)w->part.size();
+    struct kv_gpu *g = nullptr;
+    assert_true(kv_gpu_open(&g, nullptr));
+    const_cast<struct kv_gpu_facts *>(kv_gpu_about(g))->multiprocessors = a.multiprocessors;
+    int64_t bytes =
+        kv_cuda_attention_work(&w->shape, w->part.data(), w->host_length.data(), n_parts, a.multiprocessors);
+    void *work = nullptr, *work_host = nullptr;
+    assert_true(kv_gpu_new(g, &work, bytes, 1, "work", nullptr));
+    assert_true(kv_gpu_new_host(g, &work_host, bytes, 1, "work", nullptr));
+    kv_cuda_attention(g, &w->shape, w->part.data(), w->part.data(), w->host_length.data(), n_parts, LAYER, w->q.data(),
+                      w->out.data(), w->lse.data(), work, work_host, bytes);
+    kv_gpu_delete(g, work);
+    kv_gpu_delete_host(g, work_host);
+    kv_gpu_close(g);
+}
+
+/* Matrix units want bf16, so parts of many tokens have their rotated rows rounded to it. */
+static bool rounds(const world *w, size_t p)
+{
+    return tokens_of(w->a.parts[p]) > 1 && (w->a.d == 32 || w->a.d == 64 || w->a.d == 128);
+}
+
+static void rotate(const world *w, size_t p, double *x, int64_t position)
+{
+    int half = w->a.d / 2;
+    for (int i = 0; i < half; i++) {
+        float cosine = w->cosine[(size_t)(position * half + i)], sine = w->sine[(size_t)(position * half + i)];
+        double first = x[i], second = x[i + half];
+        x[i] = first * (double)cosine - second * (double)sine;
+        x[i + half] = second * (double)cosine + first * (double)sine;
+        for (int k = i; rounds(w, p) && k < w->a.d; k += half)
+            x[k] = of(kv_emulated_bf16((float)x[k]));
+    }
+}
+
+/* One row of one query head; gives its lse. */
+static double reference(const world *w, size_t p, const std::vector<double> &keys, const std::vector<double> &values,
+                        int token, int head, std::vector<double> *out)
+{
+    int64_t d = w->a.d, old = w->length[p][(size_t)(LAYER * w->part[p].heads + head * w->part[p].heads / w->a.q_heads)];
+    int64_t seen = old + token + 1;
+    std::vector<double> q((size_t)d), s((size_t)seen);
+    double top = -INFINITY, sum = 0;
+    for (int64_t c = 0; c < d; c++)
+        q[(size_t)c] = of(w->q[(size_t)(((w->part[p].first + token) * w->a.q_heads + head) * d + c)]);
+    if (w->a.parts[p].slots)
+        rotate(w, p, q.data(), old + token);
+    for (int64_t i = 0; i < seen; i++) {
+        for (int64_t c = 0; c < d; c++)
+            s[(size_t)i] += q[(size_t)c] * keys[(size_t)(i * d + c)];
+        s[(size_t)i] /= std::sqrt((double)d);
+        top = std::fmax(top, s[(size_t)i]);
+    }
+    out->assign((size_t)d, 0);
+    for (int64_t i = 0; i < seen; i++) {
+        double weight = std::exp(s[(size_t)i] - top);
+        sum += weight;
+        for (int64_t c = 0; c < d; c++)
+            (*out)[(size_t)c] += weight * values[(size_t)(i * d + c)];
+    }
+    for (double &x : *out)
+        x /= sum;
+    return top + std::log(sum);
+}
+
+/* A row's errors, as parts of its range. */
+static void compare_row(const world *w, size_t p, int token, int head, double lse, const std::vector<double> &want,
+                        double most[2])
+{
+    int64_t d = w->a.d, at = (w->part[p].first + token) * (int64_t)w->a.q_heads + head;
+    bool rotated = w->a.parts[p].slots && rounds(w, p); /* now and then to the other side */
+    double range = 0, error = 0, is = (double)w->lse[(size_t)at];
+    for (int64_t c = 0; c < d; c++) {
+        double difference = std::fabs(of(w->out[(size_t)(at * d + c)]) - want[(size_t)c]);
+        range = std::fmax(range, std::fabs(want[(size_t)c]));
+        error = difference <= error ? error : difference; /* a NaN stays */
+    }
+    double out_error = error / range, lse_error = std::fabs(is - lse) / std::fmax(1, std::fabs(lse));
+    if (!(out_error <= 8e-3) || !(lse_error <= (rotated ? 1e-3 : 1e-5)))
+        fail_msg("d %d, part %d, token %d, head %d: output off by %g of its range, lse %g instead of %g", w->a.d,
+                 (int)p, token, head, out_error, is, lse);
+    most[0] = std::fmax(most[0], out_error);
+    most[1] = std::fmax(most[1], lse_error);
+}
+
+static void compare(const world *w)
+{
+    double most[2] = {0, 0};
+    std::vector<double> want;
+    for (size_t p = 0; p < w->part.size(); p++)
+        for (int h = 0; h < w->part[p].heads; h++) {
+            int group = w->a.q_heads / w->part[p].heads;
+            std::vector<double> keys = w->lane[p][(size_t)h].k;
+            for (size_t i = 0; w->a.parts[p].slots && i * (size_t)w->a.d < keys.size(); i++)
+                rotate(w, p, keys.data() + i * (size_t)w->a.d, (int64_t)i);
+            for (int t = 0; t < tokens_of(w->a.parts[p]); t++)
+                for (int head = h * group; head < (h + 1) * group; head++) {
+                    double lse = reference(w, p, keys, w->lane[p][(size_t)h].v, t, head, &want);
+                    compare_row(w, p, t, head, lse, want, most);
+                }
+        }
+    if (std::getenv("KV_TEST_SAYS"))
+        print_message("d %d page %d heads %d/%d: output %.2g, lse %.2g\n", w->a.d, w->a.page, w->a.q_heads,
+                      w->a.kv_heads, most[0], most[1]);
+}
+
+static void check(const asked &a, uint64_t seed)
+{
+    world *w = make_world(a, seed);
+    long conflicts = kv_emulated_conflicts;
+    run(w);
+    assert_int_equal(kv_emulated_conflicts, conflicts);
+    compare(w);
+    delete w;
+}
+
+/* Decode: lanes of one entry, at edges of pages, of several pieces; raggedly. */
+static void test_one_token(void **)
+{
+    for (int d : {32, 64, 128})
+        for (int group : {1, 2, 3, 8}) {
+            int heads = d == 64 ? 3 : 2;
+            check({d, d == 128 ? 64 : 16, heads * group, heads, 3, {{heads, 1, 0, false, {0, 700, 15}}}, 3},
+                  (uint64_t)(d + group));
+        }
+    check({128, 16, 8, 2, 3, {{2, 1, 0, false, {63, 1}}, {2, 1, 0, false, {64, 129}}, {2, 1, 0, false, {0, 255}}}, 3},
+          1);
+    check({64, 4, 8, 2, 5, {{2, 1, 0, false, {1500, 33}}, {2, 0, 1, false, {511, 7}}}, 3}, 2);
+    check({64, 5, 20, 2, 4, {{2, 1, 0, false, {513, 40}}, {20, 1, 0, false, {300, 0, 31}}}, 3}, 3);
+}
+
+/* Any even d, any rows. */
+static void test_plain(void **)
+{
+    for (int d : {2, 8, 16, 40, 96, 256})
+        check({d,
+               d == 8 ? 4 : 16,
+               4,
+               2,
+               2,
+               {{2, 1, 0, false, {0, 37}},
+                {2, 6, 3, false, {31, 0}},
+                {2, 17, 0, true, {5, 64}},
+                {4, 1, 0, true, {20, 3}}},
+               3},
+              (uint64_t)d);
+    check({8, 64, 8, 1, 2, {{1, 9, 0, false, {60}}}, 3}, 7);
+}
+
+static void test_one_token_slots(void **)
+{
+    for (int d : {32, 64, 128})
+        check({d, 16, 8, 2, 3, {{2, 1, 0, true, {0, 600}}, {2, 1, 0, false, {77, 20}}, {2, 1, 0, true, {31, 300}}}, 2},
+              (uint64_t)d);
+}
+
+/* Tiles of 128 rows: parts that end in the first or just behind it, lanes that were empty, at edges of tiles and pages.
+ */
+static void test_many_tokens(void **)
+{
+    check({64, 64, 4, 1, 2, {{1, 33, 0, false, {31}}}, 3}, 1);
+    check({64, 16, 2, 2, 2, {{2, 65, 0, false, {0, 63}}, {2, 2, 0, false, {1, 64}}}, 3}, 2);
+    check({64, 4, 8, 1, 2, {{1, 17, 2, false, {130}}}, 3}, 3);
+    check({32, 16, 6, 2, 2, {{2, 50, 0, false, {7, 128}}, {6, 9, 1, false, {0, 5}}}, 3}, 4);
+    check({128, 64, 4, 1, 2, {{1, 34, 0, false, {95}}}, 3}, 5);
+    check({128, 48, 14, 2, 2, {{2, 10, 1, false, {0, 117}}}, 3}, 6);
+    check({64, 128, 1, 1, 2, {{1, 140, 0, false, {60}}}, 3}, 7);
+}
+
+static void test_many_tokens_slots(void **)
+{
+    check({32, 16, 2, 1, 2, {{1, 70, 0, true, {9}}}, 2}, 1);
+    check({64, 64, 8, 2, 2, {{2, 17, 1, true, {0, 100}}, {2, 3, 0, false, {64, 2}}}, 2}, 2);
+    check({128, 16, 4, 1, 2, {{1, 5, 0, true, {70}}}, 2}, 3);
+}
+
+/* Anything, small. */
+static void test_anything(void **)
+{
+    for (uint64_t seed = 1; seed <= 24; seed++) {
+        world r = {};
+        r.seed = seed * 7919 + 5;
+        auto below = [&](int n) { return (int)(draw(&r) % (uint64_t)n); };
+        const int sizes[] = {8, 16, 32, 32, 64, 64, 128, 128}, pages[] = {1, 4, 16, 64, 7},
+                  groups[] = {1, 2, 4, 5, 8, 12};
+        draw(&r);
+        int d = sizes[below(8)], kv_heads = 1 + below(2), group = groups[below(6)];
+        asked a = {d, pages[below(5)], kv_heads * group, kv_heads, 1 + below(4), {}, 3};
+        for (int parts = 1 + below(4); parts; parts--) {
+            bool alone = below(2);
+            int tokens = alone ? 1 : 1 + below(d == 128 ? 12 : 24), patch = below(3) ? 0 : below(tokens + 1);
+            part_asked p = {below(4) ? kv_heads : kv_heads * group, tokens - patch, patch, below(3) == 0, {}};
+            for (int h = 0; h < p.heads; h++)
+                p.length.push_back(below(3) ? below(140) : below(3) * 64 - (below(2) && alone));
+            for (int32_t &n : p.length)
+                n = n < 0 ? 0 : n;
+            a.parts.push_back(p);
+        }
+        check(a, seed);
+    }
+}
+
+/* However many pieces: the same up to rounding; twice: the same bits. */
+static void test_same_again(void **)
+{
+    asked a = {64, 16, 8, 2, 1, {{2, 1, 0, false, {1400, 600}}, {2, 5, 0, false, {70, 3}}, {2, 1, 0, true, {300, 2}}},
+               3};
+    for (int multiprocessors : {1, 2, 7}) {
+        a.multiprocessors = multiprocessors;
+        world *w = make_world(a, 11);
+        run(w);
+        compare(w);
+        std::vector<kv_bf16> out = w->out;
+        std::vector<float> lse = w->lse;
+        run(w);
+        assert_memory_equal(out.data(), w->out.data(), out.size() * sizeof out[0]);
+        assert_memory_equal(lse.data(), w->lse.data(), lse.size() * sizeof lse[0]);
+        delete w;
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_token),   cmocka_unit_test(test_one_token_slots),   cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_anything),
+        cmocka_unit_test(test_same_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
