@@ -15,6 +15,7 @@ enum {
     QUERIES = 64, /* of a head at a time, 8 in a matrix */
     MATRICES = QUERIES / 8,
     MOST_SPLITS = 64,
+    SPLIT_QUERIES = 4096, /* times splits, at most, where there is more than one */
     PLAIN_QUERIES = 16,
     MOST_D = 256,
 };
@@ -135,16 +136,16 @@ static __device__ __forceinline__ void load_keys(const struct look &l, const str
                                                  uint4 (&keys)[4][d / 32])
 {
     int group = (int)threadIdx.x % 32 / 4, in = (int)threadIdx.x % 4;
-#pragma unroll
+    KV_UNROLL
     for (int r = 0; r < 4; r++) {
         int32_t i = first + group + 8 * r < a.end ? first + group + 8 * r : a.end - 1;
         const uint4 *row = (const uint4 *)(const void *)kv_row_of(l.s, a.table, i);
-#pragma unroll
+        KV_UNROLL
         for (int c = 0; c < d / 32; c++)
             keys[r][c] = row[4 * c + in];
         if (!a.p.slot_positions)
             continue;
-#pragma unroll
+        KV_UNROLL
         for (int c = 0; c < d / 64; c++)
             turn(l.s, i, 32 * c + 8 * in, &keys[r][c], &keys[r][c + d / 64]);
     }
@@ -158,11 +159,11 @@ static __device__ __forceinline__ void multiply(const uint4 (&keys)[4][d / 32], 
     int group = (int)threadIdx.x % 32 / 4, in = (int)threadIdx.x % 4;
     const unsigned char *row = queries + (8 * matrix + group) * tile<d>::ROW_BYTES + 16 * in;
     float c[2][4] = {};
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < d / 32; k++) {
         uint4 q = *(const uint4 *)(const void *)(row + 64 * k);
         const uint32_t one[2] = {q.x, q.y}, other[2] = {q.z, q.w};
-#pragma unroll
+        KV_UNROLL
         for (int t = 0; t < 2; t++) {
             const uint4 &upper = keys[2 * t][k], &lower = keys[2 * t + 1][k];
             const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
@@ -171,7 +172,7 @@ static __device__ __forceinline__ void multiply(const uint4 (&keys)[4][d / 32], 
             kv_mma(c[t], second, other);
         }
     }
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < 4; k++) {
         out[k][0] = c[k / 2][k % 2 * 2];
         out[k][1] = c[k / 2][k % 2 * 2 + 1];
@@ -186,7 +187,7 @@ struct running {
 static __device__ __forceinline__ void join(struct running &x, float top, float sum)
 {
     float higher = fmaxf(x.top, top);
-    x.sum = x.sum * exp2f(x.top - higher) + sum * exp2f(top - higher);
+    x.sum = x.sum * kv_exp2(x.top - higher) + sum * kv_exp2(top - higher);
     x.top = higher;
 }
 
@@ -206,15 +207,15 @@ static __device__ __forceinline__ void add_scores(struct running &x, const float
                                                   bool whole, int32_t seen)
 {
     float s[4], top = x.top, sum = 0;
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < 4; k++) {
         s[k] = whole || 8 * k < seen ? score[k][e] * scale : -INFINITY;
         top = fmaxf(top, s[k]);
     }
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < 4; k++)
-        sum += exp2f(s[k] - top);
-    x.sum = x.sum * exp2f(x.top - top) + sum;
+        sum += kv_exp2(s[k] - top);
+    x.sum = x.sum * kv_exp2(x.top - top) + sum;
     x.top = top;
 }
 
@@ -223,22 +224,22 @@ static __device__ __forceinline__ void put_split(const struct look &l, struct ru
                                                  int32_t query, int32_t n, int32_t split)
 {
     int group = (int)threadIdx.x % 32 / 4, in = (int)threadIdx.x % 4;
-#pragma unroll
+    KV_UNROLL
     for (int m = 0; m < MATRICES; m++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            struct running all = of[m][e];
-            for (int step = 4; step < 32; step *= 2) {
-                float top = __shfl_xor_sync(0xffffffffu, all.top, step);
-                join(all, top, __shfl_xor_sync(0xffffffffu, all.sum, step));
-            }
-            int32_t i = 8 * m + 2 * in + e;
-            if (group || i >= n)
-                continue;
-            float *out = scratch_of(l, head, query + i, split);
-            out[0] = all.top;
-            out[1] = all.sum;
+        KV_UNROLL
+    for (int e = 0; e < 2; e++) {
+        struct running all = of[m][e];
+        for (int step = 4; step < 32; step *= 2) {
+            float top = __shfl_xor_sync(0xffffffffu, all.top, step);
+            join(all, top, __shfl_xor_sync(0xffffffffu, all.sum, step));
         }
+        int32_t i = 8 * m + 2 * in + e;
+        if (group || i >= n)
+            continue;
+        float *out = scratch_of(l, head, query + i, split);
+        out[0] = all.top;
+        out[1] = all.sum;
+    }
 }
 
 /* A block: one split of a lane's entries. A warp of it: QUERIES queries of a head, against all of those; the warps read
@@ -255,7 +256,7 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_exponentials(str
     int32_t n = l.queries - query < QUERIES ? l.queries - query : QUERIES, least = seen_by(l, a, query);
     unsigned char *queries = shared + warp * l.rows * tile<d>::ROW_BYTES;
     struct running of[MATRICES][2];
-#pragma unroll
+    KV_UNROLL
     for (int m = 0; m < MATRICES; m++)
         of[m][0].top = of[m][1].top = LOWEST, of[m][0].sum = of[m][1].sum = 0;
     load_queries<d>(l, a, head, query, queries, thread, 32);
@@ -265,7 +266,7 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_exponentials(str
     for (end = least + n - 1 < end ? least + n - 1 : end; entry < end; entry += KEYS) {
         uint4 keys[4][d / 32];
         load_keys<d>(l, a, entry, keys);
-#pragma unroll
+        KV_UNROLL
         for (int m = 0; m < MATRICES; m++) {
             float score[4][2];
             if (8 * m >= n)
@@ -312,13 +313,13 @@ static __device__ __forceinline__ void add_weights(const struct look &l, const u
     for (int m = 0; 8 * m < n; m++) {
         float score[4][2];
         multiply<d>(keys, queries, m, score);
-#pragma unroll
+        KV_UNROLL
         for (int e = 0; e < 2; e++) {
             float by = logarithm[8 * m + 2 * in + e];
             int32_t seen = least + 8 * m + 2 * in + e - entry - group;
-#pragma unroll
+            KV_UNROLL
             for (int k = 0; k < 4; k++)
-                sum[k] += whole || 8 * k < seen ? exp2f(score[k][e] * l.scale - by) : 0;
+                sum[k] += whole || 8 * k < seen ? kv_exp2(score[k][e] * l.scale - by) : 0;
         }
     }
 }
@@ -327,7 +328,7 @@ static __device__ __forceinline__ void add_weights(const struct look &l, const u
 static __device__ __forceinline__ void put_sums(const struct lane &a, int32_t entry, float (&sum)[4], float *out)
 {
     int group = (int)threadIdx.x % 32 / 4, in = (int)threadIdx.x % 4;
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < 4; k++) {
         float all = sum[k] + __shfl_xor_sync(0xffffffffu, sum[k], 1);
         all += __shfl_xor_sync(0xffffffffu, all, 2);
@@ -461,7 +462,7 @@ __global__ void plain_weights(struct look l, struct sums to)
             for (int32_t i = 0; i < n; i++)
                 if (entry < seen_by(l, a, first + i))
                     sum +=
-                        exp2f(plain_score(l, a, query[i], entry) - *scratch_of(l, a.first_head + head, first + i, 0));
+                        kv_exp2(plain_score(l, a, query[i], entry) - *scratch_of(l, a.first_head + head, first + i, 0));
             __syncthreads();
         }
         if (entry < a.end && (to.query_rows || head + 1 == a.group))
@@ -482,8 +483,13 @@ static int32_t splits_of(int64_t queries, int64_t most_entries)
 {
     int64_t splits = (most_entries + 511) / 512;
     splits = splits < MOST_SPLITS ? splits : (int64_t)MOST_SPLITS;
-    splits = splits < KV_CUDA_SCRATCH_QUERIES / queries ? splits : KV_CUDA_SCRATCH_QUERIES / queries;
+    splits = splits < SPLIT_QUERIES / queries ? splits : SPLIT_QUERIES / queries;
     return splits > 1 ? (int32_t)splits : 1;
+}
+
+int64_t kv_cuda_window_scratch(const struct kv_cuda_shape *s, int64_t queries)
+{
+    return 2 * s->q_heads * (queries > SPLIT_QUERIES ? queries : (int64_t)SPLIT_QUERIES);
 }
 
 template <int d>

@@ -114,7 +114,7 @@ static void sums_once(const struct sums_case *c)
         most = n - from[h] > most ? n - from[h] : most;
     }
     int64_t row_stride = most + MARGIN, lane_stride = row_stride * (c->query_rows ? group : 1);
-    int64_t n_scratch = 2 * c->q_heads * (int64_t)max(c->queries, (int)KV_CUDA_SCRATCH_QUERIES);
+    int64_t n_scratch = kv_cuda_window_scratch(&l.shape, c->queries);
     kv_bf16 *q = room<kv_bf16>(l.rows * width);
     float *out = room<float>(lane_stride * c->store_heads), *again = room<float>(lane_stride * c->store_heads);
     float *scratch = (float *)malloc(sizeof *scratch * (size_t)(n_scratch + MARGIN));
