@@ -98,9 +98,10 @@ static bool attention_scores(struct kv_cuda *b, int part, int64_t layer, enum kv
         return kv_fail(e, KV_ENV, "no memory for %lld lanes", (long long)heads);
     first_entries(p, layer, what, unit, from, &most, &queries);
     int64_t stride = (most + 3) / 4 * 4;
+    int64_t sums = kv_cuda_window_scratch(&b->shape, queries);
     bool good = kv_cuda_room(b, &b->from, heads * (int64_t)sizeof *from, "lanes", e) &&
                 kv_cuda_room(b, &b->scores, heads * rows * stride * (int64_t)sizeof(float), "scores", e) &&
-                kv_cuda_room(b, &b->scratch, b->shape.q_heads * queries * 2 * (int64_t)sizeof(float), "sums", e);
+                kv_cuda_room(b, &b->scratch, sums * (int64_t)sizeof(float), "sums", e);
     if (good) {
         kv_gpu_put(b->gpu, b->from.at, from, sizeof *from * (size_t)heads);
         kv_cuda_window_sums(b->gpu, &b->shape, b->part_device + part, b->part_host + part, (int32_t)layer, b->q,

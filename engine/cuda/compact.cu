@@ -22,7 +22,7 @@ static __device__ __forceinline__ void read_batch(const struct moves &m, const i
                                                   int32_t column, int32_t *from, unit *some)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), down = THREADS / across;
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < AT_ONCE; k++) {
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         from[k] = i < m.n ? m.keep[i] : i;
@@ -36,7 +36,7 @@ static __device__ __forceinline__ void write_batch(const struct moves &m, const 
                                                    int32_t column, const int32_t *from, const unit *some)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), down = THREADS / across;
-#pragma unroll
+    KV_UNROLL
     for (int k = 0; k < AT_ONCE; k++) {
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         if (from[k] != i)

@@ -78,7 +78,9 @@ void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const st
  * first). The queries are the last `queries` of the part's tokens and, before them, of its kept ones, leaving out the
  * newest `skip`; a query that came b before the end sees all but the last b - 1 entries. One row a lane, the sum over
  * its q_heads / heads query heads, at out + h x lane_stride; or with query_rows one for each, row_stride apart. Entry
- * from[h] is element 0. `scratch`: fp32, (q_heads, queries, 2). */
+ * from[h] is element 0. most_entries: of any lane, or more. `scratch`: as many floats as kv_cuda_window_scratch says.
+ */
+int64_t kv_cuda_window_scratch(const struct kv_cuda_shape *s, int64_t queries);
 void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                          const struct kv_cuda_part *part_host, int32_t layer, const kv_bf16 *q, int64_t queries,
                          int64_t skip, const int32_t *from, int64_t most_entries, bool query_rows, float *out,
@@ -89,7 +91,8 @@ void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const 
 void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                    const struct kv_cuda_part *part_host, int32_t layer, bool values, float *out, int64_t lane_stride);
 
-/* Entries [first, first + n) of a lane as fp32, keys as attention sees them: (n, d) each; values may be NULL. */
+/* Entries [first, first + n) of a lane as fp32, keys as attention sees them, rounded to bf16 where it turns them: (n,
+ * d) each; values may be NULL. */
 void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, int64_t first, int64_t n, float *keys, float *values);
 

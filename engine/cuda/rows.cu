@@ -311,13 +311,13 @@ __global__ void keep_queries(uint32_t *kept, const uint32_t *newest, int64_t wid
     if (column >= width)
         return;
     for (int64_t row = 0; row < window; row += AHEAD) {
-#pragma unroll
+        KV_UNROLL
         for (int k = 0; k < AHEAD; k++) {
             int64_t from = row + k + n;
             if (row + k < window)
                 some[k] = from < window ? kept[from * width + column] : newest[(from - window) * width + column];
         }
-#pragma unroll
+        KV_UNROLL
         for (int k = 0; k < AHEAD; k++)
             if (row + k < window)
                 kept[(row + k) * width + column] = some[k];

@@ -271,7 +271,7 @@ static void bench_scores(struct bench *b)
         struct sums s = {.l = &l, .queries = queries, .most = prefix + tokens};
         s.from = device(b, heads, sizeof *s.from);
         s.out = device(b, heads * s.most, sizeof *s.out);
-        s.scratch = device(b, b->shape.q_heads * queries * 2, sizeof *s.scratch);
+        s.scratch = device(b, kv_cuda_window_scratch(&b->shape, queries), sizeof *s.scratch);
         kv_gpu_zero(b->gpu, s.from, sizeof *s.from * (size_t)heads);
         double ms = time_ms(b, add_up, &s), attention_ms = time_ms(b, attend, &l);
         printf("{\"bench\": \"scores\", \"case\": \"%s\", \"chunk\": %lld, \"prefix\": %lld, \"ms\": %.4f, "

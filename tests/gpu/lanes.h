@@ -25,13 +25,13 @@ struct lanes {
 };
 
 /* n of T, aligned as a device's memory. */
-template <typename T> static T *room(int64_t n)
+template <typename T> static inline T *room(int64_t n)
 {
     return (T *)aligned_alloc(256, ((size_t)n * sizeof(T) + 511) / 256 * 256);
 }
 
 /* About normal: the sum of four even ones, x 2. */
-static float number(uint64_t seed, uint64_t i)
+static inline float number(uint64_t seed, uint64_t i)
 {
     uint64_t x = (i + 1) * 0x9e3779b97f4a7c15u + seed * 0xda942042e4dd58b5u;
     x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
@@ -40,18 +40,18 @@ static float number(uint64_t seed, uint64_t i)
     int sum = (int)(x & 0xffff) + (int)(x >> 16 & 0xffff) + (int)(x >> 32 & 0xffff) + (int)(x >> 48);
     return (float)(sum - 2 * 65535) / 32768;
 }
-static void fill(float *x, int64_t n, uint64_t seed)
+static inline void fill(float *x, int64_t n, uint64_t seed)
 {
     for (int64_t i = 0; i < n; i++)
         x[i] = number(seed, (uint64_t)i);
 }
-static void fill_bf16(kv_bf16 *x, int64_t n, uint64_t seed)
+static inline void fill_bf16(kv_bf16 *x, int64_t n, uint64_t seed)
 {
     for (int64_t i = 0; i < n; i++)
         x[i] = kv_to_bf16(number(seed, (uint64_t)i));
 }
 
-static void lanes_open(struct lanes *l, int q_heads, int kv_heads, int d, int page, int layers)
+static inline void lanes_open(struct lanes *l, int q_heads, int kv_heads, int d, int page, int layers)
 {
     int half = d / 2;
     *l = {};
@@ -65,14 +65,15 @@ static void lanes_open(struct lanes *l, int q_heads, int kv_heads, int d, int pa
     l->shape = {layers, q_heads, kv_heads, d, page, NULL, l->cosine, l->sine};
 }
 
-static int64_t lane_length(const struct kv_cuda_part *p, int32_t layer, int32_t head)
+static inline int64_t lane_length(const struct kv_cuda_part *p, int32_t layer, int32_t head)
 {
     return p->length[layer * p->heads + head];
 }
 
-/* Another part, whose lanes hold `longest` entries or fewer: the first one all of them, one of them none. Its pages
+/* Another part, whose lanes hold `longest` entries or fewer: the last one all of them, the one before none. Its pages
  * come from a pool that grows, and is filled anew. */
-static void lanes_add(struct lanes *l, int heads, int n_new, int n_patch, int longest, bool slot_positions, int window)
+static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch, int longest, bool slot_positions,
+                             int window)
 {
     struct kv_cuda_part *p = &l->part[l->parts];
     const struct kv_cuda_shape *s = &l->shape;
@@ -81,7 +82,7 @@ static void lanes_add(struct lanes *l, int heads, int n_new, int n_patch, int lo
     int32_t *table = room<int32_t>(lanes * table_room), *length = room<int32_t>(lanes);
     kv_bf16 *query = window ? room<kv_bf16>((int64_t)s->layers * window * s->q_heads * s->d) : NULL;
     for (int64_t i = 0; i < lanes; i++) {
-        length[i] = i == 0 ? longest : i == 1 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
+        length[i] = i == lanes - 1 ? longest : i == lanes - 2 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
         int64_t pages = (length[i] + tokens + s->page - 1) / s->page;
         for (int64_t k = 0; k < table_room; k++) /* backwards, so that neighbours are not neighbours */
             table[i * table_room + k] = k < pages ? (int32_t)(l->pages + pages - 1 - k) : INT32_MAX;
@@ -99,7 +100,7 @@ static void lanes_add(struct lanes *l, int heads, int n_new, int n_patch, int lo
     fill_bf16(l->shape.pool, l->pool_elements, 41);
 }
 
-static void lanes_close(struct lanes *l)
+static inline void lanes_close(struct lanes *l)
 {
     for (int p = 0; p < l->parts; p++) {
         free((void *)(uintptr_t)l->part[p].table);
@@ -122,7 +123,7 @@ static inline kv_bf16 *lane_value(const struct lanes *l, int part, int32_t layer
     return lane_key(l, part, layer, head, entry) + (int64_t)l->shape.page * l->shape.d;
 }
 
-static void rotate_double(const struct lanes *l, double *x, int64_t position)
+static inline void rotate_double(const struct lanes *l, double *x, int64_t position)
 {
     int half = l->shape.d / 2;
     for (int i = 0; i < half; i++) {

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Sums of softmax weights, norms and entries against plain sums in double precision over the same bf16 numbers. */
+#include "tests/gpu/lanes.h"
+
+enum { LAYERS = 2, LAYER = 1, MARGIN = 5 };
+static const float UNTOUCHED = -77;
+
+enum from { WHOLE, LAST_ONES, SOMEWHERE };
+
+struct sums_case {
+    int q_heads, kv_heads, store_heads, d, page, longest, n_new, n_patch, window, queries, skip;
+    enum from from;
+    bool query_rows, slot_positions;
+};
+
+/* As attention sees it from its place: turned and rounded, in the arithmetic of the kernels, or roundings would differ.
+ */
+static void seen_at(const struct lanes *l, bool slot_positions, const kv_bf16 *x, int64_t place, float *out)
+{
+    int half = l->shape.d / 2;
+    for (int i = 0; i < half; i++) {
+        float low = kv_from_bf16(x[i]), high = kv_from_bf16(x[i + half]);
+        out[i] = low;
+        out[i + half] = high;
+        if (!slot_positions)
+            continue;
+        float c = l->cosine[place * half + i], s = l->sine[place * half + i];
+        out[i] = kv_from_bf16(kv_to_bf16(low * c - high * s));
+        out[i + half] = kv_from_bf16(kv_to_bf16(high * c + low * s));
+    }
+}
+
+struct expected {
+    const struct sums_case *c;
+    const struct lanes *l;
+    const struct kv_cuda_part *p;
+    const kv_bf16 *q;
+    const float *keys; /* (end, d) of the lane */
+    int64_t from, end;
+    int head;
+};
+
+/* Adds the weights of the query that came `back` before the end, 1 the last. */
+static void add_query(const struct expected *x, int back, double *weight, double *sum)
+{
+    int64_t d = x->c->d, width = x->c->q_heads * d, tokens = x->p->n_new + x->p->n_patch, seen = x->end - back + 1;
+    const kv_bf16 *row = back <= tokens ? x->q + (x->p->first + tokens - back) * width
+                                        : x->p->query + ((LAYER + 1) * x->p->window - (back - tokens)) * width;
+    float q[256];
+    double top = -INFINITY, total = 0;
+    if (seen <= x->from)
+        return;
+    seen_at(x->l, x->p->slot_positions, row + x->head * d, seen - 1, q);
+    for (int64_t i = x->from; i < seen; i++) {
+        weight[i] = 0;
+        for (int64_t e = 0; e < d; e++)
+            weight[i] += (double)q[e] * x->keys[i * d + e];
+        weight[i] /= sqrt((double)d);
+        top = weight[i] > top ? weight[i] : top;
+    }
+    for (int64_t i = x->from; i < seen; i++)
+        total += exp(weight[i] - top);
+    for (int64_t i = x->from; i < seen; i++)
+        sum[i - x->from] += exp(weight[i] - top) / total;
+}
+
+static int32_t from_of(const struct sums_case *c, int64_t length, int head)
+{
+    int64_t end = length + c->n_new + c->n_patch;
+    if (c->from == WHOLE)
+        return 0;
+    if (c->from == LAST_ONES)
+        return (int32_t)(end - c->n_patch - 3 > 0 ? end - c->n_patch - 3 : 0);
+    return (int32_t)(end * (head % 3) / 4);
+}
+
+static void compare_lane(const struct expected *x, const float *out, int64_t row_stride)
+{
+    const struct sums_case *c = x->c;
+    int64_t n = x->end - x->from, group = c->q_heads / c->store_heads, first = x->head;
+    double *weight = room<double>(x->end + 1), *sum = room<double>(n + 1);
+    struct expected one = *x;
+    for (int64_t h = 0; h < group; h++) {
+        if (h == 0 || c->query_rows)
+            memset(sum, 0, sizeof *sum * (size_t)(n + 1));
+        one.head = (int)(first + h);
+        for (int i = 1; i <= c->queries; i++)
+            add_query(&one, i + c->skip, weight, sum);
+        if (!c->query_rows && h + 1 < group)
+            continue;
+        const float *row = out + (c->query_rows ? h * row_stride : 0);
+        for (int64_t i = 0; i < n; i++)
+            if (!(fabs(row[i] - sum[i]) <= 1e-6 + 2e-5 * sum[i]))
+                fail_msg("head %d, entry %d of %d: got %.9g, expected %.9g", one.head, (int)i, (int)n, row[i], sum[i]);
+        for (int64_t i = n; i < row_stride; i++)
+            assert_true(row[i] == UNTOUCHED);
+    }
+    free(weight);
+    free(sum);
+}
+
+static void sums_once(const struct sums_case *c)
+{
+    struct lanes l;
+    lanes_open(&l, c->q_heads, c->kv_heads, c->d, c->page, LAYERS);
+    lanes_add(&l, c->kv_heads, 2, 0, 5, false, 0);
+    lanes_add(&l, c->store_heads, c->n_new, c->n_patch, c->longest, c->slot_positions, c->window);
+    const struct kv_cuda_part *p = &l.part[1];
+    int64_t width = (int64_t)c->q_heads * c->d, most = 0, group = c->q_heads / c->store_heads;
+    int32_t *from = room<int32_t>(c->store_heads);
+    for (int h = 0; h < c->store_heads; h++) {
+        int64_t length = lane_length(p, LAYER, h), n = length + c->n_new + c->n_patch;
+        from[h] = from_of(c, length, h);
+        most = n - from[h] > most ? n - from[h] : most;
+    }
+    int64_t row_stride = most + MARGIN, lane_stride = row_stride * (c->query_rows ? group : 1);
+    int64_t n_scratch = kv_cuda_window_scratch(&l.shape, c->queries);
+    kv_bf16 *q = room<kv_bf16>(l.rows * width);
+    float *out = room<float>(lane_stride * c->store_heads), *again = room<float>(lane_stride * c->store_heads);
+    float *scratch = (float *)malloc(sizeof *scratch * (size_t)(n_scratch + MARGIN));
+    fill_bf16(q, l.rows * width, 61);
+    for (int64_t i = 0; i < l.rows * width; i++) /* some weights near 1, some near 0 */
+        q[i] = kv_to_bf16(2 * kv_from_bf16(q[i]));
+    for (int64_t i = 0; i < lane_stride * c->store_heads; i++)
+        out[i] = again[i] = UNTOUCHED;
+    memset(scratch, 0xff, sizeof *scratch * (size_t)n_scratch);
+    for (int i = 0; i < MARGIN; i++)
+        scratch[n_scratch + i] = UNTOUCHED;
+    kv_cuda_window_sums(NULL, &l.shape, p, p, LAYER, q, c->queries, c->skip, from, most, c->query_rows, out,
+                        lane_stride, row_stride, scratch);
+    kv_cuda_window_sums(NULL, &l.shape, p, p, LAYER, q, c->queries, c->skip, from, most, c->query_rows, again,
+                        lane_stride, row_stride, scratch);
+    for (int i = 0; i < MARGIN; i++)
+        assert_true(scratch[n_scratch + i] == UNTOUCHED);
+    assert_memory_equal(out, again, sizeof *out * (size_t)(lane_stride * c->store_heads));
+    for (int h = 0; h < c->store_heads; h++) {
+        struct expected x = {c, &l, p, q, NULL, from[h], lane_length(p, LAYER, h) + c->n_new + c->n_patch, 0};
+        float *keys = room<float>(x.end * c->d);
+        for (int64_t i = 0; i < x.end; i++)
+            seen_at(&l, c->slot_positions, lane_key(&l, 1, LAYER, h, i), i, keys + i * c->d);
+        x.keys = keys;
+        x.head = (int)(h * group);
+        compare_lane(&x, out + h * lane_stride, row_stride);
+        free(keys);
+    }
+    free(from);
+    free(q);
+    free(out);
+    free(again);
+    free(scratch);
+    lanes_close(&l);
+}
+
+static void sums_of(const struct sums_case *c, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sums_once(&c[i]);
+}
+
+/* The last queries of a pass, of which the lanes hold what came before, or some of it. */
+static void test_windows(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 64, 16, 200, 40, 0, 0, 32, 0, WHOLE, false, false},
+        {4, 2, 2, 128, 64, 150, 70, 0, 0, 64, 0, WHOLE, false, false},
+        {8, 2, 2, 64, 4, 131, 9, 3, 0, 5, 0, WHOLE, true, false},
+        {6, 3, 6, 64, 16, 90, 17, 2, 0, 11, 0, SOMEWHERE, false, false}, /* K and V expanded */
+        {4, 2, 4, 128, 4, 90, 17, 2, 0, 19, 0, WHOLE, true, false},
+        {3, 1, 1, 128, 7, 60, 8, 0, 0, 8, 0, SOMEWHERE, true, false},
+        {2, 1, 1, 64, 16, 0, 33, 0, 0, 33, 0, WHOLE, false, false}, /* a prompt's first */
+        {10, 2, 2, 64, 16, 70, 6, 0, 0, 6, 0, SOMEWHERE, false, false},
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+/* Windows longer than the pass: queries that were kept, some of them older than all that a lane still holds. */
+static void test_kept_queries(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 64, 16, 100, 1, 0, 32, 32, 0, WHOLE, false, false},
+        {4, 2, 2, 128, 16, 40, 3, 2, 64, 64, 0, WHOLE, true, false},
+        {6, 3, 6, 64, 4, 50, 1, 0, 16, 17, 0, SOMEWHERE, false, false},
+        {4, 4, 4, 64, 16, 20, 1, 1, 100, 90, 0, WHOLE, false, true},
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+/* All queries of a pass but the patch; its last one. */
+static void test_columns(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 64, 16, 120, 200, 0, 0, 200, 0, WHOLE, false, false},
+        {4, 2, 2, 128, 64, 70, 130, 5, 0, 130, 5, WHOLE, false, false},
+        {4, 2, 2, 64, 16, 33, 140, 5, 0, 140, 5, WHOLE, true, false},
+        {4, 2, 2, 64, 16, 260, 10, 3, 0, 1, 3, WHOLE, false, false},
+        {8, 2, 2, 128, 4, 260, 1, 0, 0, 1, 0, WHOLE, false, false},
+        {4, 2, 2, 64, 16, 30, 2, 200, 0, 2, 200, WHOLE, false, false}, /* blocks that nobody sees */
+        {4, 2, 2, 64, 16, 30, 2, 200, 0, 2, 200, WHOLE, true, false},
+        {2, 2, 2, 64, 16, 1, 200, 0, 0, 200, 0, WHOLE, false, false}, /* the last of a tile sees one key of a block */
+        {1, 1, 1, 2, 16, 600, 1100, 0, 0, 1100, 0, WHOLE, false, false}, /* as many splits as there is scratch for */
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+/* Over the last tokens and the patch alone. */
+static void test_local_windows(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 64, 16, 100, 20, 0, 0, 3, 0, LAST_ONES, false, false},
+        {4, 2, 2, 128, 16, 100, 1, 6, 8, 9, 0, LAST_ONES, false, false},
+        {4, 2, 2, 64, 4, 50, 20, 9, 0, 12, 0, LAST_ONES, true, true},
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_slot_positions(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 64, 16, 150, 20, 3, 0, 15, 0, WHOLE, false, true},
+        {4, 2, 2, 128, 4, 140, 20, 0, 0, 15, 0, SOMEWHERE, true, true},
+        {4, 2, 4, 128, 16, 50, 2, 0, 30, 25, 0, WHOLE, false, true},
+        {4, 2, 2, 20, 16, 50, 5, 2, 30, 25, 2, WHOLE, false, true},
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+/* Lanes so long that several blocks share their first pass. */
+static void test_splits(void **state)
+{
+    const struct sums_case cases[] = {
+        {2, 1, 1, 64, 16, 1300, 40, 0, 0, 40, 0, WHOLE, false, false},
+        {4, 1, 1, 128, 64, 1100, 1, 0, 0, 1, 0, WHOLE, true, false},
+        {4, 2, 2, 64, 4, 1040, 2, 1, 8, 8, 1, SOMEWHERE, false, false},
+        {2, 1, 1, 12, 16, 700, 3, 0, 0, 3, 0, WHOLE, true, false},
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_other_widths(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 80, 16, 60, 20, 2, 0, 18, 2, WHOLE, false, false},
+        {4, 2, 4, 6, 3, 140, 20, 0, 10, 30, 0, SOMEWHERE, true, false},
+        {3, 1, 1, 256, 16, 30, 4, 0, 0, 4, 0, LAST_ONES, false, false},
+        {2, 2, 2, 2, 1, 20, 6, 1, 0, 6, 0, WHOLE, true, false},
+    };
+    (void)state;
+    sums_of(cases, sizeof cases / sizeof *cases);
+}
+
+/* ---- norms and entries ---- */
+
+static void norms_once(int kv_heads, int store_heads, int d, int page, int n_new, int n_patch)
+{
+    struct lanes l;
+    lanes_open(&l, kv_heads * 2, kv_heads, d, page, LAYERS);
+    lanes_add(&l, kv_heads, 2, 0, 5, false, 0);
+    lanes_add(&l, store_heads, n_new, n_patch, 37, true, 0);
+    const struct kv_cuda_part *p = &l.part[1];
+    int64_t stride = n_new + MARGIN;
+    float *out = room<float>(stride * store_heads);
+    for (int values = 0; values < 2; values++) {
+        for (int64_t i = 0; i < stride * store_heads; i++)
+            out[i] = UNTOUCHED;
+        kv_cuda_norms(NULL, &l.shape, p, p, LAYER, values, out, stride);
+        for (int h = 0; h < store_heads; h++)
+            for (int64_t t = 0; t < stride; t++) {
+                double sum = 0;
+                int64_t at = lane_length(p, LAYER, h) + t;
+                for (int e = 0; t < n_new && e < d; e++)
+                    sum += pow(kv_from_bf16((values ? lane_value : lane_key)(&l, 1, LAYER, h, at)[e]), 2);
+                if (t < n_new)
+                    assert_true(fabs(out[h * stride + t] - sqrt(sum)) <= 1e-6 * sqrt(sum));
+                else
+                    assert_true(out[h * stride + t] == UNTOUCHED);
+            }
+    }
+    free(out);
+    lanes_close(&l);
+}
+
+static void test_norms(void **state)
+{
+    (void)state;
+    norms_once(2, 2, 64, 16, 9, 2);
+    norms_once(2, 4, 128, 4, 1, 0);
+    norms_once(3, 3, 6, 3, 7, 1);
+    norms_once(1, 1, 256, 64, 30, 0);
+}
+
+static void entries_once(int d, int page, bool slot_positions, int64_t first, int64_t n)
+{
+    struct lanes l;
+    lanes_open(&l, 2, 2, d, page, LAYERS);
+    lanes_add(&l, 2, 2, 0, 5, false, 0);
+    lanes_add(&l, 2, 3, 1, 60, slot_positions, 0);
+    const struct kv_cuda_part *p = &l.part[1];
+    float *keys = room<float>(n * d), *values = room<float>(n * d), expected[256];
+    assert_true(first + n <= lane_length(p, LAYER, 1) + 4);
+    kv_cuda_entries(NULL, &l.shape, p, LAYER, 1, first, n, keys, NULL);
+    memset(keys, 0xff, sizeof *keys * (size_t)(n * d));
+    kv_cuda_entries(NULL, &l.shape, p, LAYER, 1, first, n, keys, values);
+    for (int64_t i = 0; i < n; i++) {
+        seen_at(&l, slot_positions, lane_key(&l, 1, LAYER, 1, first + i), first + i, expected);
+        assert_memory_equal(keys + i * d, expected, sizeof *expected * (size_t)d);
+        for (int e = 0; e < d; e++)
+            assert_true(values[i * d + e] == kv_from_bf16(lane_value(&l, 1, LAYER, 1, first + i)[e]));
+    }
+    free(keys);
+    free(values);
+    lanes_close(&l);
+}
+
+static void test_entries(void **state)
+{
+    (void)state;
+    for (int slots = 0; slots < 2; slots++) {
+        entries_once(64, 16, slots, 0, 50);
+        entries_once(128, 4, slots, 13, 30);
+        entries_once(6, 3, slots, 7, 1);
+        entries_once(256, 64, slots, 1, 40);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_windows),       cmocka_unit_test(test_kept_queries),   cmocka_unit_test(test_columns),
+        cmocka_unit_test(test_local_windows), cmocka_unit_test(test_slot_positions), cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_other_widths),  cmocka_unit_test(test_norms),          cmocka_unit_test(test_entries),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
