@@ -48,12 +48,13 @@ static int64_t load_query(const struct look *l, int64_t i, int64_t queries, floa
         from = b->q + ((l->row + tokens - back) * heads + l->head) * d;
     else /* of an earlier pass */
         from = s->query + ((l->layer * s->window + s->window - (back - tokens)) * heads + l->head) * d;
-    memcpy(q, from, sizeof *q * (size_t)d);
-    if (s->slot_positions)
-        kv_cpu_rotate(b, q, 1, l->lane->length - back);
-    b->k->scale(q, 1 / sqrtf((float)d), d);
     /* Older queries than the pass's see what is left of the entries before them: all but those that came after. */
-    return l->lane->length - back + 1 > 0 ? l->lane->length - back + 1 : 0;
+    int64_t place = l->lane->length - back;
+    memcpy(q, from, sizeof *q * (size_t)d);
+    if (s->slot_positions && place >= 0)
+        kv_cpu_rotate(b, q, 1, place);
+    b->k->scale(q, 1 / sqrtf((float)d), d);
+    return place >= 0 ? place + 1 : 0;
 }
 
 /* Adds softmax weights of `queries` query rows over entries [from, length) to out: one pass for the sums of

@@ -31,11 +31,11 @@
 #define LOGIT_GATE  0.2
 #define SCORE_GATE  0.25
 #define SCORE_NOISE 2e-2
-#define KEY_GATE    3e-2
+#define KEY_GATE    6e-2
 #ifdef KV_ON_DEVICE
-enum { TYPES = 1, ELEMENT_BYTES = 2, FIRST_SHAPE = 0, NEXT_SHAPE = 1 };
+enum { TYPES = 1, ELEMENT_BYTES = 2, FIRST_SHAPE = 0, NEXT_SHAPE = 1, FIRST_CHUNK = 0 };
 #else /* an emulated one is slow */
-enum { TYPES = 1, ELEMENT_BYTES = 2, FIRST_SHAPE = 1, NEXT_SHAPE = 2 };
+enum { TYPES = 1, ELEMENT_BYTES = 2, FIRST_SHAPE = 1, NEXT_SHAPE = 2, FIRST_CHUNK = 1 };
 #endif
 #else
 #define TESTED      kv_backend_cpu
@@ -44,7 +44,7 @@ enum { TYPES = 1, ELEMENT_BYTES = 2, FIRST_SHAPE = 1, NEXT_SHAPE = 2 };
 #define SCORE_GATE  1e-4
 #define SCORE_NOISE 1e-6
 #define KEY_GATE    2e-5
-enum { TYPES = 3, ELEMENT_BYTES = 4, FIRST_SHAPE = 0, NEXT_SHAPE = 1 };
+enum { TYPES = 3, ELEMENT_BYTES = 4, FIRST_SHAPE = 0, NEXT_SHAPE = 1, FIRST_CHUNK = 0 };
 #endif
 
 struct fixture {
