@@ -195,6 +195,7 @@ $(B)/golden: $(call objects,$(GOLDEN_C)) $(sim_libs) $(B)/kvsim.libs
 	$(link)
 test_programs  := $(TEST_C:%.c=$(B)/%)
 gpu_tests := $(TEST_CPP:%.cpp=$(B)/%) $(B)/tests/gpu/test_backend
+emulated_engine := $(if $(KERNEL_CU),$(B)/tests/gpu/kvengine)
 fuzz_programs  := $(FUZZ_C:%.c=$(B)/%)
 bench_programs := $(BENCH_C:%.c=$(B)/%)
 validate_programs := $(VALIDATE_C:%.c=$(B)/%)
@@ -224,6 +225,10 @@ $(B)/tests/gpu/test_backend.o $(B)/tests/gpu/on_device/test_backend.o: tests/uni
 $(gpu_tests): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
+# All of kvengine over the emulated device: --backend cuda where there is none.
+$(B)/tests/gpu/kvengine: $(B)/engine/kvengine.o $(emulated) $(B)/libkvengine.a $(common_libs) $(B)/kvengine.libs
+	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
+
 # The same tests, and benches, with the device itself.
 on_device := $(if $(cuda_on),$(addprefix $(B)/tests/gpu/on_device/,facts bench test_backend \
   $(patsubst tests/gpu/%.cpp,%,$(filter-out %/test_emulate.cpp,$(TEST_CPP)))))
@@ -241,8 +246,8 @@ $(on_device): %: %.o $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 # Each test is a command line that speaks TAP.
 golden_test := $(if $(GOLDEN),'$(B)/golden --tap "$$GOLDEN"','echo "no golden data; GOLDEN=DIR says where they are"; exit 77')
 fuzz_names := $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_C))
-test: $(PROGRAMS) $(test_programs) $(gpu_tests) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
-	@KVSIM="$$PWD/$(B)/kvsim" KVENGINE="$$PWD/$(B)/kvengine" sh tests/run.sh -j $(JOBS) $(test_programs) $(gpu_tests) \
+test: $(PROGRAMS) $(test_programs) $(gpu_tests) $(emulated_engine) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
+	@KVSIM="$$PWD/$(B)/kvsim" KVENGINE="$$PWD/$(B)/kvengine" KVENGINE_EMULATED="$$PWD/$(B)/tests/gpu/kvengine" sh tests/run.sh -j $(JOBS) $(test_programs) $(gpu_tests) \
 	  $(foreach n,$(fuzz_names),'$(B)/tests/fuzz/fuzz_$n tests/fuzz/corpus/$n') $(CLI_SH:%='sh %') $(if $(GOLDEN_C),$(golden_test))
 
 golden: $(if $(GOLDEN),$(B)/golden) ## compare with the golden data in the folder GOLDEN
