@@ -226,7 +226,10 @@ $(gpu_tests): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
 # All of kvengine over the emulated device: --backend cuda where there is none.
-$(B)/tests/gpu/kvengine: $(B)/engine/kvengine.o $(emulated) $(B)/libkvengine.a $(common_libs) $(B)/kvengine.libs
+$(B)/emulated/engine/host.o: engine/host.c $(B)/all.cflags $(B)/engine.cflags $(B)/compiler
+	@mkdir -p $(@D)
+	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -DKV_CUDA=1 -MMD -MP -c -o $@ $<
+$(B)/tests/gpu/kvengine: $(B)/engine/kvengine.o $(B)/emulated/engine/host.o $(emulated) $(B)/libkvengine.a $(common_libs) $(B)/kvengine.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
 # The same tests, and benches, with the device itself.

@@ -27,9 +27,14 @@ done
 
 works "a trace" record model --backend cuda -p "$prompt" -n 2 --chunk 16 -w 8 --channels window_local,window_seen,column_sum,last_row,key_norm -o one.kvt.h5
 works "again" record model --backend cuda -p "$prompt" -n 2 --chunk 16 -w 8 --channels window_local,window_seen,column_sum,last_row,key_norm -o two.kvt.h5
-if cmp -s one.kvt.h5 two.kvt.h5; then pass "twice the same bytes"; else fail "twice the same bytes"; fi
 KVSIM=$simulator works "is in order" trace check one.kvt.h5
-KVSIM=$simulator works "is replayed" replay one.kvt.h5 --policy snapkv:when=postfill,window_size=8,keep=30% --csv
+for trace in one two; do
+    KVSIM=$simulator works "trace $trace is replayed" replay $trace.kvt.h5 --policy snapkv:when=postfill,window_size=8,keep=30% \
+        --policy h2o:keep=40%,recent_size=4 --policy tova:tokens=20 --policy l2:keep=50% --csv --kept-passes -o $trace
+    cp out "$trace.csv"
+done
+same "the same scores twice: what policies keep" one.csv two.csv
+is "the same scores twice: pass by pass" "" "$(for file in one/*.csv; do cmp "$file" "two/${file#one/}" 2>&1; done)"
 KVSIM=$PWD/bin/kvengine
 
 mkdir bare
