@@ -5,6 +5,7 @@
 #include "sim/core/produce.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static struct kv_lane_pages *lane_of(const struct kv_part *p, int64_t layer, int64_t head)
 {
@@ -47,6 +48,21 @@ static bool key_scores(struct kv_cuda *b, int part, int64_t layer, int64_t head,
     return good || kv_fail(e, KV_ENV, "no memory for the keys of %lld entries", (long long)n);
 }
 
+/* The first n of b->scores to b->scores_host, in one go. */
+static bool get_scores(struct kv_cuda *b, int64_t n, struct kv_err *e)
+{
+    if (n > b->scores_room) {
+        kv_gpu_delete_host(b->gpu, b->scores_host);
+        b->scores_host = NULL;
+        b->scores_room = 0;
+        if (!kv_gpu_new_host(b->gpu, &b->scores_host, n + n / 4, sizeof *b->scores_host, "scores", e))
+            return false;
+        b->scores_room = n + n / 4;
+    }
+    kv_gpu_get(b->gpu, b->scores_host, b->scores.at, sizeof *b->scores_host * (size_t)n);
+    return true;
+}
+
 static bool norms(struct kv_cuda *b, int part, int64_t layer, bool values, float *out, int64_t lane_stride,
                   struct kv_err *e)
 {
@@ -57,8 +73,10 @@ static bool norms(struct kv_cuda *b, int part, int64_t layer, bool values, float
     float *device = b->scores.at;
     kv_cuda_norms(b->gpu, &b->shape, b->part_device + part, b->part_host + part, (int32_t)layer, values, device,
                   p->n_new);
+    if (!get_scores(b, heads * p->n_new, e))
+        return false;
     for (int64_t h = 0; h < heads; h++)
-        kv_gpu_get(b->gpu, out + h * lane_stride, device + h * p->n_new, sizeof *out * (size_t)p->n_new);
+        memcpy(out + h * lane_stride, b->scores_host + h * p->n_new, sizeof *out * (size_t)p->n_new);
     return true;
 }
 
@@ -108,11 +126,10 @@ static bool attention_scores(struct kv_cuda *b, int part, int64_t layer, enum kv
                             queries, skip, b->from.at, most, query_rows, b->scores.at, rows * stride, stride,
                             b->scratch.at);
     }
-    for (int64_t h = 0; good && h < heads; h++)
-        for (int64_t r = 0; r < rows; r++)
-            kv_gpu_get(b->gpu, out + h * lane_stride + r * row_stride,
-                       (const float *)b->scores.at + (h * rows + r) * stride,
-                       sizeof(float) * (size_t)(lane_of(p, layer, h)->length - from[h]));
+    good = good && get_scores(b, heads * rows * stride, e);
+    for (int64_t i = 0; good && i < heads * rows; i++)
+        memcpy(out + i / rows * lane_stride + i % rows * row_stride, b->scores_host + i * stride,
+               sizeof *out * (size_t)(lane_of(p, layer, i / rows)->length - from[i / rows]));
     free(from);
     return good;
 }

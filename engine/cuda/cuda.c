@@ -56,6 +56,7 @@ static void cuda_close(struct kv_backend *backend)
         drop_rows(b);
         drop_parts(b);
         kv_gpu_delete_host(b->gpu, b->work_host);
+        kv_gpu_delete_host(b->gpu, b->scores_host);
         kv_gpu_delete(b->gpu, b->rope);
         kv_cuda_unload(b);
         kv_cuda_pool_close(&b->pool);

@@ -65,8 +65,10 @@ static void count(struct kv_cuda_pool *p, int32_t page, int by)
 {
     int64_t first, last;
     span(p, page, &first, &last);
-    for (int64_t i = first; i <= last; i++)
+    for (int64_t i = first; i <= last; i++) {
         p->busy[i] += by;
+        p->emptied |= p->busy[i] == 0;
+    }
     p->live += by;
     p->peak = p->live > p->peak ? p->live : p->peak;
 }
@@ -100,11 +102,12 @@ void kv_cuda_pool_give(struct kv_cuda_pool *p, int32_t page)
 void kv_cuda_pool_trim(struct kv_cuda_pool *p)
 {
     int64_t slabs = (p->most * p->page_bytes + p->slab_bytes - 1) / p->slab_bytes;
-    for (int64_t i = 0; i < slabs && p->mapped; i++) {
+    for (int64_t i = 0; i < slabs && p->emptied; i++) {
         if (!p->there[i] || p->busy[i])
             continue;
         kv_gpu_unmap(p->gpu, p->base, i);
         p->there[i] = false;
         p->mapped--;
     }
+    p->emptied = false;
 }

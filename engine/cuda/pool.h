@@ -17,6 +17,7 @@ struct kv_cuda_pool {
     int64_t lowest;                          /* no page below this word of them is free */
     int32_t *busy;                           /* (slabs,) pages in each */
     bool *there;                             /* (slabs,) mapped */
+    bool emptied;                            /* a slab has lost its last page since the last trim */
 };
 
 /* Room for pages of `page_bytes` up to `most_bytes` in all; nothing is mapped yet. KV_USAGE, KV_ENV. */
