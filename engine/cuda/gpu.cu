@@ -88,6 +88,19 @@ static bool say(struct kv_gpu *g, struct kv_err *e)
 
 /* ---- the device ---- */
 
+static bool ask_driver(struct kv_gpu *g, const char *name, void **found)
+{
+    cudaDriverEntryPointQueryResult how = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+    cudaError_t status = cudaGetDriverEntryPointByVersion(name, found, 12000, cudaEnableDefault, &how);
+#else
+    cudaError_t status = cudaGetDriverEntryPoint(name, found, cudaEnableDefault, &how);
+#endif
+    if (good(g, status, name) && how != cudaDriverEntryPointSuccess)
+        remember(g, "the driver has no %s; it is too old", name);
+    return !g->failed;
+}
+
 static bool find_driver(struct kv_gpu *g)
 {
     static const struct {
@@ -106,13 +119,8 @@ static bool find_driver(struct kv_gpu *g)
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         void *found = NULL;
-        cudaDriverEntryPointQueryResult how;
-        if (!good(g, cudaGetDriverEntryPointByVersion(wanted[i].name, &found, 12000, cudaEnableDefault, &how),
-                  wanted[i].name) ||
-            how != cudaDriverEntryPointSuccess) {
-            remember(g, "the driver has no %s; it is too old", wanted[i].name);
+        if (!ask_driver(g, wanted[i].name, &found))
             return false;
-        }
         memcpy((char *)&g->driver + wanted[i].at, &found, sizeof found);
     }
     return true;
