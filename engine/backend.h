@@ -39,6 +39,30 @@ struct kv_part {
     float *logits;    /* (n_logits, vocab) */
 };
 
+/* Rows of a pass are its tokens, part after part: first[p] is part p's first one, first[n] how many there are. Returns
+ * how many tokens the longest sequence then has, patch included. */
+static inline int64_t kv_parts_rows(const struct kv_part *part, int n, int64_t *first)
+{
+    int64_t longest = 0;
+    first[0] = 0;
+    for (int p = 0; p < n; p++) {
+        int64_t tokens = part[p].n_new + part[p].n_patch, end = part[p].seq->seen + tokens;
+        first[p + 1] = first[p] + tokens;
+        longest = end > longest ? end : longest;
+    }
+    return longest;
+}
+
+/* A pass of the parts has ended; if not well, its sequences are lost. */
+static inline void kv_parts_end(struct kv_part *part, int n, bool good)
+{
+    for (int p = 0; p < n; p++) {
+        part[p].seq->lost = !good;
+        part[p].seq->seen += good ? part[p].n_new : 0;
+        part[p].seq->n_query += good ? part[p].n_new : 0;
+    }
+}
+
 /* Called when a layer's attention has ended for all parts. False stops the pass. */
 typedef bool kv_layer_hook(void *context, int64_t layer, struct kv_err *e);
 

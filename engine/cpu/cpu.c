@@ -221,7 +221,6 @@ static bool make_rope(struct kv_cpu *b, int64_t positions, struct kv_err *e)
 
 static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv_err *e)
 {
-    int64_t rows = 0, last = 0;
     b->part = part;
     b->n_parts = n_parts;
     openblas_set_num_threads(1); /* the team's members multiply, each for itself */
@@ -232,14 +231,9 @@ static bool begin(struct kv_cpu *b, struct kv_part *part, int n_parts, struct kv
     if (!make(&b->first, 2 * (n_parts + 1), sizeof *b->first, "parts", e) ||
         !make(&b->logits, n_parts, sizeof *b->logits, "parts", e))
         return false;
-    for (int p = 0; p < n_parts; p++) {
-        int64_t tokens = part[p].n_new + part[p].n_patch, end = part[p].seq->seen + tokens;
-        b->first[p] = rows;
-        rows += tokens;
-        last = end > last ? end : last;
-    }
-    b->first[n_parts] = b->tokens = rows;
-    if (!kv_config_reaches(&b->config, last, e) || !make_rows(b, rows, e) || !make_rope(b, last + 1, e))
+    int64_t last = kv_parts_rows(part, n_parts, b->first);
+    b->tokens = b->first[n_parts];
+    if (!kv_config_reaches(&b->config, last, e) || !make_rows(b, b->tokens, e) || !make_rope(b, last + 1, e))
         return false;
     for (int p = 0; p < n_parts; p++)
         for (int64_t t = 0; t < part[p].n_new + part[p].n_patch; t++) {
@@ -431,16 +425,10 @@ static bool cpu_forward(struct kv_backend *backend, struct kv_part *part, int n_
     if (!begin(b, part, n_parts, e))
         return false;
     bool good = do_layers(b, hook, context, e);
-    for (int p = 0; p < n_parts; p++)
-        part[p].seq->lost = !good;
-    if (!good)
-        return false;
-    make_logits(b);
-    for (int p = 0; p < n_parts; p++) {
-        part[p].seq->seen += part[p].n_new;
-        part[p].seq->n_query += part[p].n_new;
-    }
-    return true;
+    if (good)
+        make_logits(b);
+    kv_parts_end(part, n_parts, good);
+    return good;
 }
 
 static struct kv_backend_use cpu_use(const struct kv_backend *backend)

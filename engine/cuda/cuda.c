@@ -178,18 +178,12 @@ static void fill_part(struct kv_cuda *b, int p)
 
 static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct kv_err *e)
 {
-    int64_t rows = 0, last = 0;
     b->part = part;
     b->n_parts = n_parts;
     if (!make_parts(b, n_parts, e))
         return false;
-    for (int p = 0; p < n_parts; p++) {
-        int64_t tokens = part[p].n_new + part[p].n_patch, end = part[p].seq->seen + tokens;
-        b->first[p] = rows;
-        rows += tokens;
-        last = end > last ? end : last;
-    }
-    b->first[n_parts] = b->rows = rows;
+    int64_t last = kv_parts_rows(part, n_parts, b->first), rows = b->first[n_parts];
+    b->rows = rows;
     if (!kv_config_reaches(&b->config, last, e) || !make_rows(b, rows, e) || !make_rope(b, last + 1, e))
         return false;
     for (int p = 0; p < n_parts; p++) {
@@ -316,12 +310,7 @@ static bool cuda_forward(struct kv_backend *backend, struct kv_part *part, int n
     if (!good)
         kv_gpu_wait(b->gpu, &ignored); /* nothing may be under way when pages go back */
     kv_cuda_pool_trim(&b->pool);
-    for (int p = 0; p < n_parts; p++) {
-        struct kv_seq *s = part[p].seq;
-        s->lost = !good;
-        s->seen += good ? part[p].n_new : 0;
-        s->n_query += good ? part[p].n_new : 0;
-    }
+    kv_parts_end(part, n_parts, good);
     return good;
 }
 
