@@ -228,6 +228,7 @@ static void files_read_back(void **state)
         fail_msg("%s", e.text);
     assert_non_null(strstr(kv_timing_stamp(t), "fitted to profile.csv, mean error "));
     assert_non_null(strstr(kv_timing_stamp(t), " rows kept out"));
+    int on_line = 0;
     for (int i = 0; i < n; i++) {
         const double *x = row[i].x;
         if (row[i].kind == KV_FIT_EVICTION)
@@ -247,7 +248,16 @@ static void files_read_back(void **state)
         if (fabs(out.s / wanted - 1) > 1e-12)
             fail_msg("a step takes %.17g s, expected %.17g", out.s, wanted);
         assert_true(row[i].kept_out || out.outside == 1);
+        if (!(out.line.until > step.decode_kv))
+            continue;
+        struct kv_step_time there; /* on the line, to the bit */
+        step.decode_kv = out.line.until;
+        kv_timing_along(&out, step.decode_kv);
+        assert_true(kv_timing_step(t, &step, &there, &e) && there.s == out.s);
+        assert_memory_equal(there.part, out.part, sizeof out.part);
+        on_line++;
     }
+    assert_true(on_line > 0);
     struct kv_step far = {.tokens = 1024, .sequences = 1024, .decodes = 1024, .decode_kv = 1024};
     struct kv_step_time out;
     assert_true(kv_timing_step(t, &far, &out, &e) && out.outside == 4);

@@ -23,6 +23,22 @@ struct sizes {
     double prefix, length;
 };
 
+/* Longer decodes on the step's line: to the bit what the step takes itself. */
+static void check_line(const struct kv_timing *t, struct kv_step step, const struct kv_step_time *out)
+{
+    struct kv_step_time along = *out, there;
+    struct kv_err e = {0};
+    double from = step.decode_kv, until = fmin(out->line.until, 1.7 * from + 3);
+    for (int i = 0; i <= 4 && until >= from; i++) {
+        step.decode_kv = floor(from + (until - from) * i / 4);
+        if (out->line.per_kv > 0)
+            kv_timing_along(&along, step.decode_kv);
+        assert_true(kv_timing_step(t, &step, &there, &e));
+        assert_true(along.s == there.s);
+        assert_memory_equal(along.part, there.part, sizeof there.part);
+    }
+}
+
 static double seconds(const struct kv_timing *t, const struct sizes *z, double *outside)
 {
     struct kv_step_chunk chunk[4];
@@ -49,6 +65,7 @@ static double seconds(const struct kv_timing *t, const struct sizes *z, double *
     }
     if (!isfinite(out.s) || out.s <= 0 || !(out.outside >= 1) || fabs(sum / out.s - 1) > 1e-12)
         fail_msg("a step takes %g s, of parts that add up to %g, %g outside", out.s, sum, out.outside);
+    check_line(t, step, &out);
     *outside = out.outside;
     return out.s;
 }
