@@ -81,16 +81,12 @@ static void end(struct kv_engine *e, const struct stretch *s)
         sums->part_s[i] = s->part_s[i];
 }
 
+/* Lengths do not fall from here on: a pass that leaves a lane with less is a run of its own. */
 static bool ask_time(struct kv_engine *e, struct stretch *s, double kv, struct kv_err *err)
 {
-    double n = (double)e->decodes.n;
     e->now.decode_kv = kv;
-    e->now.decode_kv_squares = s->held_held + 2 * s->held + n;
-    if (!kv_timing_step(e->timing, &e->now, &s->time, err))
-        return false;
-    if (e->decodes.gain < 0) /* lengths fall */
-        s->time.line.until = -INFINITY;
-    return true;
+    e->now.decode_kv_squares = s->held_held + 2 * s->held + (double)e->decodes.n;
+    return kv_timing_step(e->timing, &e->now, &s->time, err);
 }
 
 /* The span that all of the step's time lies in, or NULL. */
