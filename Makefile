@@ -100,7 +100,7 @@ c_flags := -std=c11 -D_GNU_SOURCE -I. -Wall -Wextra -Wpedantic -Wshadow -Wconver
   -Wmissing-prototypes $(if $(werror),-Werror) -ffp-contract=off -g $(flags.$(BUILD))
 ld_flags := $(filter -fsanitize=%,$(flags.$(BUILD))) $(ld.$(BUILD))
 # Cubins for the cards with bf16 matrix units, PTX for later ones. The host stubs do without what would need libstdc++.
-cu_flags := -std=c++17 -O2 -g -I. -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90] \
+cu_flags := -std=c++17 -O2 -g -I. -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=[sm_90,compute_90] \
   -Werror cross-execution-space-call $(if $(werror),-Werror all-warnings) \
   -Xcompiler -Wall,-Wextra,-Wshadow,-Wconversion,-ffp-contract=off \
   -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fno-asynchronous-unwind-tables
