@@ -27,30 +27,29 @@ static double *limit_of(struct kv_engine *e)
     return &e->sums.limit_s[e->full ? KV_LIMIT_PAGES : e->limit];
 }
 
-static struct stretch begin(struct kv_engine *e)
+static void begin(struct kv_engine *e, struct stretch *s)
 {
     const struct kv_engine_sums *sums = &e->sums;
     const struct kv_decodes *d = &e->decodes;
-    struct stretch s = {.clock = e->clock,
-                        .begun = e->begun,
-                        .waited_s = sums->waited_s,
-                        .limit_s = *limit_of(e),
-                        .held_area = sums->held_area,
-                        .busy_s = sums->busy_s,
-                        .outside = sums->outside,
-                        .held = d->held,
-                        .gain_held = d->gain_held,
-                        .held_held = d->held_held,
-                        .step = e->step,
-                        .time = {.line = {.until = -INFINITY}}};
+    s->clock = e->clock;
+    s->begun = e->begun;
+    s->step = e->step;
+    s->held = d->held;
+    s->gain_held = d->gain_held;
+    s->held_held = d->held_held;
+    s->limit_s = *limit_of(e);
+    s->waited_s = sums->waited_s;
+    s->held_area = sums->held_area;
+    s->busy_s = sums->busy_s;
+    s->outside = sums->outside;
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        s.pages[layout] = e->pages[layout];
-        s.peak[layout] = sums->peak_pages[layout];
-        s.area[layout] = sums->page_area[layout];
+        s->pages[layout] = e->pages[layout];
+        s->peak[layout] = sums->peak_pages[layout];
+        s->area[layout] = sums->page_area[layout];
     }
     for (int i = 0; i < KV_TIME_PARTS; i++)
-        s.part_s[i] = sums->part_s[i];
-    return s;
+        s->part_s[i] = sums->part_s[i];
+    s->time.line.until = -INFINITY;
 }
 
 static void end(struct kv_engine *e, const struct stretch *s)
@@ -106,8 +105,9 @@ static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *en
     enum kv_layout own = e->rules.layout;
     int64_t page = e->holder->page, phase = kv_in_page(e->holder, e->step);
     double n = (double)d->n, waiting = (double)e->n_waiting, prefill_held = e->prefill_held, span_end = -INFINITY;
-    struct stretch s = begin(e);
+    struct stretch s;
     bool good = true;
+    begin(e, &s);
     while (s.step < last && s.clock < until) {
         int64_t taken[KV_LAYOUTS];
         *enough = kv_engine_decodes_need(e, phase) <= e->rules.pages - s.pages[own];
