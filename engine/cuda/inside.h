@@ -56,8 +56,8 @@ struct kv_cuda {
     float *x, *lse;
     kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
     struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
-    char *work_host; /* (layers, work_host_bytes): what was put for one layer may wait while the next one's is made */
-    int64_t work_host_bytes;
+    char *lists; /* (layers, list_bytes) of work: what was put for one layer may wait while the next one's is made */
+    int64_t list_bytes;
 };
 
 static inline struct kv_cuda *kv_cuda_of(struct kv_backend *b)

@@ -190,13 +190,14 @@ static void run(world *w)
     memset(w->out, 0xff, (size_t)(w->rows * a.q_heads * a.d) * sizeof *w->out);
     memset(w->lse, 0xff, (size_t)(w->rows * a.q_heads) * sizeof *w->lse);
     const_cast<struct kv_gpu_facts *>(kv_gpu_about(w->g))->multiprocessors = a.multiprocessors;
-    int64_t bytes = kv_cuda_attention_work(&w->shape, w->part, w->length.data(), w->n_parts, a.multiprocessors);
-    char *work = device_room(w->g, bytes), *work_host = room<char>(w->g, bytes);
+    int64_t list_bytes, bytes = kv_cuda_attention_work(&w->shape, w->part, w->length.data(), w->n_parts,
+                                                       a.multiprocessors, &list_bytes);
+    char *work = device_room(w->g, bytes), *lists = room<char>(w->g, list_bytes);
     kv_cuda_attention(w->g, &w->shape, w->part, w->part, w->length.data(), w->n_parts, LAYER, w->q, w->out, w->lse,
-                      work, work_host, bytes);
+                      work, bytes, lists, list_bytes);
     wait_for(w->g);
     kv_gpu_delete(w->g, work);
-    drop(w->g, work_host);
+    drop(w->g, lists);
 }
 
 /* Matrix units want bf16, so parts of many tokens have their rotated rows rounded to it. */
