@@ -206,14 +206,18 @@ static struct layout layout_of(const struct asked *k, const struct plan *p)
 }
 
 extern "C" int64_t kv_cuda_attention_work(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
-                                          const int32_t *const *host_length, int n_parts, int multiprocessors)
+                                          const int32_t *const *host_length, int n_parts, int multiprocessors,
+                                          int64_t *list_bytes)
 {
     struct asked k = {s, part_host, host_length, n_parts, multiprocessors};
     int64_t most = ALIGNMENT;
+    *list_bytes = ALIGNMENT;
     for (int32_t layer = 0; layer < s->layers; layer++) {
         struct plan p = {};
         make_plan(&k, layer, &p);
-        most = at_least(layout_of(&k, &p).bytes, most);
+        struct layout l = layout_of(&k, &p);
+        most = at_least(l.bytes, most);
+        *list_bytes = at_least(l.lists, *list_bytes);
     }
     return most;
 }
@@ -241,15 +245,15 @@ static void launch_pieces(struct kv_gpu *g, const struct kv_attention *a, const 
 extern "C" void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                                   const struct kv_cuda_part *part_host, const int32_t *const *host_length, int n_parts,
                                   int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work,
-                                  void *work_host, int64_t work_bytes)
+                                  int64_t work_bytes, void *lists, int64_t list_bytes)
 {
     struct asked k = {s, part_host, host_length, n_parts, kv_gpu_about(g)->multiprocessors};
     struct kv_attention a = {*s, part, q, out, lse, layer};
     struct plan p = {};
-    char *device = (char *)work, *host = (char *)work_host;
+    char *device = (char *)work, *host = (char *)lists;
     make_plan(&k, layer, &p);
     struct layout l = layout_of(&k, &p);
-    assert(l.bytes <= work_bytes);
+    assert(l.bytes <= work_bytes && l.lists <= list_bytes);
     p.tile = (struct kv_attention_tile *)(void *)(host + l.tile);
     p.piece = (struct kv_attention_piece *)(void *)(host + l.piece);
     p.merge = (struct kv_attention_merge *)(void *)(host + l.merge);

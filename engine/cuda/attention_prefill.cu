@@ -95,8 +95,8 @@ static __device__ __forceinline__ void rotate_pair(uint32_t *first, uint32_t *se
                                                    const float *sine)
 {
     float a = kv_low(*first), b = kv_high(*first), c = kv_low(*second), d = kv_high(*second);
-    *first = kv_pack(a * cosine[0] - c * sine[0], b * cosine[1] - d * sine[1]);
-    *second = kv_pack(c * cosine[0] + a * sine[0], d * cosine[1] + b * sine[1]);
+    *first = kv_pack(kv_turned_low(a, c, cosine[0], sine[0]), kv_turned_low(b, d, cosine[1], sine[1]));
+    *second = kv_pack(kv_turned_high(a, c, cosine[0], sine[0]), kv_turned_high(b, d, cosine[1], sine[1]));
 }
 
 /* A row's chunk and the one half a row behind, rotated by `position`. */

@@ -55,8 +55,8 @@ static void cuda_close(struct kv_backend *backend)
             kv_gpu_delete(b->gpu, buffers[i]->at);
         drop_rows(b);
         drop_parts(b);
-        kv_gpu_delete_host(b->gpu, b->work_host);
         kv_gpu_delete_host(b->gpu, b->scores_host);
+        kv_gpu_delete_host(b->gpu, b->lists);
         kv_gpu_delete(b->gpu, b->rope);
         kv_cuda_unload(b);
         kv_cuda_pool_close(&b->pool);
@@ -209,24 +209,31 @@ static void multiply(struct kv_cuda *b, const kv_bf16 *w, const kv_bf16 *x, int6
         kv_gpu_multiply(b->gpu, w, x, rows, outputs, inputs, y, outputs, wide, add);
 }
 
+/* Lists of all layers: while the device copies one, the host writes the next. */
+static bool make_lists(struct kv_cuda *b, int64_t bytes, struct kv_err *e)
+{
+    int64_t room = bytes + bytes / 4;
+    if (bytes <= b->list_bytes)
+        return true;
+    if (!kv_gpu_wait(b->gpu, e))
+        return false;
+    kv_gpu_delete_host(b->gpu, b->lists);
+    b->lists = NULL;
+    b->list_bytes = 0;
+    if (!kv_gpu_new_host(b->gpu, &b->lists, b->config.layers, (size_t)room, "lists of work", e))
+        return false;
+    b->list_bytes = room;
+    return true;
+}
+
 static bool attend(struct kv_cuda *b, int64_t layer, struct kv_err *e)
 {
-    int64_t bytes = kv_cuda_attention_work(&b->shape, b->part_host, b->length_host, b->n_parts,
-                                           kv_gpu_about(b->gpu)->multiprocessors);
-    if (bytes > b->work_host_bytes) {
-        if (!kv_gpu_wait(b->gpu, e))
-            return false;
-        kv_gpu_delete_host(b->gpu, b->work_host);
-        b->work_host = NULL;
-        b->work_host_bytes = 0;
-        if (!kv_gpu_new_host(b->gpu, &b->work_host, b->config.layers, (size_t)(bytes + bytes / 4), "lists of work", e))
-            return false;
-        b->work_host_bytes = bytes + bytes / 4;
-    }
-    if (!kv_cuda_room(b, &b->work, bytes, "attention", e))
+    int64_t list_bytes, bytes = kv_cuda_attention_work(&b->shape, b->part_host, b->length_host, b->n_parts,
+                                                       kv_gpu_about(b->gpu)->multiprocessors, &list_bytes);
+    if (!make_lists(b, list_bytes, e) || !kv_cuda_room(b, &b->work, bytes, "attention", e))
         return false;
     kv_cuda_attention(b->gpu, &b->shape, b->part_device, b->part_host, b->length_host, b->n_parts, (int32_t)layer, b->q,
-                      b->attention, b->lse, b->work.at, b->work_host + layer * b->work_host_bytes, bytes);
+                      b->attention, b->lse, b->work.at, bytes, b->lists + layer * b->list_bytes, b->list_bytes);
     return true;
 }
 

@@ -109,6 +109,17 @@ static __device__ __forceinline__ kv_bf16 kv_to_bf16(float x)
     return (kv_bf16)(kv_pack(x, 0.0f) & 0xffffu);
 }
 
+/* Elements i and i + d / 2 of a head, turned by an angle. Which product is rounded is said here, not left to a
+ * compiler: so whoever turns a key, and rounds it then, has the same bits. */
+static __device__ __forceinline__ float kv_turned_low(float low, float high, float cosine, float sine)
+{
+    return fmaf(low, cosine, -(high * sine));
+}
+static __device__ __forceinline__ float kv_turned_high(float low, float high, float cosine, float sine)
+{
+    return fmaf(high, cosine, low * sine);
+}
+
 /* Over the 32 lanes of a warp, in all of them. */
 static __device__ __forceinline__ float kv_warp_sum(float x)
 {

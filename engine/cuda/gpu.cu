@@ -254,7 +254,8 @@ bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const 
 void kv_gpu_delete_host(struct kv_gpu *g, void *host)
 {
     good(g, cudaStreamSynchronize(g->stream), "cudaStreamSynchronize");
-    good(g, cudaFreeHost(host), "cudaFreeHost");
+    if (host)
+        good(g, cudaFreeHost(host), "cudaFreeHost");
 }
 
 void kv_gpu_put(struct kv_gpu *g, void *device, const void *host, size_t bytes)

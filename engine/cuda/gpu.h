@@ -35,7 +35,7 @@ int64_t kv_gpu_free_bytes(struct kv_gpu *g); /* as the driver says */
 /* n x size bytes of the device's memory, 256-byte aligned; `what` names them. *out is a pointer of any type. KV_ENV. */
 bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e);
 void kv_gpu_delete(struct kv_gpu *g, void *device); /* waits; NULL is fine */
-/* The same of the host's, which copies reach without a detour. KV_ENV. */
+/* The same of the host's, which copies reach without a detour, and kernels by the same pointer. KV_ENV. */
 bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e);
 void kv_gpu_delete_host(struct kv_gpu *g, void *host);
 

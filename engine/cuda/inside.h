@@ -58,8 +58,8 @@ struct kv_cuda {
     struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
     float *scores_host; /* (scores_room,) */
     int64_t scores_room;
-    char *work_host; /* (layers, work_host_bytes): what was put for one layer may wait while the next one's is made */
-    int64_t work_host_bytes;
+    char *lists; /* (layers, list_bytes) of work: what was put for one layer may wait while the next one's is made */
+    int64_t list_bytes;
 };
 
 static inline struct kv_cuda *kv_cuda_of(struct kv_backend *b)

@@ -64,14 +64,16 @@ void kv_cuda_add_bias(struct kv_gpu *g, const float *bias, int64_t rows, int64_t
  * h x heads / q_heads. out (rows, q_heads, d) bf16; lse (rows, q_heads) fp32: logarithm (natural) of the sum of
  * exponentials of q.k / sqrt(d). Parts of one token are split over their entries and merged in a fixed order.
  * part_host: the same parts on the host, with host_length (parts,) of pointers to host copies of `length`, for the list
- * of work. `work`: work_bytes of device memory and as much of the host's (pinned), kv_cuda_attention_work says how
- * much; nothing of it outlives the call on the device's stream; the host's may be written again after a wait. */
+ * of work. `work`: work_bytes of device memory, `lists`: list_bytes of the host's (pinned), for any layer as much as
+ * kv_cuda_attention_work says; nothing of it outlives the call on the device's stream; lists may be written again after
+ * a wait. */
 int64_t kv_cuda_attention_work(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
-                               const int32_t *const *host_length, int n_parts, int multiprocessors);
+                               const int32_t *const *host_length, int n_parts, int multiprocessors,
+                               int64_t *list_bytes);
 void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                        const struct kv_cuda_part *part_host, const int32_t *const *host_length, int n_parts,
-                       int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work, void *work_host,
-                       int64_t work_bytes);
+                       int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work, int64_t work_bytes,
+                       void *lists, int64_t list_bytes);
 
 /* Sums of softmax weights over queries, for one part: of all its store heads h, over entries [from[h], length + n_new +
  * n_patch) (from: device, (heads,), never below 0), normalised over just those entries (one lse of their own, made

@@ -219,8 +219,8 @@ static __device__ __forceinline__ void rotate_head(struct head &x, const float *
         int i = first_of(n, k);
         for (int j = 0; j < n && i < half; j++) {
             float low = x.low[k + j], high = x.high[k + j], c = cosine[i + j], s = sine[i + j];
-            x.low[k + j] = low * c - high * s;
-            x.high[k + j] = high * c + low * s;
+            x.low[k + j] = kv_turned_low(low, high, c, s);
+            x.high[k + j] = kv_turned_high(low, high, c, s);
         }
     }
 }

@@ -91,8 +91,8 @@ static __device__ __forceinline__ void turn(const struct kv_cuda_shape &s, int32
     kv_load<8>(sine, s.sine + angle);
     for (int i = 0; i < 8; i++) {
         float was = x[i];
-        x[i] = was * cosine[i] - y[i] * sine[i];
-        y[i] = y[i] * cosine[i] + was * sine[i];
+        x[i] = kv_turned_low(was, y[i], cosine[i], sine[i]);
+        y[i] = kv_turned_high(was, y[i], cosine[i], sine[i]);
     }
     kv_store<8>((kv_bf16 *)low, x);
     kv_store<8>((kv_bf16 *)high, y);
@@ -398,7 +398,7 @@ static __device__ float element(const struct look &l, bool turned, const kv_bf16
         return kv_from_bf16(x[i]);
     int64_t at = (int64_t)place * half + pair;
     float low = kv_from_bf16(x[pair]), high = kv_from_bf16(x[pair + half]), c = l.s.cosine[at], s = l.s.sine[at];
-    return kv_from_bf16(kv_to_bf16(i < half ? low * c - high * s : high * c + low * s));
+    return kv_from_bf16(kv_to_bf16(i < half ? kv_turned_low(low, high, c, s) : kv_turned_high(low, high, c, s)));
 }
 
 /* A query to shared memory, by the block. */

@@ -143,8 +143,8 @@ struct lanes {
     int32_t *table, *length;
     kv_bf16 *q, *out;
     float *lse;
-    void *work, *work_host;
-    int64_t work_bytes;
+    void *work, *lists;
+    int64_t work_bytes, list_bytes;
 };
 
 static void open_lanes(struct bench *b, struct lanes *l, int n, int64_t length, int64_t tokens)
@@ -180,9 +180,10 @@ static void open_lanes(struct bench *b, struct lanes *l, int n, int64_t length, 
     l->out = device(b, l->rows * s->q_heads * s->d, 2);
     l->lse = device(b, l->rows * s->q_heads, sizeof *l->lse);
     kv_cuda_random(b->gpu, l->q, l->rows * s->q_heads * s->d, false, 4, 0, 1);
-    l->work_bytes = kv_cuda_attention_work(s, l->part, l->length_host, n, kv_gpu_about(b->gpu)->multiprocessors);
+    l->work_bytes =
+        kv_cuda_attention_work(s, l->part, l->length_host, n, kv_gpu_about(b->gpu)->multiprocessors, &l->list_bytes);
     l->work = device(b, l->work_bytes, 1);
-    must(b, kv_gpu_new_host(b->gpu, &l->work_host, l->work_bytes, 1, "lists of work", &b->e));
+    must(b, kv_gpu_new_host(b->gpu, &l->lists, l->list_bytes, 1, "lists of work", &b->e));
     must(b, kv_gpu_wait(b->gpu, &b->e));
     free(table);
 }
@@ -192,7 +193,7 @@ static void close_lanes(struct bench *b, struct lanes *l)
     void *all[] = {l->table, l->length, l->device, l->q, l->out, l->lse, l->work};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         kv_gpu_delete(b->gpu, all[i]);
-    kv_gpu_delete_host(b->gpu, l->work_host);
+    kv_gpu_delete_host(b->gpu, l->lists);
     free((void *)(uintptr_t)l->length_host[0]);
     for (int32_t page = 0; b->pool.live; page++)
         if (b->pool.taken[page / 64] >> page % 64 & 1)
@@ -204,7 +205,7 @@ static void attend(struct bench *b, const void *what)
 {
     const struct lanes *l = what;
     kv_cuda_attention(b->gpu, &b->shape, l->device, l->part, l->length_host, l->n, 0, l->q, l->out, l->lse, l->work,
-                      l->work_host, l->work_bytes);
+                      l->work_bytes, l->lists, l->list_bytes);
 }
 
 /* Of one layer; what one layer takes times layers is a step's. */

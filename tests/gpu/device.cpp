@@ -65,19 +65,27 @@ int64_t kv_gpu_free_bytes(struct kv_gpu *g)
     return g->facts.total_bytes - g->taken;
 }
 
+/* Not a byte more than was asked for: who reads or writes behind it is found out. */
+static void *just(size_t bytes)
+{
+    void *made = nullptr;
+    if (posix_memalign(&made, 256, bytes))
+        return nullptr;
+    return std::memset(made, 0xff, bytes);
+}
+
 bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
-    size_t bytes = ((size_t)(n ? n : 1) * size + 255) / 256 * 256;
+    size_t asked = (size_t)(n ? n : 1) * size, bytes = (asked + 255) / 256 * 256;
     void *made = nullptr;
     if ((int64_t)bytes > kv_gpu_free_bytes(g))
         kv_say(e, NO_MEMORY, "%s: no memory for %lld x %zu bytes of %s; %lld bytes are free", g->facts.name,
                (long long)n, size, what, (long long)kv_gpu_free_bytes(g));
     else
-        made = std::aligned_alloc(256, bytes);
+        made = just(asked);
     std::memcpy(out, &made, sizeof made);
     if (!made)
         return false;
-    std::memset(made, 0xff, bytes);
     g->made[made] = bytes;
     g->taken += (int64_t)bytes;
     return true;
@@ -94,10 +102,12 @@ void kv_gpu_delete(struct kv_gpu *g, void *device)
     std::free(device);
 }
 
-bool kv_gpu_new_host(struct kv_gpu *, void *out, int64_t n, size_t size, const char *, struct kv_err *)
+bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
-    void *made = std::malloc((size_t)(n ? n : 1) * size);
+    void *made = just((size_t)(n ? n : 1) * size);
     std::memcpy(out, &made, sizeof made);
+    if (!made)
+        kv_say(e, NO_MEMORY, "%s: no memory for %lld x %zu bytes of %s", g->facts.name, (long long)n, size, what);
     return made != nullptr;
 }
 

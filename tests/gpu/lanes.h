@@ -4,59 +4,27 @@
 #ifndef KV_TESTS_LANES_H
 #define KV_TESTS_LANES_H
 
-#include "engine/cuda/device.cuh"
-
-extern "C" {
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
-}
+#include "tests/gpu/numbers.h"
 
 enum { LANES_PARTS = 6, LANES_POSITIONS = 2048 };
 
 struct lanes {
+    struct kv_gpu *g;
     struct kv_cuda_shape shape;
-    struct kv_cuda_part part[LANES_PARTS];
+    struct kv_cuda_part *part; /* (LANES_PARTS,) */
     int parts;
     int64_t rows, pages, pool_elements;
     float *cosine, *sine;
 };
 
-/* n of T, aligned as a device's memory. */
-template <typename T> static inline T *room(int64_t n)
-{
-    return (T *)aligned_alloc(256, ((size_t)n * sizeof(T) + 511) / 256 * 256);
-}
-
-/* About normal: the sum of four even ones, x 2. */
-static inline float number(uint64_t seed, uint64_t i)
-{
-    uint64_t x = (i + 1) * 0x9e3779b97f4a7c15u + seed * 0xda942042e4dd58b5u;
-    x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
-    x = (x ^ (x >> 32)) * 0xd6e8feb86659fd93u;
-    x ^= x >> 32;
-    int sum = (int)(x & 0xffff) + (int)(x >> 16 & 0xffff) + (int)(x >> 32 & 0xffff) + (int)(x >> 48);
-    return (float)(sum - 2 * 65535) / 32768;
-}
-static inline void fill(float *x, int64_t n, uint64_t seed)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] = number(seed, (uint64_t)i);
-}
-static inline void fill_bf16(kv_bf16 *x, int64_t n, uint64_t seed)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] = kv_to_bf16(number(seed, (uint64_t)i));
-}
-
-static inline void lanes_open(struct lanes *l, int q_heads, int kv_heads, int d, int page, int layers)
+static inline void lanes_open(struct lanes *l, struct kv_gpu *g, int q_heads, int kv_heads, int d, int page, int layers)
 {
     int half = d / 2;
     *l = {};
-    l->cosine = room<float>(LANES_POSITIONS * half);
-    l->sine = room<float>(LANES_POSITIONS * half);
+    l->g = g;
+    l->part = room<struct kv_cuda_part>(g, LANES_PARTS);
+    l->cosine = room<float>(g, LANES_POSITIONS * half);
+    l->sine = room<float>(g, LANES_POSITIONS * half);
     for (int i = 0; i < LANES_POSITIONS * half; i++) {
         double angle = i / half * pow(1000, -(double)(i % half) / half);
         l->cosine[i] = (float)cos(angle);
@@ -79,8 +47,8 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
     const struct kv_cuda_shape *s = &l->shape;
     int64_t lanes = (int64_t)s->layers * heads, tokens = n_new + n_patch;
     int64_t table_room = (longest + tokens + s->page - 1) / s->page + 1;
-    int32_t *table = room<int32_t>(lanes * table_room), *length = room<int32_t>(lanes);
-    kv_bf16 *query = window ? room<kv_bf16>((int64_t)s->layers * window * s->q_heads * s->d) : NULL;
+    int32_t *table = room<int32_t>(l->g, lanes * table_room), *length = room<int32_t>(l->g, lanes);
+    kv_bf16 *query = window ? room<kv_bf16>(l->g, (int64_t)s->layers * window * s->q_heads * s->d) : NULL;
     for (int64_t i = 0; i < lanes; i++) {
         length[i] = i == lanes - 1 ? longest : i == lanes - 2 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
         int64_t pages = (length[i] + tokens + s->page - 1) / s->page;
@@ -95,21 +63,16 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
     l->parts++;
     l->rows += tokens;
     l->pool_elements = l->pages * 2 * s->page * s->d;
-    free(l->shape.pool);
-    l->shape.pool = room<kv_bf16>(l->pool_elements);
+    drop(l->g, l->shape.pool);
+    l->shape.pool = room<kv_bf16>(l->g, l->pool_elements);
     fill_bf16(l->shape.pool, l->pool_elements, 41);
 }
 
 static inline void lanes_close(struct lanes *l)
 {
-    for (int p = 0; p < l->parts; p++) {
-        free((void *)(uintptr_t)l->part[p].table);
-        free((void *)(uintptr_t)l->part[p].length);
-        free((void *)(uintptr_t)l->part[p].query);
-    }
-    free(l->shape.pool);
-    free(l->cosine);
-    free(l->sine);
+    for (int p = 0; p < l->parts; p++)
+        drop(l->g, l->part[p].table, l->part[p].length, l->part[p].query);
+    drop(l->g, l->part, l->shape.pool, l->cosine, l->sine);
 }
 
 static inline kv_bf16 *lane_key(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)

@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Attention over ragged pages against plain sums in fp64, from the same bf16 numbers. What a kernel has no business
  * with is NaN: pages that nobody has, entries behind the end, results before they are written. */
-#include "engine/cuda/device.cuh"
+#include "tests/gpu/numbers.h"
+#ifdef KV_EMULATED
+#include "tests/gpu/emulate.h"
+#endif
 
+#include <cmath>
+#include <cstdlib>
 #include <vector>
-
-extern "C" {
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
-}
 
 typedef std::vector<int32_t> ints;
 
@@ -35,13 +32,14 @@ struct lane_numbers {
 
 struct world {
     asked a;
+    struct kv_gpu *g;
     kv_cuda_shape shape;
-    std::vector<kv_bf16> pool, q, out;
-    std::vector<float> cosine, sine, lse;
-    std::vector<ints> table, length;
+    kv_bf16 *pool, *q, *out;
+    float *cosine, *sine, *lse;
     std::vector<std::vector<lane_numbers>> lane; /* of the layer: part, head */
-    std::vector<kv_cuda_part> part;
-    std::vector<const int32_t *> host_length;
+    kv_cuda_part *part;
+    int n_parts;
+    std::vector<const int32_t *> length; /* of the parts */
     int64_t rows;
     uint64_t seed;
 };
@@ -60,12 +58,12 @@ static kv_bf16 draw_bf16(world *w, float factor)
     double sum = 0;
     for (int i = 0; i < 4; i++)
         sum += (double)(draw(w) % 4096) / 4096 - 0.5;
-    return kv_emulated_bf16((float)(sum * 1.7) * factor);
+    return to_bf16((float)(sum * 1.7) * factor);
 }
 
 static double of(kv_bf16 x)
 {
-    return (double)__uint_as_float((uint32_t)x << 16);
+    return (double)from_bf16(x);
 }
 
 static int tokens_of(const part_asked &p)
@@ -82,13 +80,13 @@ static int length_of(const part_asked &p, int layer, int head)
 static void make_tables(world *w)
 {
     int half = w->a.d / 2;
-    w->cosine.resize((size_t)(POSITIONS * half));
-    w->sine.resize(w->cosine.size());
+    w->cosine = room<float>(w->g, POSITIONS * half);
+    w->sine = room<float>(w->g, POSITIONS * half);
     for (int i = 0; i < POSITIONS; i++)
         for (int k = 0; k < half; k++) {
             double angle = i * std::pow(10000.0, -(double)k / half);
-            w->cosine[(size_t)(i * half + k)] = (float)std::cos(angle);
-            w->sine[(size_t)(i * half + k)] = (float)std::sin(angle);
+            w->cosine[i * half + k] = (float)std::cos(angle);
+            w->sine[i * half + k] = (float)std::sin(angle);
         }
 }
 
@@ -99,101 +97,107 @@ static void fill_lane(world *w, const int32_t *table, int n, lane_numbers *numbe
         for (int64_t which = 0; which < 2; which++)
             for (int64_t c = 0; c < d; c++) {
                 kv_bf16 x = draw_bf16(w, 1);
-                w->pool[(size_t)((((int64_t)table[i / page] * 2 + which) * page + i % page) * d + c)] = x;
+                w->pool[(((int64_t)table[i / page] * 2 + which) * page + i % page) * d + c] = x;
                 (which ? numbers->v : numbers->k).push_back(of(x));
             }
 }
 
-/* Pages of all lanes, each lane's anywhere in the pool. */
-static void make_lanes(world *w)
+/* Pages of all lanes, and of a few more; their numbers in no order. */
+static ints make_pool(world *w, int32_t *table_room)
 {
     const asked &a = w->a;
-    ints free_pages;
-    int32_t pages = 3, room = 0;
+    int32_t pages = 3;
+    ints numbers;
+    *table_room = 1;
     for (const part_asked &p : a.parts)
         for (int layer = 0; layer < LAYERS; layer++)
             for (int h = 0; h < p.heads; h++) {
                 int32_t n = (length_of(p, layer, h) + tokens_of(p) + a.page - 1) / a.page;
                 pages += n;
-                room = n > room ? n : room;
+                *table_room = n + 1 > *table_room ? n + 1 : *table_room;
             }
-    w->pool.assign((size_t)pages * 2 * (size_t)(a.page * a.d), 0x7fff);
+    w->pool = room<kv_bf16>(w->g, (int64_t)pages * 2 * a.page * a.d);
     for (int32_t i = 0; i < pages; i++)
-        free_pages.push_back(i);
-    for (size_t i = free_pages.size() - 1; i; i--)
-        std::swap(free_pages[i], free_pages[(size_t)draw(w) % (i + 1)]);
-    for (const part_asked &p : a.parts) {
-        ints table((size_t)(LAYERS * p.heads * (room + 1)), -1), length;
-        std::vector<lane_numbers> lanes((size_t)p.heads);
-        for (int layer = 0; layer < LAYERS; layer++)
-            for (int h = 0; h < p.heads; h++) {
-                int n = length_of(p, layer, h) + tokens_of(p);
-                int32_t *mine = table.data() + (layer * p.heads + h) * (room + 1);
-                for (int i = 0; i * a.page < n; i++, free_pages.pop_back())
-                    mine[i] = free_pages.back();
-                length.push_back(n - tokens_of(p));
-                if (layer == LAYER)
-                    fill_lane(w, mine, n, &lanes[(size_t)h]);
-            }
-        w->table.push_back(table);
-        w->length.push_back(length);
-        w->lane.push_back(lanes);
-    }
+        numbers.push_back(i);
+    for (size_t i = numbers.size() - 1; i; i--)
+        std::swap(numbers[i], numbers[(size_t)draw(w) % (i + 1)]);
+    return numbers;
 }
 
-static void make_parts(world *w)
+static void make_part(world *w, const part_asked &p, int32_t table_room, ints *free_pages)
 {
-    const asked &a = w->a;
-    for (size_t i = 0; i < a.parts.size(); i++) {
-        const part_asked &p = a.parts[i];
-        kv_cuda_part to = {};
-        to.table = w->table[i].data();
-        to.length = w->length[i].data();
-        to.table_room = (int64_t)w->table[i].size() / (LAYERS * p.heads);
-        to.heads = p.heads;
-        to.first = (int32_t)w->rows;
-        to.n_new = p.n_new;
-        to.n_patch = p.n_patch;
-        to.slot_positions = p.slots;
-        w->rows += tokens_of(p);
-        w->part.push_back(to);
-        w->host_length.push_back(to.length);
-    }
+    kv_cuda_part *to = &w->part[w->n_parts++];
+    int32_t *table = room<int32_t>(w->g, LAYERS * p.heads * table_room),
+            *length = room<int32_t>(w->g, LAYERS * p.heads);
+    std::vector<lane_numbers> lanes((size_t)p.heads);
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int h = 0; h < p.heads; h++) {
+            int at = layer * p.heads + h, n = length_of(p, layer, h) + tokens_of(p);
+            for (int i = 0; i * w->a.page < n; i++, free_pages->pop_back())
+                table[at * table_room + i] = free_pages->back();
+            length[at] = n - tokens_of(p);
+            if (layer == LAYER)
+                fill_lane(w, table + at * table_room, n, &lanes[(size_t)h]);
+        }
+    *to = {table, length, table_room, p.heads, (int32_t)w->rows, p.n_new, p.n_patch, 0, p.slots, nullptr, 0};
+    w->rows += tokens_of(p);
+    w->length.push_back(length);
+    w->lane.push_back(lanes);
 }
 
-static world *make_world(const asked &a, uint64_t seed)
+static world *make_world(struct kv_gpu *g, const asked &a, uint64_t seed)
 {
     world *w = new world();
+    int32_t table_room;
     w->a = a;
+    w->g = g;
     w->seed = seed * 0x9e3779b97f4a7c15u + 1;
     make_tables(w);
-    make_lanes(w);
-    make_parts(w);
+    ints free_pages = make_pool(w, &table_room);
+    w->part = room<kv_cuda_part>(g, (int64_t)a.parts.size());
+    for (const part_asked &p : a.parts)
+        make_part(w, p, table_room, &free_pages);
+    w->q = room<kv_bf16>(g, w->rows * a.q_heads * a.d);
+    w->out = room<kv_bf16>(g, w->rows * a.q_heads * a.d);
+    w->lse = room<float>(g, w->rows * a.q_heads);
     for (int64_t i = 0; i < w->rows * a.q_heads * a.d; i++)
-        w->q.push_back(draw_bf16(w, a.peak));
-    w->shape = {LAYERS, a.q_heads, a.kv_heads, a.d, a.page, w->pool.data(), w->cosine.data(), w->sine.data()};
+        w->q[i] = draw_bf16(w, a.peak);
+    w->shape = {LAYERS, a.q_heads, a.kv_heads, a.d, a.page, w->pool, w->cosine, w->sine};
     return w;
+}
+
+static void drop_world(world *w)
+{
+    for (int p = 0; p < w->n_parts; p++)
+        drop(w->g, w->part[p].table, w->part[p].length);
+    drop(w->g, w->pool, w->q, w->out, w->cosine, w->sine, w->lse, w->part);
+    delete w;
+}
+
+/* Where orders copy to, rather than the host. */
+static char *device_room(struct kv_gpu *g, int64_t bytes)
+{
+    char *at;
+    struct kv_err e = {};
+    if (!kv_gpu_new(g, &at, bytes, 1, "work", &e))
+        fail_msg("%s", e.text);
+    return at;
 }
 
 static void run(world *w)
 {
     const asked &a = w->a;
-    w->out.assign(w->q.size(), 0x7fff);
-    w->lse.assign((size_t)(w->rows * a.q_heads), NAN);
-    int n_parts = (int)w->part.size();
-    struct kv_gpu *g = nullptr;
-    assert_true(kv_gpu_open(&g, nullptr));
-    const_cast<struct kv_gpu_facts *>(kv_gpu_about(g))->multiprocessors = a.multiprocessors;
-    int64_t bytes =
-        kv_cuda_attention_work(&w->shape, w->part.data(), w->host_length.data(), n_parts, a.multiprocessors);
-    void *work = nullptr, *work_host = nullptr;
-    assert_true(kv_gpu_new(g, &work, bytes, 1, "work", nullptr));
-    assert_true(kv_gpu_new_host(g, &work_host, bytes, 1, "work", nullptr));
-    kv_cuda_attention(g, &w->shape, w->part.data(), w->part.data(), w->host_length.data(), n_parts, LAYER, w->q.data(),
-                      w->out.data(), w->lse.data(), work, work_host, bytes);
-    kv_gpu_delete(g, work);
-    kv_gpu_delete_host(g, work_host);
-    kv_gpu_close(g);
+    memset(w->out, 0xff, (size_t)(w->rows * a.q_heads * a.d) * sizeof *w->out);
+    memset(w->lse, 0xff, (size_t)(w->rows * a.q_heads) * sizeof *w->lse);
+    const_cast<struct kv_gpu_facts *>(kv_gpu_about(w->g))->multiprocessors = a.multiprocessors;
+    int64_t list_bytes, bytes = kv_cuda_attention_work(&w->shape, w->part, w->length.data(), w->n_parts,
+                                                       a.multiprocessors, &list_bytes);
+    char *work = device_room(w->g, bytes), *lists = room<char>(w->g, list_bytes);
+    kv_cuda_attention(w->g, &w->shape, w->part, w->part, w->length.data(), w->n_parts, LAYER, w->q, w->out, w->lse,
+                      work, bytes, lists, list_bytes);
+    wait_for(w->g);
+    kv_gpu_delete(w->g, work);
+    drop(w->g, lists);
 }
 
 /* Matrix units want bf16, so parts of many tokens have their rotated rows rounded to it. */
@@ -206,12 +210,12 @@ static void rotate(const world *w, size_t p, double *x, int64_t position)
 {
     int half = w->a.d / 2;
     for (int i = 0; i < half; i++) {
-        float cosine = w->cosine[(size_t)(position * half + i)], sine = w->sine[(size_t)(position * half + i)];
+        float cosine = w->cosine[position * half + i], sine = w->sine[position * half + i];
         double first = x[i], second = x[i + half];
         x[i] = first * (double)cosine - second * (double)sine;
         x[i + half] = second * (double)cosine + first * (double)sine;
         for (int k = i; rounds(w, p) && k < w->a.d; k += half)
-            x[k] = of(kv_emulated_bf16((float)x[k]));
+            x[k] = of(to_bf16((float)x[k]));
     }
 }
 
@@ -219,12 +223,12 @@ static void rotate(const world *w, size_t p, double *x, int64_t position)
 static double reference(const world *w, size_t p, const std::vector<double> &keys, const std::vector<double> &values,
                         int token, int head, std::vector<double> *out)
 {
-    int64_t d = w->a.d, old = w->length[p][(size_t)(LAYER * w->part[p].heads + head * w->part[p].heads / w->a.q_heads)];
+    int64_t d = w->a.d, old = w->length[p][LAYER * w->part[p].heads + head * w->part[p].heads / w->a.q_heads];
     int64_t seen = old + token + 1;
     std::vector<double> q((size_t)d), s((size_t)seen);
     double top = -INFINITY, sum = 0;
     for (int64_t c = 0; c < d; c++)
-        q[(size_t)c] = of(w->q[(size_t)(((w->part[p].first + token) * w->a.q_heads + head) * d + c)]);
+        q[(size_t)c] = of(w->q[((w->part[p].first + token) * w->a.q_heads + head) * d + c]);
     if (w->a.parts[p].slots)
         rotate(w, p, q.data(), old + token);
     for (int64_t i = 0; i < seen; i++) {
@@ -251,9 +255,9 @@ static void compare_row(const world *w, size_t p, int token, int head, double ls
 {
     int64_t d = w->a.d, at = (w->part[p].first + token) * (int64_t)w->a.q_heads + head;
     bool rotated = w->a.parts[p].slots && rounds(w, p); /* now and then to the other side */
-    double range = 0, error = 0, is = (double)w->lse[(size_t)at];
+    double range = 0, error = 0, is = (double)w->lse[at];
     for (int64_t c = 0; c < d; c++) {
-        double difference = std::fabs(of(w->out[(size_t)(at * d + c)]) - want[(size_t)c]);
+        double difference = std::fabs(of(w->out[at * d + c]) - want[(size_t)c]);
         range = std::fmax(range, std::fabs(want[(size_t)c]));
         error = difference <= error ? error : difference; /* a NaN stays */
     }
@@ -269,7 +273,7 @@ static void compare(const world *w)
 {
     double most[2] = {0, 0};
     std::vector<double> want;
-    for (size_t p = 0; p < w->part.size(); p++)
+    for (size_t p = 0; p < w->a.parts.size(); p++)
         for (int h = 0; h < w->part[p].heads; h++) {
             int group = w->a.q_heads / w->part[p].heads;
             std::vector<double> keys = w->lane[p][(size_t)h].k;
@@ -286,36 +290,64 @@ static void compare(const world *w)
                       w->a.kv_heads, most[0], most[1]);
 }
 
-static void check(const asked &a, uint64_t seed)
+/* So far: matrices whose rows lay in the same banks; blocks that decoded. Only an emulated device counts. */
+#ifdef KV_EMULATED
+enum { COUNTS = 1 };
+static long conflicts(void)
 {
-    world *w = make_world(a, seed);
-    long conflicts = kv_emulated_conflicts;
+    return kv_emulated_conflicts;
+}
+static long decode_blocks(void)
+{
+    return kv_emulated_blocks("attention_decode");
+}
+#else
+enum { COUNTS = 0 };
+static long conflicts(void)
+{
+    return 0;
+}
+static long decode_blocks(void)
+{
+    return 0;
+}
+#endif
+
+static void check(struct kv_gpu *g, const asked &a, uint64_t seed)
+{
+    world *w = make_world(g, a, seed);
+    long before = conflicts();
     run(w);
-    assert_int_equal(kv_emulated_conflicts, conflicts);
+    assert_int_equal(conflicts(), before);
     compare(w);
-    delete w;
+    drop_world(w);
 }
 
 /* Decode: lanes of one entry, at edges of pages, of several pieces; raggedly. */
 static void test_one_token(void **)
 {
+    struct kv_gpu *g = open_device();
     for (int d : {32, 64, 128})
         for (int group : {1, 2, 3, 8}) {
             int heads = d == 64 ? 3 : 2;
-            check({d, d == 128 ? 64 : 16, heads * group, heads, 3, {{heads, 1, 0, false, {0, 700, 15}}}, 3},
+            check(g, {d, d == 128 ? 64 : 16, heads * group, heads, 3, {{heads, 1, 0, false, {0, 700, 15}}}, 3},
                   (uint64_t)(d + group));
         }
-    check({128, 16, 8, 2, 3, {{2, 1, 0, false, {63, 1}}, {2, 1, 0, false, {64, 129}}, {2, 1, 0, false, {0, 255}}}, 3},
+    check(g,
+          {128, 16, 8, 2, 3, {{2, 1, 0, false, {63, 1}}, {2, 1, 0, false, {64, 129}}, {2, 1, 0, false, {0, 255}}}, 3},
           1);
-    check({64, 4, 8, 2, 5, {{2, 1, 0, false, {1500, 33}}, {2, 0, 1, false, {511, 7}}}, 3}, 2);
-    check({64, 5, 20, 2, 4, {{2, 1, 0, false, {513, 40}}, {20, 1, 0, false, {300, 0, 31}}}, 3}, 3);
+    check(g, {64, 4, 8, 2, 5, {{2, 1, 0, false, {1500, 33}}, {2, 0, 1, false, {511, 7}}}, 3}, 2);
+    check(g, {64, 5, 20, 2, 4, {{2, 1, 0, false, {513, 40}}, {20, 1, 0, false, {300, 0, 31}}}, 3}, 3);
+    kv_gpu_close(g);
 }
 
 /* Any even d, any rows. */
 static void test_plain(void **)
 {
+    struct kv_gpu *g = open_device();
     for (int d : {2, 8, 16, 40, 96, 256})
-        check({d,
+        check(g,
+              {d,
                d == 8 ? 4 : 16,
                4,
                2,
@@ -326,49 +358,61 @@ static void test_plain(void **)
                 {4, 1, 0, true, {20, 3}}},
                3},
               (uint64_t)d);
-    check({8, 64, 8, 1, 2, {{1, 9, 0, false, {60}}}, 3}, 7);
+    check(g, {8, 64, 8, 1, 2, {{1, 9, 0, false, {60}}}, 3}, 7);
+    kv_gpu_close(g);
 }
 
 static void test_one_token_slots(void **)
 {
+    struct kv_gpu *g = open_device();
     for (int d : {32, 64, 128})
-        check({d, 16, 8, 2, 3, {{2, 1, 0, true, {0, 600}}, {2, 1, 0, false, {77, 20}}, {2, 1, 0, true, {31, 300}}}, 2},
+        check(g,
+              {d, 16, 8, 2, 3, {{2, 1, 0, true, {0, 600}}, {2, 1, 0, false, {77, 20}}, {2, 1, 0, true, {31, 300}}}, 2},
               (uint64_t)d);
+    kv_gpu_close(g);
 }
 
 /* Tiles of 128 rows: parts that end in the first or just behind it, lanes that were empty, at edges of tiles and pages.
  */
 static void test_many_tokens(void **)
 {
-    check({64, 64, 4, 1, 2, {{1, 33, 0, false, {31}}}, 3}, 1);
-    check({64, 16, 2, 2, 2, {{2, 65, 0, false, {0, 63}}, {2, 2, 0, false, {1, 64}}}, 3}, 2);
-    check({64, 4, 8, 1, 2, {{1, 17, 2, false, {130}}}, 3}, 3);
-    check({32, 16, 6, 2, 2, {{2, 50, 0, false, {7, 128}}, {6, 9, 1, false, {0, 5}}}, 3}, 4);
-    check({32, 16, 8, 1, 2, {{1, 48, 0, false, {20}}}, 3}, 8);
-    check({128, 64, 4, 1, 2, {{1, 34, 0, false, {95}}}, 3}, 5);
-    check({128, 48, 14, 2, 2, {{2, 10, 1, false, {0, 117}}}, 3}, 6);
-    check({64, 128, 1, 1, 2, {{1, 140, 0, false, {60}}}, 3}, 7);
+    struct kv_gpu *g = open_device();
+    check(g, {64, 64, 4, 1, 2, {{1, 33, 0, false, {31}}}, 3}, 1);
+    check(g, {64, 16, 2, 2, 2, {{2, 65, 0, false, {0, 63}}, {2, 2, 0, false, {1, 64}}}, 3}, 2);
+    check(g, {64, 4, 8, 1, 2, {{1, 17, 2, false, {130}}}, 3}, 3);
+    check(g, {32, 16, 6, 2, 2, {{2, 50, 0, false, {7, 128}}, {6, 9, 1, false, {0, 5}}}, 3}, 4);
+    check(g, {32, 16, 8, 1, 2, {{1, 48, 0, false, {20}}}, 3}, 8);
+    check(g, {128, 64, 4, 1, 2, {{1, 34, 0, false, {95}}}, 3}, 5);
+    check(g, {128, 48, 14, 2, 2, {{2, 10, 1, false, {0, 117}}}, 3}, 6);
+    check(g, {64, 128, 1, 1, 2, {{1, 140, 0, false, {60}}}, 3}, 7);
+    kv_gpu_close(g);
 }
 
 static void test_many_tokens_slots(void **)
 {
-    check({32, 16, 2, 1, 2, {{1, 70, 0, true, {9}}}, 2}, 1);
-    check({64, 64, 8, 2, 2, {{2, 17, 1, true, {0, 100}}, {2, 3, 0, false, {64, 2}}}, 2}, 2);
-    check({128, 16, 4, 1, 2, {{1, 5, 0, true, {70}}}, 2}, 3);
+    struct kv_gpu *g = open_device();
+    check(g, {32, 16, 2, 1, 2, {{1, 70, 0, true, {9}}}, 2}, 1);
+    check(g, {64, 64, 8, 2, 2, {{2, 17, 1, true, {0, 100}}, {2, 3, 0, false, {64, 2}}}, 2}, 2);
+    check(g, {128, 16, 4, 1, 2, {{1, 5, 0, true, {70}}}, 2}, 3);
+    kv_gpu_close(g);
 }
 
 /* Scores whose exponentials are far out of range, either way. */
 static void test_far_scores(void **)
 {
+    struct kv_gpu *g = open_device();
     check(
+        g,
         {64, 16, 4, 2, 3, {{2, 1, 0, false, {900, 30}}, {2, 20, 0, false, {100, 0}}, {2, 1, 0, true, {300, 40}}}, 200},
         1);
-    check({16, 16, 4, 2, 3, {{2, 1, 0, false, {90, 30}}, {2, 20, 0, false, {100, 0}}}, 200}, 2);
+    check(g, {16, 16, 4, 2, 3, {{2, 1, 0, false, {90, 30}}, {2, 20, 0, false, {100, 0}}}, 200}, 2);
+    kv_gpu_close(g);
 }
 
 /* Anything, small. */
 static void test_anything(void **)
 {
+    struct kv_gpu *g = open_device();
     for (uint64_t seed = 1; seed <= 24; seed++) {
         world r = {};
         r.seed = seed * 7919 + 5;
@@ -388,13 +432,15 @@ static void test_anything(void **)
                 n = n < 0 ? 0 : n;
             a.parts.push_back(p);
         }
-        check(a, seed);
+        check(g, a, seed);
     }
+    kv_gpu_close(g);
 }
 
 /* Lanes of one token fill the device, however long each is; where they are more, they are cut into several turns. */
 static void test_full_device(void **)
 {
+    struct kv_gpu *g = open_device();
     struct fill {
         asked a;
         int least, most;
@@ -407,29 +453,33 @@ static void test_full_device(void **)
         {{32, 64, 5, 5, 2, {{5, 1, 0, false, {3000, 10, 20, 30, 40}}}, 3}, 14, 20},
     };
     for (const fill &f : fills) {
-        long before = kv_emulated_blocks("attention_decode");
-        check(f.a, 17);
-        assert_in_range(kv_emulated_blocks("attention_decode") - before, f.least, f.most);
+        long before = decode_blocks();
+        check(g, f.a, 17);
+        if (COUNTS)
+            assert_in_range(decode_blocks() - before, f.least, f.most);
     }
+    kv_gpu_close(g);
 }
 
 /* However many pieces: the same up to rounding; twice: the same bits. */
 static void test_same_again(void **)
 {
+    struct kv_gpu *g = open_device();
     asked a = {64, 16, 8, 2, 1, {{2, 1, 0, false, {1400, 600}}, {2, 5, 0, false, {70, 3}}, {2, 1, 0, true, {300, 2}}},
                3};
     for (int multiprocessors : {1, 2, 7}) {
         a.multiprocessors = multiprocessors;
-        world *w = make_world(a, 11);
+        world *w = make_world(g, a, 11);
         run(w);
         compare(w);
-        std::vector<kv_bf16> out = w->out;
-        std::vector<float> lse = w->lse;
+        std::vector<kv_bf16> out(w->out, w->out + w->rows * a.q_heads * a.d);
+        std::vector<float> lse(w->lse, w->lse + w->rows * a.q_heads);
         run(w);
-        assert_memory_equal(out.data(), w->out.data(), out.size() * sizeof out[0]);
-        assert_memory_equal(lse.data(), w->lse.data(), lse.size() * sizeof lse[0]);
-        delete w;
+        assert_memory_equal(out.data(), w->out, out.size() * sizeof out[0]);
+        assert_memory_equal(lse.data(), w->lse, lse.size() * sizeof lse[0]);
+        drop_world(w);
     }
+    kv_gpu_close(g);
 }
 
 int main(void)
@@ -439,5 +489,6 @@ int main(void)
         cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_far_scores),
         cmocka_unit_test(test_full_device), cmocka_unit_test(test_anything),          cmocka_unit_test(test_same_again),
     };
+    need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

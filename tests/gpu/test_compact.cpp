@@ -2,6 +2,8 @@
 /* Compaction against the pool as it was: who stays moves to its rank, everything else is left alone. */
 #include "tests/gpu/lanes.h"
 
+#include <vector>
+
 enum pattern {
     ALL,
     NONE,
@@ -39,51 +41,55 @@ static bool stays(enum pattern pattern, int64_t i, int64_t n)
     }
 }
 
-static void compact_once(int d, int page, int entries, enum pattern pattern)
+static void compact_once(struct kv_gpu *g, int d, int page, int entries, enum pattern pattern)
 {
     enum { LAYER = 1, HEAD = 2 };
     struct lanes l;
-    lanes_open(&l, 3, 3, d, page, 2);
+    lanes_open(&l, g, 3, 3, d, page, 2);
     lanes_add(&l, 3, 2, 0, 9, false, 0);
     lanes_add(&l, 3, 1, 2, entries, false, 0);
     const struct kv_cuda_part *p = &l.part[1];
     int64_t length = lane_length(p, LAYER, HEAD) + p->n_new + p->n_patch, n = 0;
-    int32_t *keep = room<int32_t>(length);
+    int32_t *keep = room<int32_t>(g, length);
     for (int64_t i = 0; i < length - p->n_patch; i++)
         if (stays(pattern, i, length - p->n_patch))
             keep[n++] = (int32_t)i;
-    kv_bf16 *expected = room<kv_bf16>(l.pool_elements), *was = l.shape.pool;
-    memcpy(expected, was, sizeof *was * (size_t)l.pool_elements);
+    const kv_bf16 *was = l.shape.pool;
+    std::vector<kv_bf16> expected(was, was + l.pool_elements);
     for (int64_t i = 0; i < n; i++) {
-        memcpy(expected + (lane_key(&l, 1, LAYER, HEAD, i) - was), lane_key(&l, 1, LAYER, HEAD, keep[i]),
+        memcpy(expected.data() + (lane_key(&l, 1, LAYER, HEAD, i) - was), lane_key(&l, 1, LAYER, HEAD, keep[i]),
                sizeof *was * (size_t)d);
-        memcpy(expected + (lane_value(&l, 1, LAYER, HEAD, i) - was), lane_value(&l, 1, LAYER, HEAD, keep[i]),
+        memcpy(expected.data() + (lane_value(&l, 1, LAYER, HEAD, i) - was), lane_value(&l, 1, LAYER, HEAD, keep[i]),
                sizeof *was * (size_t)d);
     }
-    kv_cuda_compact(NULL, &l.shape, p, LAYER, HEAD, keep, n);
-    assert_memory_equal(expected, l.shape.pool, sizeof *was * (size_t)l.pool_elements);
-    free(keep);
-    free(expected);
+    kv_cuda_compact(g, &l.shape, p, LAYER, HEAD, keep, n);
+    wait_for(g);
+    assert_memory_equal(expected.data(), l.shape.pool, sizeof *was * (size_t)l.pool_elements);
+    drop(g, keep);
     lanes_close(&l);
 }
 
 static void test_patterns(void **state)
 {
     const int shapes[][3] = {{64, 16, 300}, {128, 64, 400}, {8, 4, 500}, {10, 3, 130}, {6, 1, 90}, {24, 64, 20}};
+    struct kv_gpu *g = open_device();
     (void)state;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int pattern = 0; pattern < PATTERNS; pattern++)
-            compact_once(shapes[s][0], shapes[s][1], shapes[s][2], (enum pattern)pattern);
+            compact_once(g, shapes[s][0], shapes[s][1], shapes[s][2], (enum pattern)pattern);
+    kv_gpu_close(g);
 }
 
 /* Many batches, of which later ones overwrite what earlier ones read. */
 static void test_long_lanes(void **state)
 {
+    struct kv_gpu *g = open_device();
     (void)state;
     for (int pattern = EVERY_OTHER; pattern < PATTERNS; pattern++) {
-        compact_once(16, 16, 9000, (enum pattern)pattern);
-        compact_once(18, 64, 2500, (enum pattern)pattern);
+        compact_once(g, 16, 16, 9000, (enum pattern)pattern);
+        compact_once(g, 18, 64, 2500, (enum pattern)pattern);
     }
+    kv_gpu_close(g);
 }
 
 int main(void)
@@ -92,5 +98,6 @@ int main(void)
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_long_lanes),
     };
+    need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Pages on the device: what is free there moves with what is taken. */
-#include "engine/cuda/gpu.h"
+#include "tests/gpu/need_device.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 extern "C" {
@@ -13,7 +12,6 @@ extern "C" {
 #include <cmocka.h>
 
 #include "engine/cuda/pool.h"
-#include "sim/core/error.h"
 }
 
 static struct kv_err e;
@@ -151,5 +149,6 @@ int main(void)
         cmocka_unit_test(test_a_full_device_is_said),
         cmocka_unit_test(test_sizes_are_checked),
     };
+    need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

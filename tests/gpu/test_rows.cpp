@@ -2,12 +2,14 @@
 /* Kernels over rows against plain sums in double precision: widths of all kinds, several parts, ragged lanes. */
 #include "tests/gpu/lanes.h"
 
+#include <vector>
+
 /* bf16 of a number computed another way may fall on its neighbour: half a step of each, and a little. */
 static void assert_bf16(kv_bf16 got, double expected, double about)
 {
     double step = fabs(expected) / 256 + about;
-    if (!(fabs(kv_from_bf16(got) - expected) <= step))
-        fail_msg("got %.9g, expected %.9g", kv_from_bf16(got), expected);
+    if (!(fabs(from_bf16(got) - expected) <= step))
+        fail_msg("got %.9g, expected %.9g", from_bf16(got), expected);
 }
 
 static const int64_t widths[] = {1, 3, 8, 31, 32, 40, 250, 257, 2048, 2056, 2500};
@@ -16,36 +18,43 @@ enum { WIDTHS = sizeof widths / sizeof *widths };
 static void test_embed(void **state)
 {
     enum { VOCAB = 7, ROWS = 5 };
-    const int32_t token[ROWS] = {6, 0, 3, 3, 1};
+    const int32_t tokens[ROWS] = {6, 0, 3, 3, 1};
+    struct kv_gpu *g = open_device();
+    int32_t *token = room<int32_t>(g, ROWS);
     (void)state;
+    memcpy(token, tokens, sizeof tokens);
     for (int w = 0; w < WIDTHS; w++) {
         int64_t width = widths[w];
-        kv_bf16 *table = room<kv_bf16>(VOCAB * width);
-        float *x = room<float>(ROWS * width);
+        kv_bf16 *table = room<kv_bf16>(g, VOCAB * width);
+        float *x = room<float>(g, ROWS * width);
         fill_bf16(table, VOCAB * width, 1);
-        kv_cuda_embed(NULL, table, token, ROWS, width, x);
+        kv_cuda_embed(g, table, token, ROWS, width, x);
+        wait_for(g);
         for (int64_t i = 0; i < ROWS * width; i++)
-            assert_true(x[i] == kv_from_bf16(table[token[i / width] * width + i % width]));
-        free(table);
-        free(x);
+            assert_true(x[i] == from_bf16(table[token[i / width] * width + i % width]));
+        drop(g, table, x);
     }
+    drop(g, token);
+    kv_gpu_close(g);
 }
 
 static void test_rms_norm(void **state)
 {
     enum { ROWS = 3 };
     const float eps = 1e-2f;
+    struct kv_gpu *g = open_device();
     (void)state;
     for (int w = 0; w < WIDTHS; w++) {
         int64_t width = widths[w];
-        float *x = room<float>(ROWS * width), *weight = room<float>(width);
-        kv_bf16 *out = room<kv_bf16>(ROWS * width), *again = room<kv_bf16>(ROWS * width);
+        float *x = room<float>(g, ROWS * width), *weight = room<float>(g, width);
+        kv_bf16 *out = room<kv_bf16>(g, ROWS * width), *again = room<kv_bf16>(g, ROWS * width);
         fill(x, ROWS * width, 2);
         fill(weight, width, 3);
         for (int64_t i = 0; i < width; i++)
             x[i] *= 0.05f; /* a row for which eps counts */
-        kv_cuda_rms_norm(NULL, x, weight, eps, ROWS, width, out);
-        kv_cuda_rms_norm(NULL, x, weight, eps, ROWS, width, again);
+        kv_cuda_rms_norm(g, x, weight, eps, ROWS, width, out);
+        kv_cuda_rms_norm(g, x, weight, eps, ROWS, width, again);
+        wait_for(g);
         assert_memory_equal(out, again, sizeof *out * (size_t)(ROWS * width));
         for (int64_t r = 0; r < ROWS; r++) {
             double sum = 0;
@@ -57,73 +66,78 @@ static void test_rms_norm(void **state)
                 assert_bf16(out[r * width + i], normed * weight[i], fabs(normed * weight[i]) / 256);
             }
         }
-        free(x);
-        free(weight);
-        free(out);
-        free(again);
+        drop(g, x, weight, out, again);
     }
+    kv_gpu_close(g);
 }
 
-/* 1 + 1/256 is halfway between two bf16 and goes to the even one, 1: a weight that were multiplied first would show. */
+/* A little less than 1 + 1/256, which is halfway between two bf16, goes to the lower one, 1: a weight that were
+ * multiplied first would show. */
 static void test_rms_norm_rounds_first(void **state)
 {
     enum { WIDTH = 16 };
-    alignas(16) float x[WIDTH], weight[WIDTH];
-    alignas(16) kv_bf16 out[WIDTH];
+    const float near = 1 + 1 / 256.0f - 0x1p-17f;
+    struct kv_gpu *g = open_device();
+    float *x = room<float>(g, WIDTH), *weight = room<float>(g, WIDTH);
+    kv_bf16 *out = room<kv_bf16>(g, WIDTH);
     (void)state;
     for (int i = 0; i < WIDTH; i++) {
-        x[i] = i % 2 ? 1 + 1 / 256.0f : sqrtf(2 - (1 + 1 / 256.0f) * (1 + 1 / 256.0f));
+        x[i] = i % 2 ? near : sqrtf(2 - near * near);
         weight[i] = 1 + 1 / 64.0f;
     }
-    kv_cuda_rms_norm(NULL, x, weight, 0, 1, WIDTH, out);
+    kv_cuda_rms_norm(g, x, weight, 0, 1, WIDTH, out);
+    wait_for(g);
     for (int i = 1; i < WIDTH; i += 2)
-        assert_true(kv_from_bf16(out[i]) == 1 + 1 / 64.0f);
+        assert_true(from_bf16(out[i]) == 1 + 1 / 64.0f);
+    drop(g, x, weight, out);
+    kv_gpu_close(g);
 }
 
 static void test_silu_times(void **state)
 {
     enum { ROWS = 3 };
+    struct kv_gpu *g = open_device();
     (void)state;
     for (int w = 0; w < WIDTHS; w++)
         for (int biases = 0; biases < 4; biases++) {
             int64_t width = widths[w];
-            kv_bf16 *in = room<kv_bf16>(2 * ROWS * width), *out = room<kv_bf16>(ROWS * width);
-            float *bias = room<float>(width), *other = room<float>(width);
+            kv_bf16 *in = room<kv_bf16>(g, 2 * ROWS * width), *out = room<kv_bf16>(g, ROWS * width);
+            float *bias = room<float>(g, width), *other = room<float>(g, width);
             fill_bf16(in, 2 * ROWS * width, 4);
             fill(bias, width, 5);
             fill(other, width, 6);
-            in[0] = kv_to_bf16(-100); /* exp overflows */
-            kv_cuda_silu_times(NULL, in, biases & 1 ? bias : NULL, biases & 2 ? other : NULL, ROWS, width, out);
+            in[0] = to_bf16(-100); /* exp overflows */
+            kv_cuda_silu_times(g, in, biases & 1 ? bias : NULL, biases & 2 ? other : NULL, ROWS, width, out);
+            wait_for(g);
             for (int64_t r = 0; r < ROWS; r++)
                 for (int64_t i = 0; i < width; i++) {
-                    double gate = kv_from_bf16(in[2 * r * width + i]) + (biases & 1 ? (double)bias[i] : 0);
-                    double up = kv_from_bf16(in[(2 * r + 1) * width + i]) + (biases & 2 ? (double)other[i] : 0);
+                    double gate = from_bf16(in[2 * r * width + i]) + (biases & 1 ? (double)bias[i] : 0);
+                    double up = from_bf16(in[(2 * r + 1) * width + i]) + (biases & 2 ? (double)other[i] : 0);
                     assert_bf16(out[r * width + i], gate / (1 + exp(-gate)) * up, 1e-6);
                 }
-            free(in);
-            free(out);
-            free(bias);
-            free(other);
+            drop(g, in, out, bias, other);
         }
+    kv_gpu_close(g);
 }
 
 static void test_add_bias(void **state)
 {
     enum { ROWS = 3 };
+    struct kv_gpu *g = open_device();
     (void)state;
     for (int w = 0; w < WIDTHS; w++) {
         int64_t width = widths[w];
-        float *x = room<float>(ROWS * width), *was = room<float>(ROWS * width), *bias = room<float>(width);
+        float *x = room<float>(g, ROWS * width), *bias = room<float>(g, width);
         fill(x, ROWS * width, 7);
         fill(bias, width, 8);
-        memcpy(was, x, sizeof *x * (size_t)(ROWS * width));
-        kv_cuda_add_bias(NULL, bias, ROWS, width, x);
+        const std::vector<float> was(x, x + ROWS * width);
+        kv_cuda_add_bias(g, bias, ROWS, width, x);
+        wait_for(g);
         for (int64_t i = 0; i < ROWS * width; i++)
-            assert_true(x[i] == was[i] + bias[i % width]);
-        free(x);
-        free(was);
-        free(bias);
+            assert_true(x[i] == was[(size_t)i] + bias[i % width]);
+        drop(g, x, bias);
     }
+    kv_gpu_close(g);
 }
 
 /* ---- append ---- */
@@ -140,7 +154,7 @@ static void expected_head(const struct lanes *l, const kv_bf16 *x, const float *
     int d = l->shape.d;
     double sum = 0;
     for (int i = 0; i < d; i++) {
-        out[i] = kv_from_bf16(x[i]) + (bias ? (double)bias[i] : 0);
+        out[i] = from_bf16(x[i]) + (bias ? (double)bias[i] : 0);
         sum += out[i] * out[i];
     }
     for (int i = 0; norm && i < d; i++)
@@ -155,28 +169,28 @@ static void compare_head(const kv_bf16 *got, const double *expected, int d)
         assert_bf16(got[i], expected[i], 2e-6);
 }
 
-static void append_once(const struct append_case *c)
+static void append_once(struct kv_gpu *g, const struct append_case *c)
 {
     struct lanes l;
     const float eps = 1e-3f;
-    lanes_open(&l, c->q_heads, c->kv_heads, c->d, c->page, 2);
+    lanes_open(&l, g, c->q_heads, c->kv_heads, c->d, c->page, 2);
     for (int p = 0; p < c->parts; p++)
         lanes_add(&l, c->kv_heads * (p == 1 ? c->expand : 1), (p * 5 + 3) % 7, p % 3 == 2 ? 2 : 0, p == 2 ? 0 : 30 * p,
                   c->slot_positions && p % 2 == 0, 0);
     int heads = c->q_heads + 2 * c->kv_heads, d = c->d;
     int64_t width = (int64_t)heads * d;
-    kv_bf16 *qkv = room<kv_bf16>(l.rows * width), *q = room<kv_bf16>(l.rows * c->q_heads * d);
-    float *bias = room<float>(width), *q_norm = room<float>(d), *k_norm = room<float>(d);
+    kv_bf16 *qkv = room<kv_bf16>(g, l.rows * width), *q = room<kv_bf16>(g, l.rows * c->q_heads * d);
+    float *bias = room<float>(g, width), *q_norm = room<float>(g, d), *k_norm = room<float>(g, d);
     double expected[256];
     fill_bf16(qkv, l.rows * width, 11);
     fill(bias, width, 12);
     fill(q_norm, d, 13);
     fill(k_norm, d, 14);
     for (int32_t layer = 0; layer < l.shape.layers; layer++) {
-        kv_bf16 *before = room<kv_bf16>(l.pool_elements);
-        memcpy(before, l.shape.pool, sizeof *before * (size_t)l.pool_elements);
-        kv_cuda_append(NULL, &l.shape, l.part, l.parts, l.rows, layer, qkv, c->bias ? bias : NULL,
+        const std::vector<kv_bf16> before(l.shape.pool, l.shape.pool + l.pool_elements);
+        kv_cuda_append(g, &l.shape, l.part, l.parts, l.rows, layer, qkv, c->bias ? bias : NULL,
                        c->q_norm ? q_norm : NULL, c->k_norm ? k_norm : NULL, eps, q);
+        wait_for(g);
         int64_t changed = 0, written = 0;
         for (int p = 0; p < l.parts; p++)
             for (int64_t t = 0; t < l.part[p].n_new + l.part[p].n_patch; t++) {
@@ -200,15 +214,10 @@ static void append_once(const struct append_case *c)
                 }
             }
         for (int64_t i = 0; i < l.pool_elements; i++)
-            changed += before[i] != l.shape.pool[i];
+            changed += before[(size_t)i] != l.shape.pool[i];
         assert_true(changed <= written && changed > written / 2); /* and nothing else was touched */
-        free(before);
     }
-    free(qkv);
-    free(q);
-    free(bias);
-    free(q_norm);
-    free(k_norm);
+    drop(g, qkv, q, bias, q_norm, k_norm);
     lanes_close(&l);
 }
 
@@ -221,14 +230,16 @@ static void test_append(void **state)
         {2, 1, 2, 256, 16, 3, 0, true, true, true},   {2, 2, 1, 2, 1, 3, 0, true, true, true},
         {12, 4, 3, 80, 16, 4, 1, false, false, true}, {2, 1, 1, 254, 7, 2, 0, true, true, true},
     };
+    struct kv_gpu *g = open_device();
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        append_once(&cases[i]);
+        append_once(g, &cases[i]);
+    kv_gpu_close(g);
 }
 
 /* ---- queries kept ---- */
 
-static void keep_once(int q_heads, int d, int window, const int *n_new, int passes)
+static void keep_once(struct kv_gpu *g, int q_heads, int d, int window, const int *n_new, int passes)
 {
     enum { LAYERS = 3 };
     struct kv_cuda_shape s = {};
@@ -236,42 +247,43 @@ static void keep_once(int q_heads, int d, int window, const int *n_new, int pass
     s.q_heads = q_heads;
     s.d = d;
     int64_t width = (int64_t)q_heads * d, seen = 0, first = 2, patch = 1;
-    kv_bf16 *kept = room<kv_bf16>(LAYERS * window * width);
+    kv_bf16 *kept = room<kv_bf16>(g, LAYERS * window * width);
     fill_bf16(kept, LAYERS * window * width, 21);
-    kv_bf16 *untouched = room<kv_bf16>(LAYERS * window * width);
-    memcpy(untouched, kept, sizeof *kept * (size_t)(LAYERS * window * width));
+    const std::vector<kv_bf16> untouched(kept, kept + LAYERS * window * width);
     for (int p = 0; p < passes; seen += n_new[p++]) {
         struct kv_cuda_part part = {};
         part.first = (int32_t)first;
         part.n_new = n_new[p];
         part.n_patch = (int32_t)patch;
         part.window = window;
-        kv_bf16 *q = room<kv_bf16>((first + n_new[p] + patch) * width);
+        kv_bf16 *q = room<kv_bf16>(g, (first + n_new[p] + patch) * width);
         for (int64_t i = 0; i < (first + n_new[p] + patch) * width; i++)
             q[i] = (kv_bf16)((seen + i / width - first) * 131 + i % width); /* says which token's, and which element */
-        kv_cuda_keep_queries(NULL, &s, &part, 1, q, kept);
-        free(q);
+        kv_cuda_keep_queries(g, &s, &part, 1, q, kept);
+        wait_for(g);
+        drop(g, q);
     }
     for (int64_t i = 0; i < LAYERS * window * width; i++) {
         int64_t layer = i / (window * width), token = seen - window + i / width % window;
         if (layer == 1 && token >= 0)
             assert_int_equal(kept[i], (kv_bf16)(token * 131 + i % width));
         else if (layer != 1)
-            assert_int_equal(kept[i], untouched[i]);
+            assert_int_equal(kept[i], untouched[(size_t)i]);
     }
-    free(kept);
-    free(untouched);
+    drop(g, kept);
 }
 
 static void test_keep_queries(void **state)
 {
     const int some[] = {5, 1, 0, 1, 3, 17, 2}, one[] = {1, 1, 1, 1}, many[] = {90, 1}, full[] = {70, 64, 7};
+    struct kv_gpu *g = open_device();
     (void)state;
-    keep_once(3, 6, 8, some, 7);
-    keep_once(8, 128, 64, some, 7);
-    keep_once(8, 128, 64, many, 2);
-    keep_once(4, 64, 37, full, 3);
-    keep_once(4, 64, 1, one, 4);
+    keep_once(g, 3, 6, 8, some, 7);
+    keep_once(g, 8, 128, 64, some, 7);
+    keep_once(g, 8, 128, 64, many, 2);
+    keep_once(g, 4, 64, 37, full, 3);
+    keep_once(g, 4, 64, 1, one, 4);
+    kv_gpu_close(g);
 }
 
 /* ---- random numbers ---- */
@@ -279,37 +291,39 @@ static void test_keep_queries(void **state)
 static void test_random(void **state)
 {
     enum { N = 20000 };
-    float *x = room<float>(N), *some = room<float>(N);
-    kv_bf16 *narrow = room<kv_bf16>(N);
+    struct kv_gpu *g = open_device();
+    float *x = room<float>(g, N), *some = room<float>(g, N);
+    kv_bf16 *narrow = room<kv_bf16>(g, N);
     double sum = 0, square = 0, fourth = 0, beside = 0;
     int beyond = 0;
     (void)state;
-    kv_cuda_random(NULL, x, N, true, 42, 0, 1);
-    kv_cuda_random(NULL, some, 777, true, 42, 0.5f, 3);
-    kv_cuda_random(NULL, narrow, N, false, 42, 0, 1);
+    kv_cuda_random(g, x, N, true, 42, 0, 1);
+    kv_cuda_random(g, some, 777, true, 42, 0.5f, 3);
+    kv_cuda_random(g, narrow, N, false, 42, 0, 1);
+    wait_for(g);
     for (int i = 0; i < N; i++) {
         sum += x[i];
         square += (double)x[i] * x[i];
         fourth += pow(x[i], 4);
         beside += i ? (double)x[i] * x[i - 1] : 0;
         beyond += fabsf(x[i]) > 2;
-        assert_int_equal(narrow[i], kv_to_bf16(x[i]));
+        assert_int_equal(narrow[i], to_bf16(x[i]));
         if (i < 777)
-            assert_true(some[i] == x[i] * 3 + 0.5f);
+            assert_true(fabsf(some[i] - (x[i] * 3 + 0.5f)) <= 1e-6f); /* a device rounds once */
     }
     /* Four standard errors: of N numbers, 1, 2 and 96 for x, x^2 and x^4. */
-    assert_true(fabs(sum / N) < 4 / sqrt(N));
+    assert_true(fabs(sum / N) < 4 / sqrt((double)N));
     assert_true(fabs(square / N - 1) < 4 * sqrt(2.0 / N));
     assert_true(fabs(fourth / N - 3) < 4 * sqrt(96.0 / N));
-    assert_true(fabs(beside / N) < 4 / sqrt(N));
+    assert_true(fabs(beside / N) < 4 / sqrt((double)N));
     assert_true(fabs(beyond / (double)N - 0.0455) < 4 * sqrt(0.0455 / N));
-    kv_cuda_random(NULL, some, N, true, 43, 0, 1);
+    kv_cuda_random(g, some, N, true, 43, 0, 1);
+    wait_for(g);
     for (int i = 0; i < N; i++)
         beside += (double)x[i] * some[i];
-    assert_true(fabs(beside / N) < 6 / sqrt(N));
-    free(x);
-    free(some);
-    free(narrow);
+    assert_true(fabs(beside / N) < 6 / sqrt((double)N));
+    drop(g, x, some, narrow);
+    kv_gpu_close(g);
 }
 
 int main(void)
@@ -320,5 +334,6 @@ int main(void)
         cmocka_unit_test(test_add_bias),   cmocka_unit_test(test_append),
         cmocka_unit_test(test_random),     cmocka_unit_test(test_keep_queries),
     };
+    need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

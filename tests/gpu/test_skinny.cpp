@@ -1,30 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Products of few rows against sums in doubles, and the same bits whatever the other rows. */
-#include "engine/cuda/kernels.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-extern "C" {
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
-
-#include "sim/core/error.h"
-}
+#include "tests/gpu/numbers.h"
 
 static struct kv_err e;
-
-static float widened(kv_bf16 x)
-{
-    uint32_t bits = (uint32_t)x << 16;
-    float wide;
-    memcpy(&wide, &bits, sizeof wide);
-    return wide;
-}
 
 static kv_bf16 draw(uint32_t *state)
 {
@@ -60,7 +38,7 @@ static void run(struct kv_gpu *g, const struct shape *s, const kv_bf16 *w, const
     assert_true(kv_gpu_wait(g, &e));
     for (int64_t r = 0; r < s->rows; r++)
         for (int64_t o = 0; o < s->outputs; o++)
-            y[r * s->outputs + o] = s->wide ? start[r * step + o] : widened(((kv_bf16 *)start)[r * step + o]);
+            y[r * s->outputs + o] = s->wide ? start[r * step + o] : from_bf16(((kv_bf16 *)start)[r * step + o]);
     kv_gpu_delete(g, dw);
     kv_gpu_delete(g, dx);
     kv_gpu_delete(g, dy);
@@ -84,7 +62,7 @@ static void check(struct kv_gpu *g, const struct shape *s)
         for (int64_t o = 0; o < s->outputs; o++) {
             double sum = s->add ? (double)((r * step + o) % 5) : 0, size = 0.1;
             for (int64_t i = 0; i < s->inputs; i++) {
-                double one = (double)widened(w[o * s->inputs + i]) * (double)widened(x[r * s->inputs + i]);
+                double one = (double)from_bf16(w[o * s->inputs + i]) * (double)from_bf16(x[r * s->inputs + i]);
                 sum += one;
                 size += fabs(one);
             }
@@ -125,5 +103,6 @@ static void test_products(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_products)};
+    need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,9 @@
 /* A backend against the double precision model: logits, keys, values and every channel, for shapes, chunks,
  * pages, threads and batches; with entries taken out of lanes at random, patches, and keys rotated by their place. */
 #include "tests/unit/engine_model.h"
+#ifdef KV_TESTED_CUDA
+#include "tests/gpu/need_device.h"
+#endif
 
 enum { PROMPT = 70, STEPS = 3, TOKENS = PROMPT + STEPS, ROOM = TOKENS + 8, PARTS = 8 };
 
@@ -544,5 +547,8 @@ int main(void)
         TEST(sliding_windows_end_at_their_size),
         TEST(tensors_need_no_alignment),
     };
+#ifdef KV_TESTED_CUDA
+    need_device();
+#endif
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
