@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* How close the device's limits are: bytes over its bandwidth, operations over its rate, both measured here first. One
- * JSON line a figure: {"bench": .., "case": .., "ms": .., ...}.
+ * JSON line a figure: {"bench": .., "case": .., "ms": .., ...}. What the device has no memory for is left out, which
+ * stderr says.
  *
- *     bench [--small]                kernels alone, in the shape of Llama-3.1-8B; --small: sizes for an emulated device
- *     bench --model FOLDER [...]     a whole model of drawn weights, in the shape of FOLDER/config.json */
+ *     bench [--small]                              kernels alone, in the shape of Llama-3.1-8B
+ *     bench [--small] --model FOLDER CASE...       a model of drawn weights, in the shape of FOLDER/config.json; a case
+ *                                                  is LENGTHxBATCH/CHUNK
+ *     --small                                      sizes for an emulated device */
 #include "engine/cuda/inside.h"
 
 #include <stdio.h>
@@ -44,11 +47,13 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Milliseconds of what `work` asks for: median of RUNS after one that warms up. */
+/* Milliseconds of what `work` asks for: median of RUNS after one that warms up. Each is waited for, as it may write
+ * lists that the device copies. */
 static double time_ms(struct bench *b, void (*work)(struct bench *b, const void *what), const void *what)
 {
     double ms[RUNS];
     work(b, what);
+    must(b, kv_gpu_wait(b->gpu, &b->e));
     for (int i = 0; i < RUNS; i++) {
         kv_gpu_mark(b->gpu, 0);
         work(b, what);
@@ -147,10 +152,16 @@ struct lanes {
     int64_t work_bytes, list_bytes;
 };
 
-static void open_lanes(struct bench *b, struct lanes *l, int n, int64_t length, int64_t tokens)
+/* False: the pool is too small for them. */
+static bool open_lanes(struct bench *b, struct lanes *l, int n, int64_t length, int64_t tokens)
 {
     const struct kv_cuda_shape *s = &b->shape;
     int64_t heads = s->kv_heads, pages = (length + tokens + s->page - 1) / s->page, at = 0;
+    if (n * heads * pages > b->pool.most) {
+        fprintf(stderr, "bench: %d x %lld entries are left out: the pool holds %lld pages\n", n,
+                (long long)(length + tokens), (long long)b->pool.most);
+        return false;
+    }
     int32_t *table = malloc(sizeof *table * (size_t)(n * heads * pages)),
             *lengths = malloc(sizeof *lengths * (size_t)(n * heads));
     *l = (struct lanes){.n = n, .rows = n * tokens};
@@ -186,6 +197,7 @@ static void open_lanes(struct bench *b, struct lanes *l, int n, int64_t length, 
     must(b, kv_gpu_new_host(b->gpu, &l->lists, l->list_bytes, 1, "lists of work", &b->e));
     must(b, kv_gpu_wait(b->gpu, &b->e));
     free(table);
+    return true;
 }
 
 static void close_lanes(struct bench *b, struct lanes *l)
@@ -216,7 +228,8 @@ static void bench_decode(struct bench *b)
         for (size_t k = 0; k < 3; k++) {
             struct lanes l;
             int64_t length = b->small ? 100 + (int64_t)i : lengths[i] - 1, n = b->small ? 2 : batches[k];
-            open_lanes(b, &l, (int)n, length, 1);
+            if (!open_lanes(b, &l, (int)n, length, 1))
+                continue;
             double ms = time_ms(b, attend, &l),
                    bytes = 4.0 * (double)(n * (length + 1) * b->shape.kv_heads * b->shape.d);
             printf("{\"bench\": \"decode attention\", \"entries\": %lld, \"batch\": %lld, \"ms\": %.4f, \"gb_s\": "
@@ -232,7 +245,8 @@ static void bench_prefill(struct bench *b)
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         struct lanes l;
         int64_t tokens = b->small ? 40 : 8192, prefix = b->small ? 10 * (int64_t)i : prefixes[i];
-        open_lanes(b, &l, 1, prefix, tokens);
+        if (!open_lanes(b, &l, 1, prefix, tokens))
+            continue;
         double ms = time_ms(b, attend, &l), pairs = (double)tokens * ((double)prefix + (double)(tokens + 1) / 2),
                flops = 4 * pairs * b->shape.q_heads * b->shape.d;
         printf("{\"bench\": \"prefill attention\", \"chunk\": %lld, \"prefix\": %lld, \"ms\": %.4f, \"tflop_s\": "
@@ -268,7 +282,8 @@ static void bench_scores(struct bench *b)
         struct lanes l;
         int64_t tokens = b->small ? 70 : cases[i].tokens, prefix = b->small ? 30 : cases[i].prefix,
                 queries = cases[i].queries < tokens ? cases[i].queries : tokens, heads = b->shape.kv_heads;
-        open_lanes(b, &l, 1, prefix, tokens);
+        if (!open_lanes(b, &l, 1, prefix, tokens))
+            continue;
         struct sums s = {.l = &l, .queries = queries, .most = prefix + tokens};
         s.from = device(b, heads, sizeof *s.from);
         s.out = device(b, heads * s.most, sizeof *s.out);
@@ -301,49 +316,94 @@ struct model {
     float *logits;
 };
 
-static void feed(struct bench *b, struct model *m, struct kv_seq *s, int n, int64_t tokens)
+enum { STEPS = 16 };
+
+static bool feed(struct bench *b, struct model *m, struct kv_seq *s, int n, int64_t tokens)
 {
     struct kv_part part[PARTS];
     for (int i = 0; i < n; i++)
         part[i] =
             (struct kv_part){.seq = &s[i], .token = m->token, .n_new = tokens, .n_logits = 1, .logits = m->logits};
-    must(b, m->backend->ops->forward(m->backend, part, n, NULL, NULL, &b->e));
+    return m->backend->ops->forward(m->backend, part, n, NULL, NULL, &b->e);
 }
 
-/* Prefill in chunks, then decode steps; against bytes of weights and entries over the copy's rate. */
-static void bench_context(struct bench *b, struct model *m, int64_t length, int n, int64_t chunk)
+/* A sequence of that many tokens, in chunks; *seconds: how long the prefill took. */
+static bool prefill(struct bench *b, struct model *m, struct kv_seq *s, int64_t length, int64_t chunk, double *seconds)
 {
-    enum { STEPS = 16 };
-    struct kv_seq s[PARTS];
-    double prefill = 0, step[STEPS];
-    struct kv_backend_use before = m->backend->ops->use(m->backend), use;
-    for (int i = 0; i < n; i++) {
-        s[i] = (struct kv_seq){.store_heads = m->w.config.kv_heads};
-        must(b, m->backend->ops->seq_open(m->backend, &s[i], &b->e));
-        double start = now_s();
-        for (int64_t at = 0; at < length; at += chunk)
-            feed(b, m, &s[i], 1, length - at < chunk ? length - at : chunk);
-        prefill = now_s() - start;
-    }
+    double start = now_s();
+    for (int64_t at = 0; at < length; at += chunk)
+        if (!feed(b, m, s, 1, length - at < chunk ? length - at : chunk))
+            return false;
+    *seconds = now_s() - start;
+    return true;
+}
+
+/* Prefill, then steps of all sequences together that end with `length` tokens in each. */
+static bool time_context(struct bench *b, struct model *m, struct kv_seq *s, int64_t length, int n, int64_t chunk,
+                         double *prefill_s, double step_s[STEPS])
+{
+    for (int i = 0; i < n; i++)
+        if (!prefill(b, m, &s[i], length - STEPS, chunk, prefill_s))
+            return false;
     for (int i = 0; i < STEPS; i++) {
         double start = now_s();
-        feed(b, m, s, n, 1);
-        step[i] = now_s() - start;
+        if (!feed(b, m, s, n, 1))
+            return false;
+        step_s[i] = now_s() - start;
     }
-    qsort(step, STEPS, sizeof *step, by_value);
-    use = m->backend->ops->use(m->backend);
-    double kv = (double)(n * (length + STEPS) * m->w.config.layers * m->w.config.kv_heads * m->w.config.head_dim * 4);
-    double bytes = (double)before.weight_bytes -
-                   (m->w.config.tied ? 0 : 2.0 * (double)m->w.embedding.rows * (double)m->w.embedding.columns) + kv;
+    qsort(step_s, STEPS, sizeof *step_s, by_value);
+    return true;
+}
+
+/* Against bytes of weights and entries over the copy's rate. */
+static void print_context(struct bench *b, struct model *m, int64_t length, int n, int64_t chunk, double prefill_s,
+                          double step_s)
+{
+    const struct kv_config *c = &m->w.config;
+    struct kv_backend_use use = m->backend->ops->use(m->backend);
+    double kv = 4.0 * (double)(n * length * c->layers * c->kv_heads * c->head_dim),
+           unread = c->tied ? 0 : 2.0 * (double)m->w.embedding.rows * (double)m->w.embedding.columns,
+           bytes = (double)use.weight_bytes - unread + kv;
     printf("{\"bench\": \"model\", \"context\": %lld, \"batch\": %d, \"chunk\": %lld, \"prefill_s\": %.4f, "
            "\"prefill_tokens_s\": %.0f, \"step_ms\": %.3f, \"tokens_s\": %.1f, \"gb_s\": %.1f, \"of_copy\": %.3f, "
            "\"pages\": %lld, \"mapped_bytes\": %lld}\n",
-           (long long)length, n, (long long)chunk, prefill, (double)length / prefill, 1e3 * step[STEPS / 2],
-           n / step[STEPS / 2], bytes / step[STEPS / 2] / 1e9, bytes / step[STEPS / 2] / b->copy_bytes_s,
-           (long long)use.pages_live, (long long)use.resident_bytes);
+           (long long)length, n, (long long)chunk, prefill_s, (double)(length - STEPS) / prefill_s, 1e3 * step_s,
+           n / step_s, bytes / step_s / 1e9, bytes / step_s / b->copy_bytes_s, (long long)use.pages_live,
+           (long long)use.resident_bytes);
     fflush(stdout);
+}
+
+/* One that is not timed finds memory and kernels for the others, or no memory. */
+static bool warm_up(struct bench *b, struct model *m, int64_t tokens)
+{
+    struct kv_seq s = {.store_heads = m->w.config.kv_heads};
+    double ignored;
+    must(b, m->backend->ops->seq_open(m->backend, &s, &b->e));
+    bool good = prefill(b, m, &s, tokens, tokens, &ignored) && feed(b, m, &s, 1, 1);
+    m->backend->ops->seq_close(m->backend, &s);
+    return good;
+}
+
+static void bench_context(struct bench *b, struct model *m, int64_t length, int n, int64_t chunk)
+{
+    struct kv_seq s[PARTS];
+    double prefill_s = 0, step_s[STEPS];
+    for (int i = 0; i < n; i++) {
+        s[i] = (struct kv_seq){.store_heads = m->w.config.kv_heads};
+        must(b, m->backend->ops->seq_open(m->backend, &s[i], &b->e));
+    }
+    bool good =
+        warm_up(b, m, length < chunk ? length : chunk) && time_context(b, m, s, length, n, chunk, &prefill_s, step_s);
+    if (good)
+        print_context(b, m, length, n, chunk, prefill_s, step_s[STEPS / 2]);
     for (int i = 0; i < n; i++)
         m->backend->ops->seq_close(m->backend, &s[i]);
+    if (good)
+        return;
+    struct kv_err why = b->e;
+    b->e = (struct kv_err){0};
+    must(b, warm_up(b, m, 1)); /* memory was out, or it fails again */
+    fprintf(stderr, "bench: %lldx%d/%lld is left out: %s\n", (long long)length, n, (long long)chunk, why.text);
 }
 
 static void bench_model(struct bench *b, const char *folder, int n_cases, char **cases)
@@ -359,9 +419,9 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
     for (int i = 0; i < n_cases; i++) {
         long long length, chunk;
         int n;
-        if (sscanf(cases[i], "%lldx%d/%lld", &length, &n, &chunk) != 3 || n < 1 || n > PARTS || chunk < 1 ||
-            chunk > 1 << 17) {
-            fprintf(stderr, "bench: '%s' is not LENGTHxBATCH/CHUNK\n", cases[i]);
+        if (sscanf(cases[i], "%lldx%d/%lld", &length, &n, &chunk) != 3 || length <= STEPS || n < 1 || n > PARTS ||
+            chunk < 1 || chunk > 1 << 17) {
+            fprintf(stderr, "bench: '%s' is not LENGTHxBATCH/CHUNK with more than %d tokens\n", cases[i], STEPS);
             exit(KV_USAGE);
         }
         bench_context(b, &m, length, n, chunk);
@@ -374,9 +434,11 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
 int main(int argc, char **argv)
 {
     static struct bench b;
-    const char *model = argc > 2 && !strcmp(argv[1], "--model") ? argv[2] : NULL;
     b.a = kv_arena_open();
     b.small = argc > 1 && !strcmp(argv[1], "--small");
+    argc -= b.small;
+    argv += b.small;
+    const char *model = argc > 2 && !strcmp(argv[1], "--model") ? argv[2] : NULL;
     must(&b, kv_gpu_open(&b.gpu, &b.e));
     b.shape = (struct kv_cuda_shape){.layers = 1, .q_heads = 32, .kv_heads = 8, .d = 128, .page = 64};
     if (b.small)
