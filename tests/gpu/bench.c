@@ -370,7 +370,6 @@ static void print_context(struct bench *b, struct model *m, int64_t length, int 
            (long long)length, n, (long long)chunk, prefill_s, (double)(length - STEPS) / prefill_s, 1e3 * step_s,
            n / step_s, bytes / step_s / 1e9, bytes / step_s / b->copy_bytes_s, (long long)use.pages_live,
            (long long)use.resident_bytes);
-    fflush(stdout);
 }
 
 /* One that is not timed finds memory and kernels for the others, or no memory. */
@@ -434,6 +433,7 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
 int main(int argc, char **argv)
 {
     static struct bench b;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* figures stay whole beside what stderr says */
     b.a = kv_arena_open();
     b.small = argc > 1 && !strcmp(argv[1], "--small");
     argc -= b.small;
