@@ -176,6 +176,32 @@ static void fill_part(struct kv_cuda *b, int p)
     memcpy(b->token_host + b->first[p], part->token, sizeof *part->token * (size_t)(part->n_new + part->n_patch));
 }
 
+/* Lists of all layers: while the device copies one, the host writes the next. */
+static bool make_lists(struct kv_cuda *b, int64_t bytes, struct kv_err *e)
+{
+    int64_t room = bytes + bytes / 4;
+    if (bytes <= b->list_bytes)
+        return true;
+    if (!kv_gpu_wait(b->gpu, e))
+        return false;
+    kv_gpu_delete_host(b->gpu, b->lists);
+    b->lists = NULL;
+    b->list_bytes = 0;
+    if (!kv_gpu_new_host(b->gpu, &b->lists, b->config.layers, (size_t)room, "lists of work", e))
+        return false;
+    b->list_bytes = room;
+    return true;
+}
+
+/* What attention of the pass's parts works with, in whatever layer. */
+static bool make_work(struct kv_cuda *b, struct kv_err *e)
+{
+    int64_t list_bytes;
+    b->work_bytes = kv_cuda_attention_work(&b->shape, b->part_host, b->length_host, b->n_parts,
+                                           kv_gpu_about(b->gpu)->multiprocessors, &list_bytes);
+    return make_lists(b, list_bytes, e) && kv_cuda_room(b, &b->work, b->work_bytes, "attention", e);
+}
+
 static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct kv_err *e)
 {
     b->part = part;
@@ -191,6 +217,8 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
             return false;
         fill_part(b, p);
     }
+    if (!make_work(b, e))
+        return false;
     kv_gpu_put(b->gpu, b->part_device, b->part_host, sizeof *b->part_host * (size_t)n_parts);
     kv_gpu_put(b->gpu, b->token, b->token_host, sizeof *b->token * (size_t)rows);
     kv_cuda_embed(b->gpu, b->embedding, b->token, rows, b->config.hidden, b->x);
@@ -209,32 +237,10 @@ static void multiply(struct kv_cuda *b, const kv_bf16 *w, const kv_bf16 *x, int6
         kv_gpu_multiply(b->gpu, w, x, rows, outputs, inputs, y, outputs, wide, add);
 }
 
-/* Lists of all layers: while the device copies one, the host writes the next. */
-static bool make_lists(struct kv_cuda *b, int64_t bytes, struct kv_err *e)
+static void attend(struct kv_cuda *b, int64_t layer)
 {
-    int64_t room = bytes + bytes / 4;
-    if (bytes <= b->list_bytes)
-        return true;
-    if (!kv_gpu_wait(b->gpu, e))
-        return false;
-    kv_gpu_delete_host(b->gpu, b->lists);
-    b->lists = NULL;
-    b->list_bytes = 0;
-    if (!kv_gpu_new_host(b->gpu, &b->lists, b->config.layers, (size_t)room, "lists of work", e))
-        return false;
-    b->list_bytes = room;
-    return true;
-}
-
-static bool attend(struct kv_cuda *b, int64_t layer, struct kv_err *e)
-{
-    int64_t list_bytes, bytes = kv_cuda_attention_work(&b->shape, b->part_host, b->length_host, b->n_parts,
-                                                       kv_gpu_about(b->gpu)->multiprocessors, &list_bytes);
-    if (!make_lists(b, list_bytes, e) || !kv_cuda_room(b, &b->work, bytes, "attention", e))
-        return false;
     kv_cuda_attention(b->gpu, &b->shape, b->part_device, b->part_host, b->length_host, b->n_parts, (int32_t)layer, b->q,
-                      b->attention, b->lse, b->work.at, bytes, b->lists + layer * b->list_bytes, b->list_bytes);
-    return true;
+                      b->attention, b->lse, b->work.at, b->work_bytes, b->lists + layer * b->list_bytes, b->list_bytes);
 }
 
 static bool attention_layer(struct kv_cuda *b, int64_t layer, kv_layer_hook *hook, void *context, struct kv_err *e)
@@ -249,7 +255,8 @@ static bool attention_layer(struct kv_cuda *b, int64_t layer, kv_layer_hook *hoo
             return false;
     kv_cuda_append(b->gpu, &b->shape, b->part_device, b->n_parts, b->rows, (int32_t)layer, b->qkv, w->qkv_bias,
                    w->q_norm, w->k_norm, (float)c->rms_eps, b->q);
-    if (!attend(b, layer, e) || (hook && !hook(context, layer, e)))
+    attend(b, layer);
+    if (hook && !hook(context, layer, e))
         return false;
     for (int p = 0; p < b->n_parts; p++) {
         struct kv_cuda_seq *own = b->part[p].seq->own;

@@ -59,7 +59,7 @@ struct kv_cuda {
     float *scores_host; /* (scores_room,) */
     int64_t scores_room;
     char *lists; /* (layers, list_bytes) of work: what was put for one layer may wait while the next one's is made */
-    int64_t list_bytes;
+    int64_t list_bytes, work_bytes; /* work_bytes: that this pass's attention needs of `work` */
 };
 
 static inline struct kv_cuda *kv_cuda_of(struct kv_backend *b)
