@@ -214,18 +214,14 @@ static bool check_memory(const struct kv_host *h, struct kv_err *e)
                    (long long)token);
 }
 
-/* A folder whose config.json says that its weights are random has them: those are read. */
 static bool open_weights(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     int64_t seed = 0;
-    struct kv_config c;
     bool drawn = kv_arg_text(args, "random-weights", NULL) != NULL;
     if (!drawn)
         return kv_weights_open(&h->weights, h->folder, NULL, a, e);
-    if (!kv_arg_count(args, "random-weights", 0, INT64_MAX, &seed, a, e) || !kv_config_read(&c, h->folder, a, e))
-        return false;
-    return c.random ? kv_weights_open(&h->weights, h->folder, NULL, a, e)
-                    : kv_weights_blank(&h->weights, h->folder, (uint64_t)seed, a, e);
+    return kv_arg_count(args, "random-weights", 0, INT64_MAX, &seed, a, e) &&
+           kv_weights_blank(&h->weights, h->folder, (uint64_t)seed, a, e);
 }
 
 bool kv_host_open(struct kv_host *h, const struct kv_args *args, bool needs_prompt, struct kv_arena *a,

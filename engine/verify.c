@@ -374,6 +374,18 @@ static bool check_policies(struct kv_host *h, const struct kv_args *args, struct
     return good;
 }
 
+/* The arguments, but for one option. */
+static void leave_out(struct kv_args *args, const char *name, struct kv_arena *a)
+{
+    const struct kv_given *given = args->given;
+    int n = args->n_given;
+    args->given = KV_NEW_N(a, struct kv_given, n + 1);
+    args->n_given = 0;
+    for (int i = 0; i < n; i++)
+        if (strcmp(given[i].option->name, name))
+            args->given[args->n_given++] = given[i];
+}
+
 /* A model of random weights in the shape and with the tokenizer of FOLDER, in a folder of its own: *made. The weights
  * are wide enough for attention to have peaks. */
 static bool draw_model(const char *folder, const struct kv_args *args, const char **made, struct kv_arena *a,
@@ -413,6 +425,7 @@ static bool run(const struct kv_args *args, struct kv_arena *a, struct kv_err *e
     if (made) {
         with.operand = &made;
         with.n_operands = 1;
+        leave_out(&with, "random-weights", a);
     }
     good = good && kv_host_open(&h, &with, !golden, a, e) &&
            (golden ? kv_verify_golden(&h, golden, &tally, a, e) : check_policies(&h, args, &tally, a, e));

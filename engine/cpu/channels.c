@@ -130,21 +130,12 @@ static bool key_channel(const struct look *l, enum kv_channel what, int64_t from
 {
     int64_t d = kv_cpu_d(l->b), n = l->lane->length - l->part->n_patch - from;
     float *keys = malloc(sizeof *keys * (size_t)(2 * n * d + 1)), *values = keys ? keys + n * d : NULL;
-    double *work = malloc(sizeof *work * (size_t)(2 * 128 + 4 * d + 16));
-    bool good = keys && work;
+    bool good = keys != NULL;
     if (good) {
         kv_cpu_tile(l->b, l->part->seq, l->lane, from, n, keys, values);
-        if (what == KV_KEY_NORM)
-            kv_make_norms(keys, n, d, out);
-        else if (what == KV_VALUE_NORM)
-            kv_make_norms(values, n, d, out);
-        else if (what == KV_KEY_COSINE)
-            kv_make_cosines(keys, n, d, work, out);
-        else
-            kv_make_lag(keys, values, n, d, 4, 128, work, out);
+        good = kv_make_of_keys(what, keys, values, n, d, out);
     }
     free(keys);
-    free(work);
     return good || kv_fail(e, KV_ENV, "no memory for the keys of %lld entries", (long long)n);
 }
 

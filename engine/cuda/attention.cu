@@ -163,8 +163,10 @@ static int longest_first(const void *a_, const void *b_)
 static void make_plan(const struct asked *k, int32_t layer, struct plan *to)
 {
     to->tiles[0] = to->tiles[1] = to->pieces[0] = to->pieces[1] = to->merges = 0;
-    to->heads = heads_of(k);
-    to->chunk = chunk_of(k, layer, to->heads);
+    if (!to->chunk) { /* else it was counted before */
+        to->heads = heads_of(k);
+        to->chunk = chunk_of(k, layer, to->heads);
+    }
     for (int slots = 0; slots < 2; slots++)
         for (int p = 0; p < k->n_parts; p++) {
             if ((k->part[p].slot_positions != 0) != slots)

@@ -16,9 +16,13 @@ void kv_cuda_lane_entries(struct kv_backend *backend, int part, int64_t layer, i
                           float *keys, float *values)
 {
     struct kv_cuda *b = kv_cuda_of(backend);
-    struct kv_err e = {0};
     size_t bytes = sizeof *keys * (size_t)(n * b->shape.d);
-    KV_ASSERT(kv_cuda_room(b, &b->scores, 2 * (int64_t)bytes + 1, "keys and values", &e));
+    if (!kv_cuda_room(b, &b->scores, 2 * (int64_t)bytes + 1, "keys and values", &b->late)) {
+        memset(keys, 0, bytes);
+        if (values)
+            memset(values, 0, bytes);
+        return;
+    }
     float *device = b->scores.at;
     kv_cuda_entries(b->gpu, &b->shape, b->part_device + part, (int32_t)layer, (int32_t)head, first, n, device,
                     values ? device + n * b->shape.d : NULL);
@@ -34,17 +38,12 @@ static bool key_scores(struct kv_cuda *b, int part, int64_t layer, int64_t head,
     const struct kv_part *p = &b->part[part];
     int64_t n = lane_of(p, layer, head)->length - p->n_patch, d = b->shape.d;
     float *keys = malloc(sizeof *keys * (size_t)(2 * n * d + 1)), *values = keys ? keys + n * d : NULL;
-    double *work = malloc(sizeof *work * (size_t)(2 * 128 + 4 * d + 16));
-    bool good = keys && work;
+    bool good = keys != NULL;
     if (good) {
         kv_cuda_lane_entries(&b->base, part, layer, head, 0, n, keys, values);
-        if (what == KV_KEY_COSINE)
-            kv_make_cosines(keys, n, d, work, out);
-        else
-            kv_make_lag(keys, values, n, d, 4, 128, work, out);
+        good = kv_make_of_keys(what, keys, values, n, d, out);
     }
     free(keys);
-    free(work);
     return good || kv_fail(e, KV_ENV, "no memory for the keys of %lld entries", (long long)n);
 }
 

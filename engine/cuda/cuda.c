@@ -206,6 +206,7 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
 {
     b->part = part;
     b->n_parts = n_parts;
+    b->late = (struct kv_err){0};
     if (!make_parts(b, n_parts, e))
         return false;
     int64_t last = kv_parts_rows(part, n_parts, b->first), rows = b->first[n_parts];
@@ -258,6 +259,8 @@ static bool attention_layer(struct kv_cuda *b, int64_t layer, kv_layer_hook *hoo
     attend(b, layer);
     if (hook && !hook(context, layer, e))
         return false;
+    if (b->late.n)
+        return kv_fail(e, b->late.status, "%s", b->late.text);
     for (int p = 0; p < b->n_parts; p++) {
         struct kv_cuda_seq *own = b->part[p].seq->own;
         if (own->query)

@@ -56,6 +56,7 @@ struct kv_cuda {
     float *x, *lse;
     kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
     struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
+    struct kv_err late; /* what failed where nothing could be said, within a hook: the pass ends with it */
     float *scores_host; /* (scores_room,) */
     int64_t scores_room;
     char *lists; /* (layers, list_bytes) of work: what was put for one layer may wait while the next one's is made */

@@ -130,8 +130,11 @@ bool kv_cuda_seq_begin(struct kv_cuda *b, struct kv_seq *s, int64_t tokens, stru
 
 /* ---- what leaves ---- */
 
+/* Entries keep[i] become entries i. Without memory for that the pass ends. */
 static void move(struct kv_cuda *b, int part, int64_t layer, int64_t head, const int32_t *keep, int64_t n)
 {
+    if (!kv_cuda_room(b, &b->keep, n * (int64_t)sizeof *keep, "what stays", &b->late))
+        return;
     kv_gpu_put(b->gpu, b->keep.at, keep, sizeof *keep * (size_t)n);
     kv_cuda_compact(b->gpu, &b->shape, b->part_device + part, (int32_t)layer, (int32_t)head, b->keep.at, n);
 }
@@ -142,20 +145,18 @@ void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, i
     const struct kv_part *p = &b->part[part];
     struct kv_lane_pages *lane = &p->seq->lane[layer * p->seq->store_heads + head];
     int64_t n = lane->length - p->n_patch, kept = stay ? 0 : n;
-    struct kv_err e = {0};
-    if (stay) {
-        int32_t *keep = malloc(sizeof *keep * (size_t)(n + 1));
+    int32_t *keep = stay ? malloc(sizeof *keep * (size_t)(n + 1)) : NULL;
+    if (stay && !keep)
+        kv_fail(&b->late, KV_ENV, "no memory for a list of %lld entries", (long long)n);
+    if (keep) {
         bool moves = false;
-        KV_ASSERT(keep);
         for (int64_t i = 0; i < n; i++)
             if (kv_set_has(stay, i)) {
                 moves |= kept != i;
                 keep[kept++] = (int32_t)i;
             }
-        if (moves) { /* where all fits into the pool, so does this */
-            KV_ASSERT(kv_cuda_room(b, &b->keep, kept * (int64_t)sizeof *keep, "what stays", &e));
+        if (moves)
             move(b, part, layer, head, keep, kept);
-        }
         free(keep);
     }
     lane->length = kept;

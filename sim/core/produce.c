@@ -2,6 +2,7 @@
 #include "sim/core/produce.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static double dot(const float *a, const float *b, int64_t d)
@@ -142,6 +143,22 @@ static double expected_logit(const float *mean, const float *covariance, const f
     for (int64_t i = 0; i < d; i++)
         quadratic += (double)k[i] * dot(covariance + i * d, k, d);
     return dot(mean, k, d) / sqrt((double)d) + quadratic / (2 * (double)d);
+}
+
+bool kv_make_of_keys(enum kv_channel what, const float *k, const float *v, int64_t n, int64_t d, float *out)
+{
+    enum { SINKS = 4, LAG = 128 };
+    double *work = malloc(sizeof *work * (size_t)(2 * LAG + 2 * d));
+    if (!work)
+        return false;
+    if (what == KV_KEY_NORM || what == KV_VALUE_NORM)
+        kv_make_norms(what == KV_KEY_NORM ? k : v, n, d, out);
+    else if (what == KV_KEY_COSINE)
+        kv_make_cosines(k, n, d, work, out);
+    else
+        kv_make_lag(k, v, n, d, SINKS, LAG, work, out);
+    free(work);
+    return true;
 }
 
 void kv_make_expected(const float *mean, const float *covariance, int64_t rows, const float *k, const float *value_norm,

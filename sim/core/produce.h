@@ -4,6 +4,9 @@
 #ifndef KV_PRODUCE_H
 #define KV_PRODUCE_H
 
+#include "sim/core/channel.h"
+
+#include <stdbool.h>
 #include <stdint.h>
 
 /* q.k / sqrt(d) of each of `rows` queries with each entry, (rows, n); row i sees the first seen[i] entries, the others
@@ -27,6 +30,10 @@ void kv_make_cosines(const float *k, int64_t n, int64_t d, double *work, float *
  * x lag + 2 x d,). Source: arXiv 2504.04704; NVIDIA/kvpress 8bb29b9c, LagKVPress. */
 void kv_make_lag(const float *k, const float *v, int64_t n, int64_t d, int64_t sinks, int64_t lag, double *work,
                  float *out);
+
+/* One of key_norm, value_norm, key_cosine and lag (4 sinks, blocks of 128) of the entries; `v` may be NULL where only
+ * keys count. False: no memory. */
+bool kv_make_of_keys(enum kv_channel what, const float *k, const float *v, int64_t n, int64_t d, float *out);
 
 /* Expected Attention of `rows` query heads: softmax over entries of mean.k / sqrt(d) + k' cov k / (2 d), averaged over
  * the heads, times the value's norm. mean: (rows, d), covariance: (rows, d, d), already rotated to the positions
