@@ -63,13 +63,14 @@ static inline void kv_parts_end(struct kv_part *part, int n, bool good)
     }
 }
 
-/* Called when a layer's attention has ended for all parts. False stops the pass. */
+/* Called when a layer's attention has ended for all parts; NULL where nobody asks. False stops the pass. */
 typedef bool kv_layer_hook(void *context, int64_t layer, struct kv_err *e);
 
 struct kv_backend_asked {
     int64_t page;       /* entries of a page */
     int64_t pool_bytes; /* of pages at most; 0: half of what is free (a device's) */
     int threads;
+    bool no_graph; /* a device's steps of decodes are asked for launch by launch */
 };
 
 struct kv_backend_use {

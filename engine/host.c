@@ -186,6 +186,9 @@ static bool read_options(struct kv_host *h, const struct kv_args *args, struct k
         if (wrong || pool < 1)
             kv_fail(e, KV_USAGE, "--pool: %s", wrong ? wrong : "it must be more than nothing");
     }
+    h->asked.no_graph = kv_arg_flag(args, "no-graph");
+    if (h->asked.no_graph && h->ops == &kv_backend_cpu)
+        kv_fail(e, KV_USAGE, "--no-graph is of --backend cuda; leave it out");
     h->asked.threads = (int)threads;
     h->asked.pool_bytes = pool;
     return !e->n;

@@ -43,6 +43,8 @@ struct kv_host {
         {.name = "block-size", .value = "N", .help = "entries of a page (default 64)"},                                \
         {.name = "pool", .value = "BYTES", .help = "most memory for KV pages (default: half of what is free)"},        \
         {.name = "backend", .value = "NAME", .help = "cpu (default), in f32; or cuda, in bf16, on an NVIDIA device"},  \
+        {.name = "no-graph",                                                                                           \
+         .help = "with --backend cuda: ask for each kernel of a decode step instead of repeating a recorded one"},     \
     {                                                                                                                  \
         .name = "threads", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"               \
     }

@@ -197,6 +197,12 @@ static bool hook(void *step_, int64_t layer, struct kv_err *e)
     return true;
 }
 
+/* Nothing is asked of the pass's layers and nothing leaves them. */
+static bool only_grows(const struct kv_live *l)
+{
+    return !l->watch && !l->pass.n_patch && kv_cache_idle(&l->cache);
+}
+
 /* ---- steps ---- */
 
 static bool begin(struct kv_live *l, struct kv_part *part, struct kv_err *e)
@@ -229,17 +235,19 @@ bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
     struct step step = {.live = going};
     int64_t start = kv_clock_ns();
     int64_t tokens = 0;
+    bool idle = true;
     for (int i = 0; i < n; i++)
         if (kv_live_next(live[i])) {
             if (!begin(live[i], &part[step.n], e))
                 return false;
             tokens += part[step.n].n_new + part[step.n].n_patch;
+            idle = idle && only_grows(live[i]);
             going[step.n++] = live[i];
         }
     if (!step.n)
         return true;
     struct kv_backend *b = going[0]->backend;
-    if (!b->ops->forward(b, part, step.n, hook, &step, e))
+    if (!b->ops->forward(b, part, step.n, idle ? NULL : hook, &step, e))
         return false;
     double each = (double)(kv_clock_ns() - start) * 1e-9 / (double)tokens;
     for (int i = 0; i < step.n; i++) {

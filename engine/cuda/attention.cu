@@ -10,14 +10,16 @@ enum {
     SPLIT_LEAST = 256, /* entries; shorter pieces cost more in merging than they gain */
     TURNS = 4,         /* blocks for each that there is room for, where there are more lanes than room */
     ALIGNMENT = 256,
+    CLOSE = 16, /* a chunk is as small as it can be but for one part in so many */
 };
 
 /* Of one layer. Lists of plain parts stand before those of parts with slot_positions. */
 struct plan {
-    int64_t tiles[2], pieces[2], merges;
-    int32_t heads;                  /* of a piece */
-    int32_t chunk;                  /* entries a piece has at most, or a little less */
-    struct kv_attention_tile *tile; /* NULL: count only */
+    int64_t tiles[2];
+    int32_t heads; /* of a piece */
+    int32_t chunk; /* entries a piece has at most, or a little less */
+    struct kv_cuda_attention_counts *n;
+    struct kv_attention_tile *tile;
     struct kv_attention_piece *piece;
     struct kv_attention_merge *merge;
 };
@@ -77,6 +79,22 @@ static int64_t splits_of(int64_t entries, int64_t chunk)
     return n < most ? n : most;
 }
 
+/* Lanes of one layer's parts of one token, each as often as its query heads fill a piece: no layer has more merges. */
+static int64_t merges_of(const struct asked *k, int32_t heads)
+{
+    int64_t n = 0;
+    for (int p = 0; p < k->n_parts; p++)
+        if (decodes(k, &k->part[p]))
+            n += k->part[p].heads * per_piece(group_of(k, &k->part[p]), heads);
+    return n;
+}
+
+/* Blocks that are there at once. */
+static int64_t room_of(const struct asked *k, int32_t heads)
+{
+    return (int64_t)k->multiprocessors * (heads < KV_DECODE_HEADS ? 2 : 1);
+}
+
 /* Pieces of the layer's lanes under a chunk; also all entries that they have, and the longest lane's. */
 static int64_t count_pieces(const struct asked *k, int32_t layer, int32_t heads, int64_t chunk, int64_t *all,
                             int64_t *longest)
@@ -93,25 +111,34 @@ static int64_t count_pieces(const struct asked *k, int32_t layer, int32_t heads,
     return n;
 }
 
-/* The smallest chunk whose pieces are all there at once, so that none is left for a second turn; where there are too
- * many lanes for that, a share of many turns, so that a last one that is not full costs little. */
+/* The smallest chunk, nearly, whose pieces are all there at once, so that none is left for a second turn; where there
+ * are too many lanes for that, a share of many turns, so that a last one that is not full costs little. */
 static int32_t chunk_of(const struct asked *k, int32_t layer, int32_t heads)
 {
     const int64_t least = SPLIT_LEAST;
-    int64_t room = (int64_t)k->multiprocessors * (heads < KV_DECODE_HEADS ? 2 : 1), all, longest, low, high;
+    int64_t room = room_of(k, heads), merges = merges_of(k, heads), all, longest, low, high;
     count_pieces(k, layer, heads, least, &all, &longest);
-    low = at_least(per_piece(all, room), least);
-    high = at_least(longest, low);
-    if (count_pieces(k, layer, heads, high, &all, &longest) > room)
+    if (merges > room)
         return (int32_t)at_least(per_piece(all, TURNS * room), least);
-    for (int64_t middle; low < high;) {
+    low = at_least(per_piece(all, room), least);
+    high = at_least(longest, low); /* no lane is split: as many pieces as merges */
+    if (merges < room && high > per_piece(all, room - merges))
+        high = at_least(per_piece(all, room - merges), low); /* at most one piece a lane more than all / chunk */
+    for (int64_t middle; high - low > low / CLOSE;) {
         middle = (low + high) / 2;
         if (count_pieces(k, layer, heads, middle, &all, &longest) > room)
             low = middle + 1;
         else
             high = middle;
     }
-    return (int32_t)low;
+    return (int32_t)high;
+}
+
+/* Pieces of any layer, at most: what chunk_of allows. */
+static int64_t most_pieces(const struct asked *k, int32_t heads)
+{
+    int64_t room = room_of(k, heads), merges = merges_of(k, heads);
+    return merges > room ? merges + TURNS * room : merges ? room : 0;
 }
 
 static void add_tiles(const struct asked *k, int p, int32_t layer, struct plan *to, int slots)
@@ -124,8 +151,7 @@ static void add_tiles(const struct asked *k, int p, int32_t layer, struct plan *
         for (int64_t i = 0; i * a_tile < rows; i++, to->tiles[slots]++) {
             int64_t behind = (i + 1) * a_tile < rows ? (i + 1) * a_tile : rows;
             int64_t entries = old_of(k, p, layer, h) + (behind - 1) / group + 1;
-            if (to->tile)
-                to->tile[to->tiles[0] + to->tiles[1]] = (struct kv_attention_tile){p, h, (int32_t)i, (int32_t)entries};
+            to->tile[to->tiles[0] + to->tiles[1]] = (struct kv_attention_tile){p, h, (int32_t)i, (int32_t)entries};
         }
 }
 
@@ -133,17 +159,16 @@ static void add_pieces(const struct asked *k, int p, int32_t layer, struct plan 
 {
     const struct kv_cuda_part *part = &k->part[p];
     for (int32_t h = 0; h < part->heads; h++)
-        for (int32_t sub = 0; sub < group_of(k, part); sub += to->heads, to->merges++) {
+        for (int32_t sub = 0; sub < group_of(k, part); sub += to->heads) {
             int64_t entries = old_of(k, p, layer, h) + 1, n = splits_of(entries, to->chunk);
-            int64_t number = to->pieces[0] + to->pieces[1];
-            if (to->merge)
-                to->merge[to->merges] = (struct kv_attention_merge){p, h, sub, (int32_t)number, (int32_t)n};
-            for (int64_t i = 0; to->piece && i < n; i++) {
+            int32_t number = to->n->pieces[0] + to->n->pieces[1];
+            to->merge[to->n->merges++] = (struct kv_attention_merge){p, h, sub, number, (int32_t)n};
+            for (int64_t i = 0; i < n; i++) {
                 int64_t first = entries * i / n, behind = entries * (i + 1) / n;
                 to->piece[number + i] =
                     (struct kv_attention_piece){p, h, sub, (int32_t)first, (int32_t)(behind - first)};
             }
-            to->pieces[slots] += n;
+            to->n->pieces[slots] += (int32_t)n;
         }
 }
 
@@ -159,14 +184,12 @@ static int longest_first(const void *a_, const void *b_)
     return a->number < b->number ? -1 : a->number > b->number;
 }
 
-/* Fills the lists of `to` that are there; counts in any case. */
 static void make_plan(const struct asked *k, int32_t layer, struct plan *to)
 {
-    to->tiles[0] = to->tiles[1] = to->pieces[0] = to->pieces[1] = to->merges = 0;
-    if (!to->chunk) { /* else it was counted before */
-        to->heads = heads_of(k);
-        to->chunk = chunk_of(k, layer, to->heads);
-    }
+    to->tiles[0] = to->tiles[1] = 0;
+    *to->n = (struct kv_cuda_attention_counts){{0, 0}, 0};
+    to->heads = heads_of(k);
+    to->chunk = chunk_of(k, layer, to->heads);
     for (int slots = 0; slots < 2; slots++)
         for (int p = 0; p < k->n_parts; p++) {
             if ((k->part[p].slot_positions != 0) != slots)
@@ -176,16 +199,9 @@ static void make_plan(const struct asked *k, int32_t layer, struct plan *to)
             else
                 add_tiles(k, p, layer, to, slots);
         }
-    if (to->tile) {
-        qsort(to->tile, (size_t)to->tiles[0], sizeof *to->tile, longest_first);
-        qsort(to->tile + to->tiles[0], (size_t)to->tiles[1], sizeof *to->tile, longest_first);
-    }
+    qsort(to->tile, (size_t)to->tiles[0], sizeof *to->tile, longest_first);
+    qsort(to->tile + to->tiles[0], (size_t)to->tiles[1], sizeof *to->tile, longest_first);
 }
-
-/* Where lists and partial results lie in the work memory; `lists` bytes of it are the host's to fill. */
-struct layout {
-    int64_t tile, piece, merge, lists, o, top_sum, bytes;
-};
 
 static int64_t take(int64_t *bytes, int64_t n, size_t size)
 {
@@ -194,75 +210,87 @@ static int64_t take(int64_t *bytes, int64_t n, size_t size)
     return at;
 }
 
-static struct layout layout_of(const struct asked *k, const struct plan *p)
+/* Where a layer's lists lie, and how many bytes they take. */
+struct layout {
+    int64_t counts, tile, piece, merge, bytes;
+};
+
+static struct layout layout_of(const struct kv_cuda_attention_size *size)
 {
-    struct layout l = {0, 0, 0, 0, 0, 0, 0};
-    int64_t pieces = p->pieces[0] + p->pieces[1];
-    l.tile = take(&l.bytes, p->tiles[0] + p->tiles[1], sizeof *p->tile);
-    l.piece = take(&l.bytes, pieces, sizeof *p->piece);
-    l.merge = take(&l.bytes, p->merges, sizeof *p->merge);
-    l.lists = l.bytes;
-    l.o = take(&l.bytes, pieces * p->heads * k->s->d, sizeof(float));
-    l.top_sum = take(&l.bytes, pieces * p->heads * 2, sizeof(float));
+    struct layout l = {0, 0, 0, 0, 0};
+    l.counts = take(&l.bytes, 1, sizeof(struct kv_cuda_attention_counts));
+    l.tile = take(&l.bytes, size->tiles[0] + size->tiles[1], sizeof(struct kv_attention_tile));
+    l.piece = take(&l.bytes, size->pieces, sizeof(struct kv_attention_piece));
+    l.merge = take(&l.bytes, size->merges, sizeof(struct kv_attention_merge));
     return l;
 }
 
-extern "C" int64_t kv_cuda_attention_work(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
-                                          const int32_t *const *host_length, int n_parts, int multiprocessors,
-                                          int64_t *list_bytes)
+extern "C" void kv_cuda_attention_measure(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
+                                          int n_parts, int multiprocessors, struct kv_cuda_attention_size *size)
+{
+    struct asked k = {s, part_host, NULL, n_parts, multiprocessors};
+    int64_t a_tile = kv_attention_fast(s->d) ? KV_PREFILL_ROWS : KV_PLAIN_ROWS;
+    *size = (struct kv_cuda_attention_size){};
+    size->heads = heads_of(&k);
+    size->merges = merges_of(&k, size->heads);
+    size->pieces = most_pieces(&k, size->heads);
+    for (int p = 0; p < n_parts; p++) {
+        const struct kv_cuda_part *part = &part_host[p];
+        int slots = part->slot_positions != 0;
+        if (decodes(&k, part))
+            size->splits[slots] = true;
+        else
+            size->tiles[slots] += part->heads * per_piece(tokens_of(part) * group_of(&k, part), a_tile);
+    }
+    size->list_bytes = layout_of(size).bytes;
+    take(&size->work_bytes, size->pieces * size->heads * s->d, sizeof(float));
+    take(&size->work_bytes, size->pieces * size->heads * 2, sizeof(float));
+}
+
+extern "C" void kv_cuda_attention_lists(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
+                                        const int32_t *const *host_length, int n_parts, int multiprocessors,
+                                        int32_t layer, const struct kv_cuda_attention_size *size, void *lists)
 {
     struct asked k = {s, part_host, host_length, n_parts, multiprocessors};
-    int64_t most = ALIGNMENT;
-    *list_bytes = ALIGNMENT;
-    for (int32_t layer = 0; layer < s->layers; layer++) {
-        struct plan p = {};
-        make_plan(&k, layer, &p);
-        struct layout l = layout_of(&k, &p);
-        most = at_least(l.bytes, most);
-        *list_bytes = at_least(l.lists, *list_bytes);
-    }
-    return most;
-}
-
-static void launch_tiles(struct kv_gpu *g, const struct kv_attention *a, const struct plan *p,
-                         const struct kv_attention_tile *tile)
-{
-    if (!kv_attention_fast(a->s.d)) {
-        kv_attention_plain(g, a, tile, p->tiles[0] + p->tiles[1]);
-        return;
-    }
-    kv_attention_prefill(g, a, tile, p->tiles[0], false);
-    kv_attention_prefill(g, a, tile + p->tiles[0], p->tiles[1], true);
-}
-
-static void launch_pieces(struct kv_gpu *g, const struct kv_attention *a, const struct plan *p,
-                          const struct kv_attention_piece *piece, const struct kv_attention_merge *merge,
-                          const struct kv_attention_partial *partial)
-{
-    kv_attention_decode(g, a, piece, p->pieces[0], false, p->heads, 0, partial);
-    kv_attention_decode(g, a, piece + p->pieces[0], p->pieces[1], true, p->heads, p->pieces[0], partial);
-    kv_attention_merge_pieces(g, a, merge, p->merges, p->heads, partial);
+    struct layout l = layout_of(size);
+    char *at = (char *)lists;
+    struct plan p = {{0, 0},
+                     0,
+                     0,
+                     (struct kv_cuda_attention_counts *)(void *)(at + l.counts),
+                     (struct kv_attention_tile *)(void *)(at + l.tile),
+                     (struct kv_attention_piece *)(void *)(at + l.piece),
+                     (struct kv_attention_merge *)(void *)(at + l.merge)};
+    make_plan(&k, layer, &p);
+    assert(p.heads == size->heads && p.n->merges == size->merges && p.n->pieces[0] + p.n->pieces[1] <= size->pieces);
+    assert(p.tiles[0] == size->tiles[0] && p.tiles[1] == size->tiles[1]);
 }
 
 extern "C" void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
-                                  const struct kv_cuda_part *part_host, const int32_t *const *host_length, int n_parts,
-                                  int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work,
-                                  int64_t work_bytes, void *lists, int64_t list_bytes)
+                                  const struct kv_cuda_attention_size *size, int32_t layer, const kv_bf16 *q,
+                                  kv_bf16 *out, float *lse, const void *lists, void *work)
 {
-    struct asked k = {s, part_host, host_length, n_parts, kv_gpu_about(g)->multiprocessors};
     struct kv_attention a = {*s, part, q, out, lse, layer};
-    struct plan p = {};
-    char *device = (char *)work, *host = (char *)lists;
-    make_plan(&k, layer, &p);
-    struct layout l = layout_of(&k, &p);
-    assert(l.bytes <= work_bytes && l.lists <= list_bytes);
-    p.tile = (struct kv_attention_tile *)(void *)(host + l.tile);
-    p.piece = (struct kv_attention_piece *)(void *)(host + l.piece);
-    p.merge = (struct kv_attention_merge *)(void *)(host + l.merge);
-    make_plan(&k, layer, &p);
-    kv_gpu_put(g, device, host, (size_t)l.lists);
-    struct kv_attention_partial partial = {(float *)(void *)(device + l.o), (float *)(void *)(device + l.top_sum)};
-    launch_tiles(g, &a, &p, (const struct kv_attention_tile *)(void *)(device + l.tile));
-    launch_pieces(g, &a, &p, (const struct kv_attention_piece *)(void *)(device + l.piece),
-                  (const struct kv_attention_merge *)(void *)(device + l.merge), &partial);
+    struct layout l = layout_of(size);
+    const char *at = (const char *)lists;
+    const struct kv_attention_tile *tile = (const struct kv_attention_tile *)(const void *)(at + l.tile);
+    if (kv_attention_fast(s->d)) {
+        kv_attention_prefill(g, &a, tile, size->tiles[0], false);
+        kv_attention_prefill(g, &a, tile + size->tiles[0], size->tiles[1], true);
+    } else
+        kv_attention_plain(g, &a, tile, size->tiles[0] + size->tiles[1]);
+    struct kv_attention_split split = {
+        (const struct kv_cuda_attention_counts *)(const void *)(at + l.counts),
+        (const struct kv_attention_piece *)(const void *)(at + l.piece),
+        (const struct kv_attention_merge *)(const void *)(at + l.merge),
+        (float *)work,
+        NULL,
+    };
+    int64_t behind = 0;
+    take(&behind, size->pieces * size->heads * s->d, sizeof(float));
+    split.top_sum = (float *)(void *)((char *)work + behind);
+    for (int slots = 0; slots < 2; slots++)
+        if (size->splits[slots])
+            kv_attention_decode(g, &a, &split, size->pieces, slots != 0, size->heads);
+    kv_attention_merge_pieces(g, &a, &split, size->merges, size->heads);
 }

@@ -31,9 +31,13 @@ struct kv_attention_merge {
     int32_t part, head, sub, first, n;
 };
 
-/* What pieces leave: unnormalised outputs (pieces, heads, d), and (pieces, heads, 2) of base-2 logarithm of the
- * greatest weight and sum of weights under it. */
-struct kv_attention_partial {
+/* A layer's attention by pieces. How many there are lies on the device, so that a step whose launches were recorded can
+ * have other lists. What pieces leave: unnormalised outputs o (pieces, heads, d), and top_sum (pieces, heads, 2) of
+ * base-2 logarithm of the greatest weight and sum of weights under it. */
+struct kv_attention_split {
+    const struct kv_cuda_attention_counts *n;
+    const struct kv_attention_piece *piece;
+    const struct kv_attention_merge *merge;
     float *o, *top_sum;
 };
 
@@ -49,17 +53,17 @@ static inline bool kv_attention_fast(int32_t d)
     return d == 32 || d == 64 || d == 128;
 }
 
-/* Launches over lists on the device. All tiles or pieces of a list are of parts with the same slot_positions. `heads`:
- * query heads a piece has room for: 1, 2, 4 or 8. `first`: number of the list's first piece among the partial results.
- */
+/* Launches over lists on the device. All tiles or pieces of a list are of parts with the same slot_positions. */
 void kv_attention_prefill(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
                           int64_t n, bool slots);
 void kv_attention_plain(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
                         int64_t n);
-void kv_attention_decode(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_piece *piece,
-                         int64_t n, bool slots, int32_t heads, int64_t first, const struct kv_attention_partial *to);
-void kv_attention_merge_pieces(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_merge *merge,
-                               int64_t n, int32_t heads, const struct kv_attention_partial *from);
+/* Of at most `most` pieces or merges; there are as many as split->n says. `heads`: query heads a piece has room for: 1,
+ * 2, 4 or 8. */
+void kv_attention_decode(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_split *split,
+                         int64_t most, bool slots, int32_t heads);
+void kv_attention_merge_pieces(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_split *split,
+                               int64_t most, int32_t heads);
 
 /* The same as kv_row_of where entries fit 32 bits, without a division of 64. */
 static __device__ __forceinline__ const kv_bf16 *kv_entry_of(const struct kv_cuda_shape &s, const int32_t *table,

@@ -141,7 +141,7 @@ static __device__ __forceinline__ void add(const struct place &w, uint32_t step,
 /* The block's rows are one: tops first, so that what is summed is under the same. `all` (ROWS, G, D). */
 template <int D, int G>
 static __device__ __forceinline__ void write_piece(float *tops, float *all, const struct place &w, struct sums<G> *r,
-                                                   const struct kv_attention_partial &to, int64_t piece)
+                                                   const struct kv_attention_split &to, int64_t piece)
 {
     enum { ROWS = form<D>::ROWS };
     float *total = tops + ROWS * G;
@@ -195,11 +195,13 @@ static __device__ __forceinline__ void load_query(const struct kv_attention &a, 
 
 template <int D, int G, bool SLOTS>
 __global__ void __launch_bounds__(THREADS, G < KV_DECODE_HEADS ? 2 : 1)
-    attention_decode(const struct kv_attention a, const struct kv_attention_piece *list, int64_t first,
-                     const struct kv_attention_partial to)
+    attention_decode(const struct kv_attention a, const struct kv_attention_split split)
 {
     KV_SHARED_BYTES(shared);
-    const struct kv_attention_piece piece = list[blockIdx.x];
+    if ((int32_t)blockIdx.x >= split.n->pieces[SLOTS])
+        return;
+    int64_t number = (SLOTS ? split.n->pieces[0] : 0) + (int64_t)blockIdx.x;
+    const struct kv_attention_piece piece = split.piece[number];
     const struct kv_cuda_part &p = a.part[piece.part];
     int t = (int)threadIdx.x, group = a.s.q_heads / p.heads;
     struct place w = {kv_table_of(p, a.layer, piece.head),       (uint32_t)piece.first,
@@ -231,26 +233,25 @@ __global__ void __launch_bounds__(THREADS, G < KV_DECODE_HEADS ? 2 : 1)
         add<G>(w, step, scores, &r);
     }
     kv_copy_wait<0>();
-    write_piece<D, G>((float *)(void *)(shared + shared_form<D, G>::TOPS), (float *)(void *)shared, w, &r, to,
-                      first + blockIdx.x);
+    write_piece<D, G>((float *)(void *)(shared + shared_form<D, G>::TOPS), (float *)(void *)shared, w, &r, split,
+                      number);
 }
 
 /* A warp for each query head of each lane. */
 __global__ void __launch_bounds__(32 * MERGE_WARPS)
-    attention_merge(const struct kv_attention a, const struct kv_attention_merge *list, int64_t n, int32_t heads,
-                    const struct kv_attention_partial from)
+    attention_merge(const struct kv_attention a, const struct kv_attention_split split, int32_t heads)
 {
     int lane = (int)threadIdx.x % 32, d = a.s.d;
     int64_t number = (int64_t)blockIdx.x * MERGE_WARPS + threadIdx.x / 32;
-    if (number >= n * heads)
+    if (number >= (int64_t)split.n->merges * heads)
         return;
-    const struct kv_attention_merge merge = list[number / heads];
+    const struct kv_attention_merge merge = split.merge[number / heads];
     const struct kv_cuda_part &p = a.part[merge.part];
     int32_t g = (int32_t)(number % heads), group = a.s.q_heads / p.heads;
     if (merge.sub + g >= group)
         return;
-    const float *top_sum = from.top_sum + ((int64_t)merge.first * heads + g) * 2;
-    const float *o = from.o + ((int64_t)merge.first * heads + g) * d;
+    const float *top_sum = split.top_sum + ((int64_t)merge.first * heads + g) * 2;
+    const float *o = split.o + ((int64_t)merge.first * heads + g) * d;
     float top = -INFINITY, sum = 0, all[MOST_D / 32] = {0, 0, 0, 0};
     for (int i = lane; i < merge.n; i += 32)
         top = fmaxf(top, top_sum[(int64_t)i * heads * 2]);
@@ -270,31 +271,29 @@ __global__ void __launch_bounds__(32 * MERGE_WARPS)
         a.lse[at] = (top + log2f(sum)) * 0.693147181f;
 }
 
-void kv_attention_merge_pieces(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_merge *merge,
-                               int64_t n, int32_t heads, const struct kv_attention_partial *from)
+void kv_attention_merge_pieces(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_split *split,
+                               int64_t most, int32_t heads)
 {
-    int64_t blocks = (n * heads + MERGE_WARPS - 1) / MERGE_WARPS;
-    if (n)
-        KV_LAUNCH(g, attention_merge, dim3((unsigned)blocks), dim3(32 * MERGE_WARPS), 0, *a, merge, n, heads, *from);
+    int64_t blocks = (most * heads + MERGE_WARPS - 1) / MERGE_WARPS;
+    if (most)
+        KV_LAUNCH(g, attention_merge, dim3((unsigned)blocks), dim3(32 * MERGE_WARPS), 0, *a, *split, heads);
 }
 
-/* One list's launch. */
 struct launch {
     struct kv_gpu *g;
     const struct kv_attention *a;
-    const struct kv_attention_piece *piece;
-    int64_t n, first;
-    const struct kv_attention_partial *to;
+    const struct kv_attention_split *split;
+    int64_t most;
 };
 
 template <int D, int G> static void launch_as(const struct launch *l, bool slots)
 {
     if (slots)
-        KV_LAUNCH(l->g, (attention_decode<D, G, true>), dim3((unsigned)l->n), dim3(THREADS), (shared_form<D, G>::BYTES),
-                  *l->a, l->piece, l->first, *l->to);
+        KV_LAUNCH(l->g, (attention_decode<D, G, true>), dim3((unsigned)l->most), dim3(THREADS),
+                  (shared_form<D, G>::BYTES), *l->a, *l->split);
     else
-        KV_LAUNCH(l->g, (attention_decode<D, G, false>), dim3((unsigned)l->n), dim3(THREADS),
-                  (shared_form<D, G>::BYTES), *l->a, l->piece, l->first, *l->to);
+        KV_LAUNCH(l->g, (attention_decode<D, G, false>), dim3((unsigned)l->most), dim3(THREADS),
+                  (shared_form<D, G>::BYTES), *l->a, *l->split);
 }
 
 template <int D> static void launch_for(const struct launch *l, bool slots, int32_t heads)
@@ -309,12 +308,10 @@ template <int D> static void launch_for(const struct launch *l, bool slots, int3
         launch_as<D, KV_DECODE_HEADS>(l, slots);
 }
 
-void kv_attention_decode(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_piece *piece,
-                         int64_t n, bool slots, int32_t heads, int64_t first, const struct kv_attention_partial *to)
+void kv_attention_decode(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_split *split,
+                         int64_t most, bool slots, int32_t heads)
 {
-    struct launch l = {g, a, piece, n, first, to};
-    if (!n)
-        return;
+    struct launch l = {g, a, split, most};
     if (a->s.d == 32)
         launch_for<32>(&l, slots, heads);
     else if (a->s.d == 64)

@@ -14,6 +14,7 @@ bool kv_cuda_room(struct kv_cuda *b, struct kv_cuda_buffer *buffer, int64_t byte
         return true;
     kv_gpu_delete(b->gpu, buffer->at);
     *buffer = (struct kv_cuda_buffer){0};
+    b->moved++;
     if (!kv_gpu_new(b->gpu, &buffer->at, bytes + bytes / 4, 1, what, e))
         return false;
     buffer->bytes = bytes + bytes / 4;
@@ -50,18 +51,22 @@ static void cuda_close(struct kv_backend *backend)
 {
     struct kv_cuda *b = kv_cuda_of(backend);
     if (b->gpu) {
-        struct kv_cuda_buffer *buffers[] = {&b->work, &b->logits, &b->scores, &b->scratch, &b->from, &b->keep};
+        struct kv_cuda_buffer *buffers[] = {&b->lists,   &b->work, &b->logits, &b->scores,
+                                            &b->scratch, &b->from, &b->keep};
         for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
             kv_gpu_delete(b->gpu, buffers[i]->at);
         drop_rows(b);
         drop_parts(b);
         kv_gpu_delete_host(b->gpu, b->scores_host);
-        kv_gpu_delete_host(b->gpu, b->lists);
+        kv_gpu_delete_host(b->gpu, b->lists_host);
+        kv_gpu_graph_delete(b->gpu, b->graph);
         kv_gpu_delete(b->gpu, b->rope);
         kv_cuda_unload(b);
         kv_cuda_pool_close(&b->pool);
         kv_gpu_close(b->gpu);
     }
+    free(b->step);
+    free(b->step_before);
     free(b);
 }
 
@@ -103,6 +108,7 @@ static bool make_rows(struct kv_cuda *b, int64_t rows, struct kv_err *e)
     if (rows <= b->room)
         return true;
     drop_rows(b);
+    b->moved++;
     static const char what[] = "activations";
     if (!kv_gpu_new_host(b->gpu, &b->token_host, rows, sizeof *b->token_host, what, e) ||
         !kv_gpu_new(b->gpu, &b->token, rows, sizeof *b->token, what, e) ||
@@ -124,6 +130,7 @@ static bool make_parts(struct kv_cuda *b, int n, struct kv_err *e)
     if (n <= b->parts_room)
         return true;
     drop_parts(b);
+    b->moved++;
     b->length_host = calloc((size_t)n, sizeof *b->length_host);
     b->first = calloc((size_t)n + 1, sizeof *b->first);
     if (!b->length_host || !b->first)
@@ -144,6 +151,7 @@ static bool make_rope(struct kv_cuda *b, int64_t positions, struct kv_err *e)
     kv_gpu_delete(b->gpu, b->rope);
     b->rope = NULL;
     b->rope_room = 0;
+    b->moved++;
     bool good = host && kv_gpu_new(b->gpu, &b->rope, 2 * room * half, sizeof *b->rope, "rotations", e);
     if (good) {
         kv_config_rope(&b->config, 0, room, host, host + room * half);
@@ -176,30 +184,28 @@ static void fill_part(struct kv_cuda *b, int p)
     memcpy(b->token_host + b->first[p], part->token, sizeof *part->token * (size_t)(part->n_new + part->n_patch));
 }
 
-/* Lists of all layers: while the device copies one, the host writes the next. */
-static bool make_lists(struct kv_cuda *b, int64_t bytes, struct kv_err *e)
+/* Lists of what attention is to do, of all layers: which entries a layer holds before the pass is known. */
+static bool make_lists(struct kv_cuda *b, struct kv_err *e)
 {
-    int64_t room = bytes + bytes / 4;
-    if (bytes <= b->list_bytes)
-        return true;
-    if (!kv_gpu_wait(b->gpu, e))
+    int multiprocessors = kv_gpu_about(b->gpu)->multiprocessors;
+    kv_cuda_attention_measure(&b->shape, b->part_host, b->n_parts, multiprocessors, &b->attention_size);
+    int64_t one = b->attention_size.list_bytes, all = b->config.layers * one;
+    if (all > b->lists_room) {
+        kv_gpu_delete_host(b->gpu, b->lists_host);
+        b->lists_host = NULL;
+        b->lists_room = 0;
+        if (!kv_gpu_new_host(b->gpu, &b->lists_host, all + all / 4, 1, "lists of work", e))
+            return false;
+        b->lists_room = all + all / 4;
+    }
+    if (!kv_cuda_room(b, &b->lists, all, "lists of work", e) ||
+        !kv_cuda_room(b, &b->work, b->attention_size.work_bytes, "attention", e))
         return false;
-    kv_gpu_delete_host(b->gpu, b->lists);
-    b->lists = NULL;
-    b->list_bytes = 0;
-    if (!kv_gpu_new_host(b->gpu, &b->lists, b->config.layers, (size_t)room, "lists of work", e))
-        return false;
-    b->list_bytes = room;
+    for (int64_t layer = 0; layer < b->config.layers; layer++)
+        kv_cuda_attention_lists(&b->shape, b->part_host, b->length_host, b->n_parts, multiprocessors, (int32_t)layer,
+                                &b->attention_size, b->lists_host + layer * one);
+    kv_gpu_put(b->gpu, b->lists.at, b->lists_host, (size_t)all);
     return true;
-}
-
-/* What attention of the pass's parts works with, in whatever layer. */
-static bool make_work(struct kv_cuda *b, struct kv_err *e)
-{
-    int64_t list_bytes;
-    b->work_bytes = kv_cuda_attention_work(&b->shape, b->part_host, b->length_host, b->n_parts,
-                                           kv_gpu_about(b->gpu)->multiprocessors, &list_bytes);
-    return make_lists(b, list_bytes, e) && kv_cuda_room(b, &b->work, b->work_bytes, "attention", e);
 }
 
 static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct kv_err *e)
@@ -218,11 +224,15 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
             return false;
         fill_part(b, p);
     }
-    if (!make_work(b, e))
+    int64_t most_logits = 0;
+    for (int p = 0; p < n_parts; p++)
+        most_logits += part[p].n_logits;
+    most_logits = most_logits < LOGIT_ROWS ? most_logits : LOGIT_ROWS;
+    if (!make_lists(b, e) ||
+        !kv_cuda_room(b, &b->logits, most_logits * b->config.vocab * (int64_t)sizeof(float), "logits", e))
         return false;
     kv_gpu_put(b->gpu, b->part_device, b->part_host, sizeof *b->part_host * (size_t)n_parts);
     kv_gpu_put(b->gpu, b->token, b->token_host, sizeof *b->token * (size_t)rows);
-    kv_cuda_embed(b->gpu, b->embedding, b->token, rows, b->config.hidden, b->x);
     return true;
 }
 
@@ -238,29 +248,38 @@ static void multiply(struct kv_cuda *b, const kv_bf16 *w, const kv_bf16 *x, int6
         kv_gpu_multiply(b->gpu, w, x, rows, outputs, inputs, y, outputs, wide, add);
 }
 
-static void attend(struct kv_cuda *b, int64_t layer)
+/* Pages of the layer's lanes for the pass. */
+static bool grow(struct kv_cuda *b, int64_t layer, struct kv_err *e)
 {
-    kv_cuda_attention(b->gpu, &b->shape, b->part_device, b->part_host, b->length_host, b->n_parts, (int32_t)layer, b->q,
-                      b->attention, b->lse, b->work.at, b->work_bytes, b->lists + layer * b->list_bytes, b->list_bytes);
+    for (int p = 0; p < b->n_parts; p++)
+        if (!kv_cuda_seq_grow(b, b->part[p].seq, layer, b->part[p].n_new + b->part[p].n_patch, e))
+            return false;
+    return true;
 }
 
-static bool attention_layer(struct kv_cuda *b, int64_t layer, kv_layer_hook *hook, void *context, struct kv_err *e)
+static void embed(struct kv_cuda *b)
+{
+    kv_cuda_embed(b->gpu, b->embedding, b->token, b->rows, b->config.hidden, b->x);
+}
+
+static void attention_layer(struct kv_cuda *b, int64_t layer)
 {
     const struct kv_config *c = &b->config;
     const struct kv_cuda_layer *w = &b->layer[layer];
     int64_t width = (c->q_heads + 2 * c->kv_heads) * c->head_dim;
     kv_cuda_rms_norm(b->gpu, b->x, w->attention_norm, (float)c->rms_eps, b->rows, c->hidden, b->normed);
     multiply(b, w->qkv, b->normed, b->rows, width, c->hidden, b->qkv, false, false);
-    for (int p = 0; p < b->n_parts; p++)
-        if (!kv_cuda_seq_grow(b, b->part[p].seq, layer, b->part[p].n_new + b->part[p].n_patch, e))
-            return false;
     kv_cuda_append(b->gpu, &b->shape, b->part_device, b->n_parts, b->rows, (int32_t)layer, b->qkv, w->qkv_bias,
                    w->q_norm, w->k_norm, (float)c->rms_eps, b->q);
-    attend(b, layer);
-    if (hook && !hook(context, layer, e))
-        return false;
-    if (b->late.n)
-        return kv_fail(e, b->late.status, "%s", b->late.text);
+    kv_cuda_attention(b->gpu, &b->shape, b->part_device, &b->attention_size, (int32_t)layer, b->q, b->attention, b->lse,
+                      (const char *)b->lists.at + layer * b->attention_size.list_bytes, b->work.at);
+}
+
+/* What is left of the layer's attention once nobody asks for scores of it. */
+static void leave_attention(struct kv_cuda *b, int64_t layer)
+{
+    const struct kv_config *c = &b->config;
+    const struct kv_cuda_layer *w = &b->layer[layer];
     for (int p = 0; p < b->n_parts; p++) {
         struct kv_cuda_seq *own = b->part[p].seq->own;
         if (own->query)
@@ -269,7 +288,6 @@ static bool attention_layer(struct kv_cuda *b, int64_t layer, kv_layer_hook *hoo
     multiply(b, w->o, b->attention, b->rows, c->hidden, c->q_heads * c->head_dim, b->x, true, true);
     if (w->o_bias)
         kv_cuda_add_bias(b->gpu, w->o_bias, b->rows, c->hidden, b->x);
-    return true;
 }
 
 static void mlp_layer(struct kv_cuda *b, int64_t layer)
@@ -284,33 +302,138 @@ static void mlp_layer(struct kv_cuda *b, int64_t layer)
         kv_cuda_add_bias(b->gpu, w->down_bias, b->rows, c->hidden, b->x);
 }
 
-/* Of a part's last tokens, some rows at a time. */
-static bool part_logits(struct kv_cuda *b, int p, struct kv_err *e)
+static void make_logits(struct kv_cuda *b, int64_t row, int64_t rows)
 {
-    const struct kv_part *part = &b->part[p];
     const struct kv_config *c = &b->config;
-    int64_t row = b->first[p] + part->n_new - part->n_logits;
-    for (int64_t i = 0, many; i < part->n_logits; i += many) {
-        many = part->n_logits - i < LOGIT_ROWS ? part->n_logits - i : LOGIT_ROWS;
-        if (!kv_cuda_room(b, &b->logits, many * c->vocab * (int64_t)sizeof(float), "logits", e))
-            return false;
-        kv_cuda_rms_norm(b->gpu, b->x + (row + i) * c->hidden, b->norm, (float)c->rms_eps, many, c->hidden, b->normed);
-        multiply(b, b->head, b->normed, many, c->vocab, c->hidden, b->logits.at, true, false);
-        kv_gpu_get(b->gpu, part->logits + i * c->vocab, b->logits.at, sizeof(float) * (size_t)(many * c->vocab));
+    kv_cuda_rms_norm(b->gpu, b->x + row * c->hidden, b->norm, (float)c->rms_eps, rows, c->hidden, b->normed);
+    multiply(b, b->head, b->normed, rows, c->vocab, c->hidden, b->logits.at, true, false);
+}
+
+/* Rows whose logits are wanted and that lie side by side share a product. */
+static void all_logits(struct kv_cuda *b)
+{
+    int64_t vocab = b->config.vocab, made = 0, many = 0; /* rows [made, made + many) are in b->logits */
+    for (int p = 0; p < b->n_parts; p++) {
+        const struct kv_part *part = &b->part[p];
+        int64_t behind = b->first[p] + part->n_new;
+        for (int64_t row = behind - part->n_logits; row < behind; row++) {
+            if (row >= made + many || row < made) {
+                int64_t end = behind;
+                for (int next = p + 1;
+                     next < b->n_parts && b->part[next].n_new == b->part[next].n_logits && b->first[next] == end;
+                     next++)
+                    end = b->first[next] + b->part[next].n_new;
+                made = row;
+                many = end - row < LOGIT_ROWS ? end - row : LOGIT_ROWS;
+                make_logits(b, made, many);
+            }
+            kv_gpu_get(b->gpu, part->logits + (row - behind + part->n_logits) * vocab,
+                       (const float *)b->logits.at + (row - made) * vocab, sizeof(float) * (size_t)vocab);
+        }
     }
-    return true;
 }
 
 static bool do_pass(struct kv_cuda *b, kv_layer_hook *hook, void *context, struct kv_err *e)
 {
+    embed(b);
     for (int64_t layer = 0; layer < b->config.layers; layer++) {
-        if (!attention_layer(b, layer, hook, context, e))
+        if (!grow(b, layer, e))
             return false;
+        attention_layer(b, layer);
+        if (hook && !hook(context, layer, e))
+            return false;
+        if (b->late.n)
+            return kv_fail(e, b->late.status, "%s", b->late.text);
+        leave_attention(b, layer);
         mlp_layer(b, layer);
     }
-    for (int p = 0; p < b->n_parts; p++)
-        if (!part_logits(b, p, e))
+    all_logits(b);
+    return kv_gpu_wait(b->gpu, e);
+}
+
+/* ---- steps of decodes ---- */
+
+/* What launches of a step have in them: a recorded one stands for another in which all of this is the same. */
+struct kv_cuda_step {
+    int64_t moved;
+    int n_parts;
+    struct {
+        const kv_bf16 *query;
+        int32_t window, heads, slot_positions;
+    } part[];
+};
+
+/* Into b->step; what was there is in b->step_before. */
+static bool describe_step(struct kv_cuda *b, struct kv_err *e)
+{
+    struct kv_cuda_step *s = b->step_before;
+    size_t bytes = sizeof *s + sizeof *s->part * (size_t)b->n_parts;
+    b->step_before = b->step;
+    b->step = s = realloc(s, bytes);
+    if (!s)
+        return kv_fail(e, KV_ENV, "no memory for %d parts", b->n_parts);
+    memset(s, 0, bytes);
+    s->moved = b->moved;
+    s->n_parts = b->n_parts;
+    for (int p = 0; p < b->n_parts; p++) {
+        s->part[p].query = b->part_host[p].query;
+        s->part[p].window = b->part_host[p].window;
+        s->part[p].heads = b->part_host[p].heads;
+        s->part[p].slot_positions = b->part_host[p].slot_positions;
+    }
+    return true;
+}
+
+static bool same_step(const struct kv_cuda_step *a, const struct kv_cuda_step *b)
+{
+    return a && b && a->n_parts == b->n_parts && !memcmp(a, b, sizeof *a + sizeof *a->part * (size_t)a->n_parts);
+}
+
+/* One token of each part, all logits wanted, and nobody asks for scores. */
+static bool only_decodes(const struct kv_cuda *b)
+{
+    bool only = b->rows <= LOGIT_ROWS;
+    for (int p = 0; p < b->n_parts && only; p++)
+        only = b->part[p].n_new == 1 && !b->part[p].n_patch && b->part[p].n_logits == 1;
+    return only;
+}
+
+static void ask_step(struct kv_cuda *b)
+{
+    embed(b);
+    for (int64_t layer = 0; layer < b->config.layers; layer++) {
+        attention_layer(b, layer);
+        leave_attention(b, layer);
+        mlp_layer(b, layer);
+    }
+    make_logits(b, 0, b->rows);
+}
+
+/* A step like the one before is recorded and from then on repeated: its hundreds of launches are one. */
+static bool do_step(struct kv_cuda *b, struct kv_err *e)
+{
+    for (int64_t layer = 0; layer < b->config.layers; layer++)
+        if (!grow(b, layer, e))
             return false;
+    if (!describe_step(b, e))
+        return false;
+    bool same = same_step(b->step, b->step_before);
+    if (b->graph && !same) {
+        kv_gpu_graph_delete(b->gpu, b->graph);
+        b->graph = NULL;
+    }
+    if (same && !b->graph && !b->asked.no_graph) {
+        kv_gpu_graph_begin(b->gpu);
+        ask_step(b);
+        b->graph = kv_gpu_graph_end(b->gpu);
+    }
+    if (b->graph)
+        kv_gpu_graph_run(b->gpu, b->graph);
+    else
+        ask_step(b);
+    for (int p = 0; p < b->n_parts; p++)
+        kv_gpu_get(b->gpu, b->part[p].logits, (const float *)b->logits.at + p * b->config.vocab,
+                   sizeof(float) * (size_t)b->config.vocab);
     return kv_gpu_wait(b->gpu, e);
 }
 
@@ -322,7 +445,7 @@ static bool cuda_forward(struct kv_backend *backend, struct kv_part *part, int n
         KV_ASSERT(!part[p].seq->lost);
     if (!begin(b, part, n_parts, e))
         return false;
-    bool good = do_pass(b, hook, context, e);
+    bool good = !hook && only_decodes(b) ? do_step(b, e) : do_pass(b, hook, context, e);
     struct kv_err ignored = {0};
     if (!good)
         kv_gpu_wait(b->gpu, &ignored); /* nothing may be under way when pages go back */

@@ -411,6 +411,52 @@ void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t row
                  (long long)outputs, (long long)inputs, cublasGetStatusString(done));
 }
 
+/* ---- graphs ---- */
+
+struct kv_gpu_graph {
+    cudaGraphExec_t made;
+};
+
+void kv_gpu_graph_begin(struct kv_gpu *g)
+{
+    if (!g->failed)
+        good(g, cudaStreamBeginCapture(g->stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+}
+
+struct kv_gpu_graph *kv_gpu_graph_end(struct kv_gpu *g)
+{
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaGraph_t graph = NULL;
+    if (!good(g, cudaStreamIsCapturing(g->stream, &status), "cudaStreamIsCapturing") ||
+        status == cudaStreamCaptureStatusNone || /* it never began */
+        !good(g, cudaStreamEndCapture(g->stream, &graph), "cudaStreamEndCapture"))
+        return NULL;
+    struct kv_gpu_graph *out = (struct kv_gpu_graph *)calloc(1, sizeof *out);
+    if (!out)
+        remember(g, "no memory for a graph");
+    else if (g->failed || !good(g, cudaGraphInstantiate(&out->made, graph, 0), "cudaGraphInstantiate")) {
+        free(out);
+        out = NULL;
+    }
+    good(g, cudaGraphDestroy(graph), "cudaGraphDestroy");
+    return out;
+}
+
+void kv_gpu_graph_run(struct kv_gpu *g, const struct kv_gpu_graph *graph)
+{
+    if (!g->failed)
+        good(g, cudaGraphLaunch(graph->made, g->stream), "cudaGraphLaunch");
+}
+
+void kv_gpu_graph_delete(struct kv_gpu *g, struct kv_gpu_graph *graph)
+{
+    if (!graph)
+        return;
+    good(g, cudaStreamSynchronize(g->stream), "what was asked of the device");
+    good(g, cudaGraphExecDestroy(graph->made), "cudaGraphExecDestroy");
+    free(graph);
+}
+
 /* ---- launches and time ---- */
 
 cudaStream_t kv_gpu_stream(struct kv_gpu *g)

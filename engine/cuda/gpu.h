@@ -64,6 +64,15 @@ void kv_gpu_unmap(struct kv_gpu *g, void *base, int64_t slab);
 void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
                      void *y, int64_t y_step, bool wide, bool add);
 
+/* Kernels, copies within the device and products that are asked for between begin and end are not done but recorded;
+ * what was asked for before them is. Then they can be repeated as often as wanted, with the arguments that they had.
+ * Nothing else may be asked for in between. end: NULL when something failed. */
+struct kv_gpu_graph;
+void kv_gpu_graph_begin(struct kv_gpu *g);
+struct kv_gpu_graph *kv_gpu_graph_end(struct kv_gpu *g);
+void kv_gpu_graph_run(struct kv_gpu *g, const struct kv_gpu_graph *graph);
+void kv_gpu_graph_delete(struct kv_gpu *g, struct kv_gpu_graph *graph); /* NULL is fine */
+
 /* Milliseconds of the device between two marks; a mark is one of KV_GPU_MARKS. Waits for the later one. */
 enum { KV_GPU_MARKS = 16 };
 void kv_gpu_mark(struct kv_gpu *g, int mark);

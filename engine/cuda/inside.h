@@ -55,12 +55,18 @@ struct kv_cuda {
     int32_t *token_host, *token;
     float *x, *lse;
     kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
-    struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
+    struct kv_cuda_buffer lists, work, logits, scores, scratch, from, keep;
+    char *lists_host; /* (layers, attention_size.list_bytes), lists_room bytes */
+    int64_t lists_room;
+    struct kv_cuda_attention_size attention_size;
     struct kv_err late; /* what failed where nothing could be said, within a hook: the pass ends with it */
     float *scores_host; /* (scores_room,) */
     int64_t scores_room;
-    char *lists; /* (layers, list_bytes) of work: what was put for one layer may wait while the next one's is made */
-    int64_t list_bytes, work_bytes; /* work_bytes: that this pass's attention needs of `work` */
+
+    /* The step of decodes that was recorded, or NULL; what this one and the last one are like. */
+    struct kv_gpu_graph *graph;
+    struct kv_cuda_step *step, *step_before;
+    int64_t moved; /* times that memory which launches name has changed place */
 };
 
 static inline struct kv_cuda *kv_cuda_of(struct kv_backend *b)

@@ -60,20 +60,34 @@ void kv_cuda_silu_times(struct kv_gpu *g, const kv_bf16 *gate_up, const float *g
 /* x (rows, width) fp32 += bias (width,) fp32. */
 void kv_cuda_add_bias(struct kv_gpu *g, const float *bias, int64_t rows, int64_t width, float *x);
 
+/* How much work the attention of a pass is, in any layer. It depends on the parts and not on how many entries their
+ * lanes have: so a step of decodes that was recorded can be repeated as they grow. */
+struct kv_cuda_attention_size {
+    int64_t tiles[2], pieces, merges; /* (tiles: without and with slot_positions) at most */
+    int32_t heads;
+    bool splits[2];
+    int64_t list_bytes; /* of one layer's lists */
+    int64_t work_bytes;
+};
+void kv_cuda_attention_measure(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host, int n_parts,
+                               int multiprocessors, struct kv_cuda_attention_size *size);
+
+/* Writes a layer's lists of what is attended to in which block: list_bytes of the host's, counts first. host_length
+ * (parts,): host copies of the parts' `length`. */
+struct kv_cuda_attention_counts {
+    int32_t pieces[2], merges; /* (pieces: without and with slot_positions) */
+};
+void kv_cuda_attention_lists(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
+                             const int32_t *const *host_length, int n_parts, int multiprocessors, int32_t layer,
+                             const struct kv_cuda_attention_size *size, void *lists);
+
 /* Attention of the pass's rows over the layer's lanes, causal among the new tokens: query head h reads store head
  * h x heads / q_heads. out (rows, q_heads, d) bf16; lse (rows, q_heads) fp32: logarithm (natural) of the sum of
- * exponentials of q.k / sqrt(d). Parts of one token are split over their entries and merged in a fixed order.
- * part_host: the same parts on the host, with host_length (parts,) of pointers to host copies of `length`, for the list
- * of work. `work`: work_bytes of device memory, `lists`: list_bytes of the host's (pinned), for any layer as much as
- * kv_cuda_attention_work says; nothing of it outlives the call on the device's stream; lists may be written again after
- * a wait. */
-int64_t kv_cuda_attention_work(const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
-                               const int32_t *const *host_length, int n_parts, int multiprocessors,
-                               int64_t *list_bytes);
+ * exponentials of q.k / sqrt(d). Parts of one token are split over their entries and merged in a fixed order. `lists`:
+ * the layer's, on the device; `work`: work_bytes of the device's, nothing of which outlives the call on its stream. */
 void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
-                       const struct kv_cuda_part *part_host, const int32_t *const *host_length, int n_parts,
-                       int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work, int64_t work_bytes,
-                       void *lists, int64_t list_bytes);
+                       const struct kv_cuda_attention_size *size, int32_t layer, const kv_bf16 *q, kv_bf16 *out,
+                       float *lse, const void *lists, void *work);
 
 /* Sums of softmax weights over queries, for one part: of all its store heads h, over entries [from[h], length + n_new +
  * n_patch) (from: device, (heads,), never below 0), normalised over just those entries (one lse of their own, made

@@ -192,6 +192,21 @@ unsigned kv_cache_wants(const struct kv_cache *c, int64_t layer)
     return any ? wants | kv_policy_wants(c->policy, &c->pass, true) : wants;
 }
 
+bool kv_cache_idle(const struct kv_cache *c)
+{
+    if (c->pass.evict && c->policy->score->kept)
+        return false;
+    for (int64_t layer = 0; layer < c->shape->layers; layer++)
+        if (kv_cache_wants(c, layer))
+            return false;
+    for (int64_t i = 0; i < c->lanes && c->policy->score->positional; i++) {
+        struct kv_room room = room_of(c, i);
+        if (evicts(c, i, &room))
+            return false;
+    }
+    return true;
+}
+
 /* Tokens up to `end` get into the set. */
 static void fill(struct kv_cache *c, struct kv_cache_lane *lane, int64_t end)
 {

@@ -89,6 +89,9 @@ bool kv_cache_begin(struct kv_cache *c, const struct kv_pass *pass, int64_t pass
  * lanes need not be handed in. */
 unsigned kv_cache_wants(const struct kv_cache *c, int64_t layer);
 
+/* Whether that is so of all layers, and nothing leaves by its position either: a pass nobody needs to look into. */
+bool kv_cache_idle(const struct kv_cache *c);
+
 /* The lane's set with the new tokens in it, (bits of) tokens [0, seen + n_new). */
 const uint64_t *kv_cache_set(struct kv_cache *c, int64_t layer, int64_t head);
 

@@ -18,6 +18,12 @@ KVSIM=$KVENGINE works "on the CPU" generate model --prompt-file "$root/traces/sa
 KVSIM=$PWD/bin/kvengine
 same "the same text as the CPU's" found out
 
+works "launch by launch" generate model --prompt-file "$root/traces/samples/needle.txt" -n 3 -c 128 --backend cuda --no-graph
+same "steps that are repeated say the same" found out
+KVSIM=$KVENGINE kv generate model -p hi -n 2 --no-graph
+is "no steps are recorded on the CPU: status" 2 "$rc"
+has "no steps are recorded on the CPU: said" "--no-graph is of --backend cuda" err
+
 prompt="the key 12 is 3456 and the key 78 is 9012; what is key 12"
 for policy in full streaming:sink_size=4,recent_size=16 snapkv:when=postfill,window_size=8,keep=30% h2o:keep=30%,recent_size=8 \
     prulong:sparsity=50%,sink_size=4,recent_size=16 tova:tokens=20; do

@@ -149,7 +149,7 @@ struct lanes {
     kv_bf16 *q, *out;
     float *lse;
     void *work, *lists;
-    int64_t work_bytes, list_bytes;
+    struct kv_cuda_attention_size size;
 };
 
 /* False: the pool is too small for them. */
@@ -191,21 +191,24 @@ static bool open_lanes(struct bench *b, struct lanes *l, int n, int64_t length, 
     l->out = device(b, l->rows * s->q_heads * s->d, 2);
     l->lse = device(b, l->rows * s->q_heads, sizeof *l->lse);
     kv_cuda_random(b->gpu, l->q, l->rows * s->q_heads * s->d, false, 4, 0, 1);
-    l->work_bytes =
-        kv_cuda_attention_work(s, l->part, l->length_host, n, kv_gpu_about(b->gpu)->multiprocessors, &l->list_bytes);
-    l->work = device(b, l->work_bytes, 1);
-    must(b, kv_gpu_new_host(b->gpu, &l->lists, l->list_bytes, 1, "lists of work", &b->e));
+    int multiprocessors = kv_gpu_about(b->gpu)->multiprocessors;
+    kv_cuda_attention_measure(s, l->part, n, multiprocessors, &l->size);
+    l->work = device(b, l->size.work_bytes, 1);
+    l->lists = device(b, l->size.list_bytes, 1);
+    void *lists = malloc((size_t)l->size.list_bytes);
+    kv_cuda_attention_lists(s, l->part, l->length_host, n, multiprocessors, 0, &l->size, lists);
+    kv_gpu_put(b->gpu, l->lists, lists, (size_t)l->size.list_bytes);
     must(b, kv_gpu_wait(b->gpu, &b->e));
+    free(lists);
     free(table);
     return true;
 }
 
 static void close_lanes(struct bench *b, struct lanes *l)
 {
-    void *all[] = {l->table, l->length, l->device, l->q, l->out, l->lse, l->work};
+    void *all[] = {l->table, l->length, l->device, l->q, l->out, l->lse, l->work, l->lists};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         kv_gpu_delete(b->gpu, all[i]);
-    kv_gpu_delete_host(b->gpu, l->lists);
     free((void *)(uintptr_t)l->length_host[0]);
     for (int32_t page = 0; b->pool.live; page++)
         if (b->pool.taken[page / 64] >> page % 64 & 1)
@@ -216,8 +219,7 @@ static void close_lanes(struct bench *b, struct lanes *l)
 static void attend(struct bench *b, const void *what)
 {
     const struct lanes *l = what;
-    kv_cuda_attention(b->gpu, &b->shape, l->device, l->part, l->length_host, l->n, 0, l->q, l->out, l->lse, l->work,
-                      l->work_bytes, l->lists, l->list_bytes);
+    kv_cuda_attention(b->gpu, &b->shape, l->device, &l->size, 0, l->q, l->out, l->lse, l->lists, l->work);
 }
 
 /* Of one layer; what one layer takes times layers is a step's. */

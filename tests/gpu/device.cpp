@@ -32,6 +32,20 @@ struct kv_gpu {
     std::chrono::steady_clock::time_point mark[KV_GPU_MARKS];
 };
 
+struct kv_gpu_graph {
+    std::vector<std::function<void()>> orders;
+};
+static struct kv_gpu_graph *recorded;
+extern "C" {
+long kv_emulated_repeats; /* graphs that were run, so far */
+}
+
+/* What cannot be asked for while a graph is recorded. */
+static void not_recorded()
+{
+    assert(!kv_emulated_recording);
+}
+
 bool kv_gpu_open(struct kv_gpu **out, struct kv_err *)
 {
     const char *bytes = std::getenv("KV_EMULATED_BYTES");
@@ -76,6 +90,7 @@ static void *just(size_t bytes)
 
 bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
+    not_recorded();
     size_t asked = (size_t)(n ? n : 1) * size, bytes = (asked + 255) / 256 * 256;
     void *made = nullptr;
     if ((int64_t)bytes > kv_gpu_free_bytes(g))
@@ -93,6 +108,7 @@ bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char 
 
 void kv_gpu_delete(struct kv_gpu *g, void *device)
 {
+    not_recorded();
     if (!device)
         return;
     auto at = g->made.find(device);
@@ -104,6 +120,7 @@ void kv_gpu_delete(struct kv_gpu *g, void *device)
 
 bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
+    not_recorded();
     void *made = just((size_t)(n ? n : 1) * size);
     std::memcpy(out, &made, sizeof made);
     if (!made)
@@ -113,42 +130,51 @@ bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const 
 
 void kv_gpu_delete_host(struct kv_gpu *, void *host)
 {
+    not_recorded();
     std::free(host);
 }
 
 void kv_gpu_put(struct kv_gpu *, void *device, const void *host, size_t bytes)
 {
+    not_recorded();
     if (bytes)
         std::memcpy(device, host, bytes);
 }
 
 void kv_gpu_get(struct kv_gpu *, void *host, const void *device, size_t bytes)
 {
+    not_recorded();
     if (bytes)
         std::memcpy(host, device, bytes);
 }
 
 void kv_gpu_copy(struct kv_gpu *, void *to, const void *from, size_t bytes)
 {
-    if (bytes)
+    if (kv_emulated_recording)
+        kv_emulated_recording->push_back([=]() { kv_gpu_copy(nullptr, to, from, bytes); });
+    else if (bytes)
         std::memcpy(to, from, bytes);
 }
 
 void kv_gpu_zero(struct kv_gpu *, void *device, size_t bytes)
 {
-    if (bytes)
+    if (kv_emulated_recording)
+        kv_emulated_recording->push_back([=]() { kv_gpu_zero(nullptr, device, bytes); });
+    else if (bytes)
         std::memset(device, 0, bytes);
 }
 
 void kv_gpu_put_rows(struct kv_gpu *, void *device, size_t to_step, const void *host, size_t from_step, size_t bytes,
                      size_t rows)
 {
+    not_recorded();
     for (size_t i = 0; i < rows && bytes; i++)
         std::memcpy((char *)device + i * to_step, (const char *)host + i * from_step, bytes);
 }
 
 bool kv_gpu_wait(struct kv_gpu *, struct kv_err *)
 {
+    not_recorded();
     return true;
 }
 
@@ -174,6 +200,7 @@ void kv_gpu_release(struct kv_gpu *g, void *base)
 
 bool kv_gpu_map(struct kv_gpu *g, void *base, int64_t slab, struct kv_err *e)
 {
+    not_recorded();
     range &r = g->ranges.at(base);
     char *at = (char *)base + slab * SLAB;
     assert(!r.mapped.at((size_t)slab));
@@ -193,6 +220,7 @@ bool kv_gpu_map(struct kv_gpu *g, void *base, int64_t slab, struct kv_err *e)
 
 void kv_gpu_unmap(struct kv_gpu *g, void *base, int64_t slab)
 {
+    not_recorded();
     range &r = g->ranges.at(base);
     assert(r.mapped.at((size_t)slab));
     r.mapped[(size_t)slab] = false;
@@ -211,6 +239,11 @@ void kv_gpu_multiply(struct kv_gpu *, const void *w, const void *x, int64_t rows
 {
     const uint16_t *weight = (const uint16_t *)w, *in = (const uint16_t *)x;
     assert(wide || !add);
+    if (kv_emulated_recording) {
+        kv_emulated_recording->push_back(
+            [=]() { kv_gpu_multiply(nullptr, w, x, rows, outputs, inputs, y, y_step, wide, add); });
+        return;
+    }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t o = 0; o < outputs; o++) {
             float sum = 0;
@@ -223,8 +256,35 @@ void kv_gpu_multiply(struct kv_gpu *, const void *w, const void *x, int64_t rows
         }
 }
 
+void kv_gpu_graph_begin(struct kv_gpu *)
+{
+    not_recorded();
+    recorded = new kv_gpu_graph();
+    kv_emulated_recording = &recorded->orders;
+}
+
+struct kv_gpu_graph *kv_gpu_graph_end(struct kv_gpu *)
+{
+    kv_emulated_recording = nullptr;
+    return recorded;
+}
+
+void kv_gpu_graph_run(struct kv_gpu *, const struct kv_gpu_graph *graph)
+{
+    not_recorded();
+    kv_emulated_repeats++;
+    for (const auto &order : graph->orders)
+        order();
+}
+
+void kv_gpu_graph_delete(struct kv_gpu *, struct kv_gpu_graph *graph)
+{
+    delete graph;
+}
+
 void kv_gpu_mark(struct kv_gpu *g, int mark)
 {
+    not_recorded();
     g->mark[mark] = std::chrono::steady_clock::now();
 }
 

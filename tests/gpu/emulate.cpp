@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "tests/gpu/emulate.h"
 
-#include <map>
-#include <string>
 #include <ucontext.h>
 #include <vector>
 
 dim3 kv_emulated_thread, kv_emulated_block, kv_emulated_block_size, kv_emulated_grid;
 long kv_emulated_conflicts;
+std::vector<std::function<void()>> *kv_emulated_recording;
 
 namespace
 {
@@ -36,7 +35,6 @@ struct warp {
     unsigned char told[2][32][LANE_BYTES];
 };
 
-std::map<std::string, long> blocks_of;
 fiber fibers[MOST_THREADS];
 alignas(64) char stacks[MOST_THREADS][STACK];
 std::vector<warp> warps;
@@ -236,6 +234,10 @@ void load(uint32_t out[4], const void *row, bool transposed)
 
 void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel)
 {
+    if (kv_emulated_recording) {
+        kv_emulated_recording->push_back([=]() { kv_emulate(name, grid, block, shared, kernel); });
+        return;
+    }
     kernel_name = name;
     n_threads = (int)(block.x * block.y * block.z);
     if (n_threads % 32 || n_threads > MOST_THREADS || n_threads < 32)
@@ -247,7 +249,6 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
     if ((int)warps.size() < n_threads / 32)
         warps.resize((size_t)n_threads / 32);
     shared_asked = shared ? shared + 128 : 0;
-    blocks_of[name] += (long)grid.x * grid.y * grid.z;
     kv_emulated_grid = grid;
     kv_emulated_block_size = block;
     body = &kernel;
@@ -257,14 +258,6 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
                 kv_emulated_block = dim3(x, y, z);
                 run_block();
             }
-}
-
-long kv_emulated_blocks(const char *name)
-{
-    long n = 0;
-    for (const auto &kernel : blocks_of)
-        n += kernel.first.find(name) != std::string::npos ? kernel.second : 0;
-    return n;
 }
 
 unsigned char *kv_emulated_shared(void)

@@ -14,6 +14,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <tuple>
+#include <vector>
 
 #define __global__ static
 #define __device__
@@ -65,16 +67,21 @@ extern dim3 kv_emulated_thread, kv_emulated_block, kv_emulated_block_size, kv_em
 #define blockDim  kv_emulated_block_size
 #define gridDim   kv_emulated_grid
 
-/* Runs the kernel; the block's threads must be a multiple of 32. */
+/* Runs the kernel, or adds that to the recording that is on; the block's threads must be a multiple of 32. */
 void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel);
+/* What a graph repeats, in order; NULL: nothing is recorded. */
+extern std::vector<std::function<void()>> *kv_emulated_recording;
+/* A launch's arguments are what they are when it is asked for. */
+template <typename... P, typename... A> static std::function<void()> kv_emulated_call(void (*kernel)(P...), A... args)
+{
+    std::tuple<std::decay_t<P>...> all{static_cast<std::decay_t<P>>(args)...};
+    return [kernel, all]() { std::apply(kernel, all); };
+}
 #define KV_LAUNCH(g, kernel, grid, block, shared, ...)                                                                 \
     do {                                                                                                               \
         (void)(g);                                                                                                     \
-        kv_emulate(#kernel, (grid), (block), (size_t)(shared), [&]() { kernel(__VA_ARGS__); });                        \
+        kv_emulate(#kernel, (grid), (block), (size_t)(shared), kv_emulated_call(kernel, __VA_ARGS__));                 \
     } while (0)
-
-/* Blocks so far of kernels whose names contain `name`. */
-long kv_emulated_blocks(const char *name);
 
 unsigned char *kv_emulated_shared(void);
 #define KV_SHARED_BYTES(name) unsigned char *const name = kv_emulated_shared()

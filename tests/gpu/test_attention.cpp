@@ -184,17 +184,21 @@ static char *device_room(struct kv_gpu *g, int64_t bytes)
     return at;
 }
 
+static long pieces; /* that lanes were split into, in all */
+
 static void run(world *w)
 {
     const asked &a = w->a;
     memset(w->out, 0xff, (size_t)(w->rows * a.q_heads * a.d) * sizeof *w->out);
     memset(w->lse, 0xff, (size_t)(w->rows * a.q_heads) * sizeof *w->lse);
     const_cast<struct kv_gpu_facts *>(kv_gpu_about(w->g))->multiprocessors = a.multiprocessors;
-    int64_t list_bytes, bytes = kv_cuda_attention_work(&w->shape, w->part, w->length.data(), w->n_parts,
-                                                       a.multiprocessors, &list_bytes);
-    char *work = device_room(w->g, bytes), *lists = room<char>(w->g, list_bytes);
-    kv_cuda_attention(w->g, &w->shape, w->part, w->part, w->length.data(), w->n_parts, LAYER, w->q, w->out, w->lse,
-                      work, bytes, lists, list_bytes);
+    struct kv_cuda_attention_size size;
+    kv_cuda_attention_measure(&w->shape, w->part, w->n_parts, a.multiprocessors, &size);
+    char *work = device_room(w->g, size.work_bytes), *lists = room<char>(w->g, size.list_bytes);
+    kv_cuda_attention_lists(&w->shape, w->part, w->length.data(), w->n_parts, a.multiprocessors, LAYER, &size, lists);
+    const struct kv_cuda_attention_counts *n = (const struct kv_cuda_attention_counts *)(const void *)lists;
+    pieces += n->pieces[0] + n->pieces[1];
+    kv_cuda_attention(w->g, &w->shape, w->part, &size, LAYER, w->q, w->out, w->lse, lists, work);
     wait_for(w->g);
     kv_gpu_delete(w->g, work);
     drop(w->g, lists);
@@ -290,28 +294,15 @@ static void compare(const world *w)
                       w->a.kv_heads, most[0], most[1]);
 }
 
-/* So far: matrices whose rows lay in the same banks; blocks that decoded. Only an emulated device counts. */
+/* So far: matrices whose rows lay in the same banks. Only an emulated device counts. */
+static long conflicts(void)
+{
 #ifdef KV_EMULATED
-enum { COUNTS = 1 };
-static long conflicts(void)
-{
     return kv_emulated_conflicts;
-}
-static long decode_blocks(void)
-{
-    return kv_emulated_blocks("attention_decode");
-}
 #else
-enum { COUNTS = 0 };
-static long conflicts(void)
-{
     return 0;
-}
-static long decode_blocks(void)
-{
-    return 0;
-}
 #endif
+}
 
 static void check(struct kv_gpu *g, const asked &a, uint64_t seed)
 {
@@ -453,10 +444,9 @@ static void test_full_device(void **)
         {{32, 64, 5, 5, 2, {{5, 1, 0, false, {3000, 10, 20, 30, 40}}}, 3}, 14, 20},
     };
     for (const fill &f : fills) {
-        long before = decode_blocks();
+        long before = pieces;
         check(g, f.a, 17);
-        if (COUNTS)
-            assert_in_range(decode_blocks() - before, f.least, f.most);
+        assert_in_range(pieces - before, f.least, f.most);
     }
     kv_gpu_close(g);
 }

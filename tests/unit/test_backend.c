@@ -359,6 +359,79 @@ static void batches_are_their_sequences(void **state)
     }
 }
 
+/* ---- steps of decodes ---- */
+
+#if defined KV_TESTED_CUDA && !defined KV_ON_DEVICE
+extern long kv_emulated_repeats;
+#else
+static long kv_emulated_repeats;
+#endif
+enum { ALIKE = 4, GOING = 3, ROUNDS = 4 * ALIKE };
+
+/* Every third entry goes. */
+static bool thin_out(void *fixture, int64_t layer, struct kv_err *e)
+{
+    struct fixture *f = fixture;
+    uint64_t stay[2] = {UINT64_C(0xdb6db6db6db6db6d), UINT64_C(0xb6db6db6db6db6db)};
+    (void)e;
+    for (int64_t h = 0; h < f->w.config.kv_heads; h++)
+        f->b->ops->compact(f->b, 0, layer, h, stay);
+    return true;
+}
+
+/* Of three sequences, one token each: all of them, then without the first, then the first, which is thinned out before,
+ * then all again. Logits of every step; returns how many steps were repeated. */
+static long run_steps(struct fixture *f, bool no_graph, int32_t *token, float *logits)
+{
+    static const int64_t prompts[GOING] = {3, 30, 45};
+    struct kv_backend_asked asked = {.page = 4, .pool_bytes = 1 << 24, .threads = 2, .no_graph = no_graph};
+    struct kv_seq s[GOING];
+    int64_t heads = f->w.config.kv_heads, vocab = f->w.config.vocab;
+    long before = kv_emulated_repeats;
+    close_backend(f);
+    MUST(TESTED.open(&f->b, &f->w, &asked, &f->e));
+    for (int i = 0; i < GOING; i++) {
+        s[i] = open_sequence(f, heads, i == 1 ? 5 : 0, i == 2);
+        struct kv_part part = {.seq = &s[i], .token = token, .n_new = prompts[i]};
+        MUST(f->b->ops->forward(f->b, &part, 1, NULL, NULL, &f->e));
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        struct kv_part part[GOING];
+        int when = round / ALIKE, n = 0;
+        bool thinned = when == 2 && round % ALIKE == 0;
+        for (int i = when == 1; i < (when == 2 ? 1 : GOING); i++, logits += vocab)
+            part[n++] =
+                (struct kv_part){.seq = &s[i], .token = token + s[i].seen, .n_new = 1, .n_logits = 1, .logits = logits};
+        MUST(f->b->ops->forward(f->b, part, n, thinned ? thin_out : NULL, f, &f->e));
+    }
+    check_pages(f, s, GOING, 4);
+    for (int i = 0; i < GOING; i++)
+        f->b->ops->seq_close(f->b, &s[i]);
+    return kv_emulated_repeats - before;
+}
+
+/* The same bits, while lanes grow over the edges of pages and sequences come, go and lose entries. */
+static void repeated_steps_are_those_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = FIRST_SHAPE; i < SHAPES; i += NEXT_SHAPE) {
+        open_model(f, &shapes[i], types[i % 3], 3);
+        int64_t all = ROUNDS * GOING * f->w.config.vocab;
+        float *repeated = calloc((size_t)all, sizeof *repeated), *asked_for = calloc((size_t)all, sizeof *asked_for);
+        int32_t *token = draw_tokens(f, TOKENS, 5);
+        assert_int_equal(run_steps(f, true, token, asked_for), 0);
+        long repeats = run_steps(f, false, token, repeated);
+#if defined KV_TESTED_CUDA && !defined KV_ON_DEVICE
+        assert_int_equal(repeats, ROUNDS - 4 - 1); /* not the first of each kind, nor the one that was looked at */
+#else
+        assert_int_equal(repeats, 0);
+#endif
+        assert_memory_equal(repeated, asked_for, sizeof *repeated * (size_t)all);
+        free(repeated);
+        free(asked_for);
+    }
+}
+
 /* ---- keys rotated by place ---- */
 
 /* In a model of one layer a key depends on its token and its place alone: so what is left, read afresh, is the same. */
@@ -541,6 +614,7 @@ int main(void)
         TEST(evicted_entries_are_not_seen),
         TEST(a_patch_leaves_nothing),
         TEST(batches_are_their_sequences),
+        TEST(repeated_steps_are_those_asked_for),
         TEST(places_are_positions_among_survivors),
         TEST(a_full_pool_is_said),
         TEST(what_cannot_be_made_is_refused),
