@@ -194,7 +194,7 @@ $(B)/kvengine: $(B)/engine/kvengine.o $(B)/libkvengine.a $(common_libs) $(B)/kve
 $(B)/golden: $(call objects,$(GOLDEN_C)) $(sim_libs) $(B)/kvsim.libs
 	$(link)
 test_programs  := $(TEST_C:%.c=$(B)/%)
-gpu_tests := $(TEST_CPP:%.cpp=$(B)/%) $(B)/tests/gpu/test_backend
+gpu_tests := $(TEST_CPP:%.cpp=$(B)/%) $(B)/tests/gpu/test_backend $(B)/tests/gpu/test_steps
 emulated_engine := $(if $(KERNEL_CU),$(B)/tests/gpu/kvengine)
 fuzz_programs  := $(FUZZ_C:%.c=$(B)/%)
 bench_programs := $(BENCH_C:%.c=$(B)/%)
@@ -218,10 +218,13 @@ $(B)/tests/gpu/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
 	@mkdir -p $(@D)
 	$(CXX) @$(B)/cpp.flags $(not_watched) -MMD -MP -c -o $@ $<
 # The suite that the CPU backend passes, for the CUDA backend.
-$(B)/tests/gpu/on_device/test_backend.o: on_it := -DKV_ON_DEVICE
-$(B)/tests/gpu/test_backend.o $(B)/tests/gpu/on_device/test_backend.o: tests/unit/test_backend.c $(B)/all.cflags $(B)/test.cflags $(B)/engine.cflags $(B)/compiler
+tested_c := $(addprefix $(B)/tests/gpu/,test_backend.o test_steps.o on_device/test_backend.o on_device/test_steps.o)
+$(filter %backend.o,$(tested_c)): tests/unit/test_backend.c
+$(filter %steps.o,$(tested_c)): tests/gpu/test_steps.c
+$(filter $(B)/tests/gpu/on_device/%,$(tested_c)): on_it := -DKV_ON_DEVICE
+$(tested_c): $(B)/all.cflags $(B)/test.cflags $(B)/engine.cflags $(B)/compiler
 	@mkdir -p $(@D)
-	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -DKV_TESTED_CUDA $(on_it) -MMD -MP -c -o $@ $<
+	$(CC) $(patsubst %,@%,$(filter %.cflags,$^)) -DKV_TESTED_CUDA $(on_it) -MMD -MP -c -o $@ $(filter %.c,$^)
 $(gpu_tests): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
@@ -233,7 +236,7 @@ $(B)/tests/gpu/kvengine: $(B)/engine/kvengine.o $(B)/emulated/engine/host.o $(em
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
 # The same tests, and benches, with the device itself.
-on_device := $(if $(cuda_on),$(addprefix $(B)/tests/gpu/on_device/,facts bench test_backend \
+on_device := $(if $(cuda_on),$(addprefix $(B)/tests/gpu/on_device/,facts bench test_backend test_steps \
   $(patsubst tests/gpu/%.cpp,%,$(filter-out %/test_emulate.cpp,$(TEST_CPP)))))
 $(B)/tests/gpu/on_device/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
 	@mkdir -p $(@D)

@@ -6,7 +6,7 @@
 #define KV_BACKEND_H
 
 #include "engine/weights.h"
-#include "sim/core/channel.h"
+#include "sim/core/cache.h"
 
 /* The pages of one lane, entries in order of position: entry i is row i % page of page[i / page]. */
 struct kv_lane_pages {
@@ -29,6 +29,11 @@ struct kv_seq {
     int64_t n_query; /* how many queries of the window there are */
 };
 
+/* Who left a lane by its score, and how many scores that decided were equal (kv_select's top). */
+struct kv_left {
+    int32_t rank, ties;
+};
+
 /* A sequence's share of a forward pass: n_new tokens at positions seen .., and n_patch behind them that leave nothing.
  */
 struct kv_part {
@@ -37,6 +42,12 @@ struct kv_part {
     int64_t n_new, n_patch;
     int64_t n_logits; /* of the last of the n_new tokens */
     float *logits;    /* (n_logits, vocab) */
+
+    /* Where the backend can: who leaves each lane as its layer's attention ends, without a hook being asked. (layers,
+     * store heads); NULL: the hook sees to it. Parts of one token without a patch. */
+    const struct kv_leave *leave;
+    const struct kv_simple_score *by; /* NULL: by place, from `first` on */
+    struct kv_left *left;             /* (layers, store heads) with `by`: who left, where anyone did */
 };
 
 /* Rows of a pass are its tokens, part after part: first[p] is part p's first one, first[n] how many there are. Returns
@@ -111,6 +122,13 @@ struct kv_backend_ops {
     /* Within the hook: of the lane's entries and patch those stay whose bit is set in `stay` (by rank; NULL: all). The
      * patch never stays. Pages that are free then go back. */
     void (*compact)(struct kv_backend *b, int part, int64_t layer, int64_t head, const uint64_t *stay);
+
+    /* Numbers of a lane's entries, which scores of parts with `leave` are gathered in: set before the first such pass,
+     * and got back where the host is to decide again. Both NULL: parts with `leave` are not taken. KV_ENV. */
+    bool (*set_column)(struct kv_backend *b, struct kv_seq *s, int64_t layer, int64_t head, const float *column,
+                       struct kv_err *e);
+    bool (*get_column)(struct kv_backend *b, struct kv_seq *s, int64_t layer, int64_t head, float *column,
+                       struct kv_err *e);
 
     struct kv_backend_use (*use)(const struct kv_backend *b);
 };

@@ -32,7 +32,10 @@ bool kv_live_open(struct kv_live *l, struct kv_backend *b, const struct kv_weigh
     l->token = kv_alloc_many(a, (size_t)tokens + 1, sizeof *l->token, "tokens", e);
     l->logits = kv_alloc_many(a, (size_t)w->config.vocab, sizeof *l->logits, "logits", e);
     l->old_set = kv_alloc_many(a, (size_t)((heads + 1) * l->words), sizeof *l->old_set, "sets of positions", e);
-    if (!l->token || !l->logits || !l->old_set ||
+    l->leave = kv_alloc_many(a, (size_t)(l->shape.layers * heads), sizeof *l->leave, "lanes", e);
+    l->left = kv_alloc_many(a, (size_t)(l->shape.layers * heads), sizeof *l->left, "lanes", e);
+    l->simple = kv_score_simple(&l->policy, l->shape.q_heads / heads, &l->by) && l->policy.when.every <= 1;
+    if (!l->token || !l->logits || !l->old_set || !l->leave || !l->left ||
         !kv_cache_open(&l->cache, &l->policy, &l->shape, &l->request, page, in_place, a, e) ||
         !kv_cache_work_open(&l->work, tokens + l->policy.when.patch, (int)heads, e))
         return false;
@@ -192,15 +195,58 @@ static bool hook(void *step_, int64_t layer, struct kv_err *e)
 {
     struct step *s = step_;
     for (int i = 0; i < s->n; i++)
-        if (!layer_ends(s->live[i], i, layer, e))
+        if (!s->live[i]->planned && !layer_ends(s->live[i], i, layer, e))
             return false;
     return true;
 }
+
+/* ---- steps without a hook ---- */
 
 /* Nothing is asked of the pass's layers and nothing leaves them. */
 static bool only_grows(const struct kv_live *l)
 {
     return !l->watch && !l->pass.n_patch && kv_cache_idle(&l->cache);
+}
+
+/* The backend can tell by itself who leaves. */
+static bool plan(struct kv_live *l)
+{
+    return l->backend->ops->set_column && !l->watch && l->pass.decode_step >= 0 && l->pass.n_new == 1 &&
+           !l->pass.n_patch && (l->simple || l->policy.score->positional) && kv_cache_leaves(&l->cache, l->leave);
+}
+
+/* The score's column is where the pass wants it. */
+static bool move_columns(struct kv_live *l, bool away, struct kv_err *e)
+{
+    const struct kv_backend_ops *ops = l->backend->ops;
+    int64_t heads = l->shape.store_heads;
+    if (l->away == away || !l->cache.columns)
+        return true;
+    for (int64_t i = 0; i < l->shape.layers * heads; i++)
+        if (away ? !ops->set_column(l->backend, &l->seq, i / heads, i % heads,
+                                    kv_cache_only_column(&l->cache, i / heads, i % heads), e)
+                 : !ops->get_column(l->backend, &l->seq, i / heads, i % heads,
+                                    kv_cache_only_column(&l->cache, i / heads, i % heads), e))
+            return false;
+    l->away = away;
+    return true;
+}
+
+/* The cache is told what the backend did. */
+static void told(struct kv_live *l)
+{
+    int64_t heads = l->shape.store_heads;
+    bool by_place = l->policy.score->positional;
+    struct kv_lane_in nothing = {.rows = 1};
+    for (int64_t i = 0; i < l->shape.layers * heads; i++)
+        if (by_place)
+            kv_cache_lane(&l->cache, i / heads, i % heads, &nothing, &l->work);
+        else if (l->leave[i].n)
+            kv_cache_told(&l->cache, i / heads, i % heads, l->left[i].rank, l->left[i].ties);
+    for (int64_t layer = 0; layer < l->shape.layers && by_place; layer++)
+        kv_cache_layer(&l->cache, layer, &l->work);
+    for (int64_t i = 0; i < l->shape.layers * heads; i++)
+        KV_ASSERT(kv_cache_held(&l->cache, i / heads, i % heads) == l->seq.lane[i].length);
 }
 
 /* ---- steps ---- */
@@ -225,7 +271,18 @@ static bool begin(struct kv_live *l, struct kv_part *part, struct kv_err *e)
                              .n_patch = l->pass.n_patch,
                              .n_logits = 1,
                              .logits = l->logits};
-    return kv_cache_begin(&l->cache, &l->pass, 1, e);
+    if (!kv_cache_begin(&l->cache, &l->pass, 1, e))
+        return false;
+    bool idle = only_grows(l);
+    l->planned = (!idle || l->policy.when.at & KV_AT_DECODE) && plan(l); /* all decodes alike: then they are repeated */
+    if ((!idle || l->planned) && !move_columns(l, l->planned, e))
+        return false;
+    if (l->planned) {
+        part->leave = l->leave;
+        part->by = l->policy.score->positional ? NULL : &l->by;
+        part->left = l->left;
+    }
+    return true;
 }
 
 bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
@@ -235,22 +292,24 @@ bool kv_live_step(struct kv_live **live, int n, struct kv_err *e)
     struct step step = {.live = going};
     int64_t start = kv_clock_ns();
     int64_t tokens = 0;
-    bool idle = true;
+    bool asks = false;
     for (int i = 0; i < n; i++)
         if (kv_live_next(live[i])) {
             if (!begin(live[i], &part[step.n], e))
                 return false;
             tokens += part[step.n].n_new + part[step.n].n_patch;
-            idle = idle && only_grows(live[i]);
+            asks |= !live[i]->planned && !only_grows(live[i]);
             going[step.n++] = live[i];
         }
     if (!step.n)
         return true;
     struct kv_backend *b = going[0]->backend;
-    if (!b->ops->forward(b, part, step.n, idle ? NULL : hook, &step, e))
+    if (!b->ops->forward(b, part, step.n, asks ? hook : NULL, &step, e))
         return false;
     double each = (double)(kv_clock_ns() - start) * 1e-9 / (double)tokens;
     for (int i = 0; i < step.n; i++) {
+        if (going[i]->planned)
+            told(going[i]);
         kv_cache_end(&going[i]->cache);
         going[i]->pass_s += each * (double)(part[i].n_new + part[i].n_patch);
         if (going[i]->watch && !going[i]->watch->ends(going[i]->watch->context, going[i], e))

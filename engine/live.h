@@ -48,6 +48,13 @@ struct kv_live {
     uint64_t *old_set; /* (store heads, words) before the layer decides */
     uint64_t *stay;
     int64_t words;
+
+    /* Steps that the backend decides by itself. */
+    bool simple, away; /* the score is simple; its column is the backend's */
+    struct kv_simple_score by;
+    struct kv_leave *leave; /* (layers, store heads), as left */
+    struct kv_left *left;
+    bool planned;                    /* the pass that is on is such a step */
     double score_s, evict_s, pass_s; /* seconds in all; of a pass with others its share, by tokens */
 };
 

@@ -122,8 +122,8 @@ static bool attention_scores(struct kv_cuda *b, int part, int64_t layer, enum kv
     if (good) {
         kv_gpu_put(b->gpu, b->from.at, from, sizeof *from * (size_t)heads);
         kv_cuda_window_sums(b->gpu, &b->shape, b->part_device + part, b->part_host + part, (int32_t)layer, b->q,
-                            queries, skip, b->from.at, most, query_rows, b->scores.at, rows * stride, stride,
-                            b->scratch.at);
+                            queries, skip, b->from.at, kv_cuda_round_entries(most), query_rows, b->scores.at,
+                            rows * stride, stride, b->scratch.at);
     }
     good = good && get_scores(b, heads * rows * stride, e);
     for (int64_t i = 0; good && i < heads * rows; i++)

@@ -51,8 +51,8 @@ static void cuda_close(struct kv_backend *backend)
 {
     struct kv_cuda *b = kv_cuda_of(backend);
     if (b->gpu) {
-        struct kv_cuda_buffer *buffers[] = {&b->lists,   &b->work, &b->logits, &b->scores,
-                                            &b->scratch, &b->from, &b->keep};
+        struct kv_cuda_buffer *buffers[] = {&b->lists, &b->work, &b->logits, &b->scores,       &b->scratch, &b->from,
+                                            &b->keep,  &b->made, &b->none,   &b->made_scratch, &b->lowest};
         for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
             kv_gpu_delete(b->gpu, buffers[i]->at);
         drop_rows(b);
@@ -179,7 +179,11 @@ static void fill_part(struct kv_cuda *b, int p)
                                             .seen = part->seq->seen,
                                             .slot_positions = part->seq->slot_positions,
                                             .query = own->query,
-                                            .window = (int32_t)part->seq->window};
+                                            .window = (int32_t)part->seq->window,
+                                            .leave = part->leave ? own->leave : NULL,
+                                            .left = own->left,
+                                            .column = own->column,
+                                            .column_room = own->column_room};
     b->length_host[p] = own->host_length;
     memcpy(b->token_host + b->first[p], part->token, sizeof *part->token * (size_t)(part->n_new + part->n_patch));
 }
@@ -208,6 +212,33 @@ static bool make_lists(struct kv_cuda *b, struct kv_err *e)
     return true;
 }
 
+/* What parts whose lanes lose entries by score work with. */
+static bool make_leaving(struct kv_cuda *b, struct kv_err *e)
+{
+    int64_t most = 0, heads = 0;
+    for (int p = 0; p < b->n_parts; p++)
+        if (b->part[p].leave && b->part[p].by) {
+            int64_t lanes = b->config.layers * b->part_host[p].heads;
+            heads = b->part_host[p].heads > heads ? b->part_host[p].heads : heads;
+            for (int64_t i = 0; i < lanes; i++)
+                most = b->length_host[p][i] + 1 > most ? b->length_host[p][i] + 1 : most;
+        }
+    b->most_entries = most = kv_cuda_round_entries(most);
+    if (!heads)
+        return true;
+    int64_t none = (int64_t)sizeof(int32_t) * heads;
+    bool fresh = b->none.bytes < none;
+    if (!kv_cuda_room(b, &b->made, heads * most * (int64_t)sizeof(float), "scores", e) ||
+        !kv_cuda_room(b, &b->made_scratch, kv_cuda_window_scratch(&b->shape, 1) * (int64_t)sizeof(float), "sums", e) ||
+        !kv_cuda_room(b, &b->none, none, "lanes", e) ||
+        !kv_cuda_room(b, &b->lowest, heads * kv_cuda_chunks(most) * (int64_t)sizeof(struct kv_cuda_lowest),
+                      "lowest scores", e))
+        return false;
+    if (fresh)
+        kv_gpu_zero(b->gpu, b->none.at, (size_t)none);
+    return true;
+}
+
 static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct kv_err *e)
 {
     b->part = part;
@@ -220,7 +251,7 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
     if (!kv_config_reaches(&b->config, last, e) || !make_rows(b, rows, e) || !make_rope(b, last + 1, e))
         return false;
     for (int p = 0; p < n_parts; p++) {
-        if (!kv_cuda_seq_begin(b, part[p].seq, part[p].n_new + part[p].n_patch, e))
+        if (!kv_cuda_seq_begin(b, part[p].seq, part[p].n_new + part[p].n_patch, e) || !kv_cuda_seq_plan(b, &part[p], e))
             return false;
         fill_part(b, p);
     }
@@ -228,7 +259,7 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
     for (int p = 0; p < n_parts; p++)
         most_logits += part[p].n_logits;
     most_logits = most_logits < LOGIT_ROWS ? most_logits : LOGIT_ROWS;
-    if (!make_lists(b, e) ||
+    if (!make_lists(b, e) || !make_leaving(b, e) ||
         !kv_cuda_room(b, &b->logits, most_logits * b->config.vocab * (int64_t)sizeof(float), "logits", e))
         return false;
     kv_gpu_put(b->gpu, b->part_device, b->part_host, sizeof *b->part_host * (size_t)n_parts);
@@ -257,6 +288,13 @@ static bool grow(struct kv_cuda *b, int64_t layer, struct kv_err *e)
     return true;
 }
 
+/* What leaves without a hook, as far as pages go: what uses them is asked for in order. */
+static void shrink(struct kv_cuda *b, int64_t layer)
+{
+    for (int p = 0; p < b->n_parts; p++)
+        kv_cuda_seq_shrink(b, &b->part[p], layer);
+}
+
 static void embed(struct kv_cuda *b)
 {
     kv_cuda_embed(b->gpu, b->embedding, b->token, b->rows, b->config.hidden, b->x);
@@ -275,6 +313,28 @@ static void attention_layer(struct kv_cuda *b, int64_t layer)
                       (const char *)b->lists.at + layer * b->attention_size.list_bytes, b->work.at);
 }
 
+/* Who leaves without a hook: the part's lanes close up. */
+static void leave_lanes(struct kv_cuda *b, int p, int64_t layer)
+{
+    const struct kv_cuda_part *device = b->part_device + p, *host = b->part_host + p;
+    const struct kv_simple_score *by = b->part[p].by;
+    int64_t stride = b->most_entries;
+    struct kv_cuda_lowest *lowest = b->lowest.at;
+    if (by) {
+        struct kv_cuda_rule rule = {.gathered = by->made == KV_MADE_GATHERED,
+                                    .brought = by->made == KV_MADE_BROUGHT,
+                                    .together = by->together,
+                                    .sign = by->sign};
+        if (rule.brought)
+            kv_cuda_norms(b->gpu, &b->shape, device, host, (int32_t)layer, by->channel == KV_VALUE_NORM, b->made.at, 1);
+        else
+            kv_cuda_window_sums(b->gpu, &b->shape, device, host, (int32_t)layer, b->q, 1, 0, b->none.at, stride, false,
+                                b->made.at, stride, stride, b->made_scratch.at);
+        kv_cuda_weigh(b->gpu, &b->shape, device, host, (int32_t)layer, &rule, b->made.at, stride, stride, lowest);
+    }
+    kv_cuda_close_up(b->gpu, &b->shape, device, host, (int32_t)layer, by ? lowest : NULL, kv_cuda_chunks(stride));
+}
+
 /* What is left of the layer's attention once nobody asks for scores of it. */
 static void leave_attention(struct kv_cuda *b, int64_t layer)
 {
@@ -282,6 +342,8 @@ static void leave_attention(struct kv_cuda *b, int64_t layer)
     const struct kv_cuda_layer *w = &b->layer[layer];
     for (int p = 0; p < b->n_parts; p++) {
         struct kv_cuda_seq *own = b->part[p].seq->own;
+        if (b->part[p].leave)
+            leave_lanes(b, p, layer);
         if (own->query)
             kv_cuda_keep_queries(b->gpu, &b->shape, b->part_host + p, (int32_t)layer, b->q, own->query);
     }
@@ -333,6 +395,13 @@ static void all_logits(struct kv_cuda *b)
     }
 }
 
+static bool pass_ends(struct kv_cuda *b, struct kv_err *e)
+{
+    for (int p = 0; p < b->n_parts; p++)
+        kv_cuda_seq_told(b, &b->part[p]);
+    return kv_gpu_wait(b->gpu, e);
+}
+
 static bool do_pass(struct kv_cuda *b, kv_layer_hook *hook, void *context, struct kv_err *e)
 {
     embed(b);
@@ -340,6 +409,7 @@ static bool do_pass(struct kv_cuda *b, kv_layer_hook *hook, void *context, struc
         if (!grow(b, layer, e))
             return false;
         attention_layer(b, layer);
+        shrink(b, layer);
         if (hook && !hook(context, layer, e))
             return false;
         if (b->late.n)
@@ -348,18 +418,20 @@ static bool do_pass(struct kv_cuda *b, kv_layer_hook *hook, void *context, struc
         mlp_layer(b, layer);
     }
     all_logits(b);
-    return kv_gpu_wait(b->gpu, e);
+    return pass_ends(b, e);
 }
 
 /* ---- steps of decodes ---- */
 
 /* What launches of a step have in them: a recorded one stands for another in which all of this is the same. */
 struct kv_cuda_step {
-    int64_t moved;
+    int64_t moved, most_entries;
     int n_parts;
     struct {
         const kv_bf16 *query;
         int32_t window, heads, slot_positions;
+        bool leaves, by_score;
+        struct kv_simple_score by;
     } part[];
 };
 
@@ -374,12 +446,21 @@ static bool describe_step(struct kv_cuda *b, struct kv_err *e)
         return kv_fail(e, KV_ENV, "no memory for %d parts", b->n_parts);
     memset(s, 0, bytes);
     s->moved = b->moved;
+    s->most_entries = b->most_entries;
     s->n_parts = b->n_parts;
     for (int p = 0; p < b->n_parts; p++) {
         s->part[p].query = b->part_host[p].query;
         s->part[p].window = b->part_host[p].window;
         s->part[p].heads = b->part_host[p].heads;
         s->part[p].slot_positions = b->part_host[p].slot_positions;
+        s->part[p].leaves = b->part[p].leave != NULL;
+        s->part[p].by_score = b->part[p].by != NULL;
+        if (b->part[p].by) { /* field by field: what lies between them is compared as well */
+            s->part[p].by.channel = b->part[p].by->channel;
+            s->part[p].by.made = b->part[p].by->made;
+            s->part[p].by.sign = b->part[p].by->sign;
+            s->part[p].by.together = b->part[p].by->together;
+        }
     }
     return true;
 }
@@ -412,9 +493,11 @@ static void ask_step(struct kv_cuda *b)
 /* A step like the one before is recorded and from then on repeated: its hundreds of launches are one. */
 static bool do_step(struct kv_cuda *b, struct kv_err *e)
 {
-    for (int64_t layer = 0; layer < b->config.layers; layer++)
+    for (int64_t layer = 0; layer < b->config.layers; layer++) {
         if (!grow(b, layer, e))
             return false;
+        shrink(b, layer);
+    }
     if (!describe_step(b, e))
         return false;
     bool same = same_step(b->step, b->step_before);
@@ -434,7 +517,7 @@ static bool do_step(struct kv_cuda *b, struct kv_err *e)
     for (int p = 0; p < b->n_parts; p++)
         kv_gpu_get(b->gpu, b->part[p].logits, (const float *)b->logits.at + p * b->config.vocab,
                    sizeof(float) * (size_t)b->config.vocab);
-    return kv_gpu_wait(b->gpu, e);
+    return pass_ends(b, e);
 }
 
 static bool cuda_forward(struct kv_backend *backend, struct kv_part *part, int n_parts, kv_layer_hook *hook,
@@ -475,5 +558,7 @@ const struct kv_backend_ops kv_backend_cuda = {
     .channel = kv_cuda_channel,
     .entries = kv_cuda_lane_entries,
     .compact = kv_cuda_compact_lane,
+    .set_column = kv_cuda_set_column,
+    .get_column = kv_cuda_get_column,
     .use = cuda_use,
 };

@@ -20,6 +20,11 @@ struct kv_cuda_seq {
     int32_t *length, *host_length; /* (layers, heads) before the pass that is on */
     int64_t room;
     kv_bf16 *query; /* (layers, window, q heads, d) */
+    /* Of passes whose part says who leaves: NULL until the first. (layers, heads). */
+    struct kv_cuda_leave *leave, *host_leave;
+    struct kv_cuda_left *left, *host_left;
+    float *column; /* (layers, heads, column_room), once it was set */
+    int64_t column_room;
 };
 
 /* Memory of the device that grows to what is asked for. */
@@ -56,6 +61,10 @@ struct kv_cuda {
     float *x, *lse;
     kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
     struct kv_cuda_buffer lists, work, logits, scores, scratch, from, keep;
+    /* Of parts that say who leaves: their scores, from no entry on, the lowest of them; for so many entries of a lane.
+     */
+    struct kv_cuda_buffer made, made_scratch, none, lowest;
+    int64_t most_entries;
     char *lists_host; /* (layers, attention_size.list_bytes), lists_room bytes */
     int64_t lists_room;
     struct kv_cuda_attention_size attention_size;
@@ -88,6 +97,23 @@ void kv_cuda_seq_close(struct kv_backend *backend, struct kv_seq *s);
 bool kv_cuda_seq_begin(struct kv_cuda *b, struct kv_seq *s, int64_t tokens, struct kv_err *e);
 /* Pages of the layer's lanes for `tokens` more each, and their numbers on the device. KV_ENV. */
 bool kv_cuda_seq_grow(struct kv_cuda *b, struct kv_seq *s, int64_t layer, int64_t tokens, struct kv_err *e);
+/* What the part says leaves the layer's lanes: told to the device before the first layer, and counted off as the layer
+ * is asked for; who left by score comes back after the pass. KV_ENV. */
+bool kv_cuda_seq_plan(struct kv_cuda *b, const struct kv_part *part, struct kv_err *e);
+void kv_cuda_seq_shrink(struct kv_cuda *b, const struct kv_part *part, int64_t layer);
+void kv_cuda_seq_told(struct kv_cuda *b, const struct kv_part *part);
+bool kv_cuda_set_column(struct kv_backend *backend, struct kv_seq *s, int64_t layer, int64_t head, const float *column,
+                        struct kv_err *e);
+bool kv_cuda_get_column(struct kv_backend *backend, struct kv_seq *s, int64_t layer, int64_t head, float *column,
+                        struct kv_err *e);
+/* Entries as scores of lanes of up to n are made for: few different numbers, as sums are split by it. */
+static inline int64_t kv_cuda_round_entries(int64_t n)
+{
+    int64_t step = 1024;
+    while (8 * step < n)
+        step *= 2;
+    return (n + step - 1) / step * step;
+}
 void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, int64_t head, const uint64_t *stay);
 
 /* Scores (channels.c). */

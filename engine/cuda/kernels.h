@@ -19,6 +19,14 @@ struct kv_cuda_shape {
     const float *cosine, *sine;                 /* (positions, d / 2) */
 };
 
+/* As kv_leave and kv_left, of a lane. */
+struct kv_cuda_leave {
+    int32_t first, behind, n;
+};
+struct kv_cuda_left {
+    int32_t rank, ties;
+};
+
 /* A part of the pass; an array of them is on the device and on the host. Its lanes are (layers, heads). */
 struct kv_cuda_part {
     const int32_t *table;  /* (layers, heads, table_room) pages of each lane */
@@ -31,6 +39,10 @@ struct kv_cuda_part {
     int32_t slot_positions; /* keys lie raw; they and queries are rotated by place in the lane: entry i by i */
     const kv_bf16 *query;   /* (layers, window, q_heads, d) last queries of earlier passes, newest last; or NULL */
     int32_t window;
+    const struct kv_cuda_leave *leave; /* (layers, heads) or NULL */
+    struct kv_cuda_left *left;         /* (layers, heads) */
+    float *column;                     /* (layers, heads, column_room) numbers of the entries, or NULL */
+    int64_t column_room;
 };
 
 /* As kv_gpu_multiply, of at most KV_CUDA_SKINNY rows: a row's numbers are the same bits whatever the other rows. */
@@ -116,6 +128,34 @@ void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const stru
  * first move stay. */
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, const int32_t *keep, int64_t n);
+
+/* A number for each entry of a layer's lanes, from `made`: of each entry, lane h at h x made_stride; or (brought) the
+ * new entry's alone, at h. It is taken as it is, or added to the part's column, or becomes the new entry's there; for
+ * `together` the lanes' are added up in order. x sign it is the score, and the lowest of entries [first, behind) of
+ * part->leave is looked for: lowest[h x chunks + i] is that of KV_CUDA_CHUNK entries; of equals the last one. chunks =
+ * kv_cuda_chunks(most_entries), most_entries of any lane, or more. */
+enum { KV_CUDA_CHUNK = 4096 };
+struct kv_cuda_lowest {
+    float score;
+    int32_t rank, many; /* many: how many have it; 0: no entry may leave */
+};
+static inline int64_t kv_cuda_chunks(int64_t most_entries)
+{
+    return (most_entries + KV_CUDA_CHUNK - 1) / KV_CUDA_CHUNK;
+}
+struct kv_cuda_rule {
+    bool gathered, brought, together;
+    float sign;
+};
+void kv_cuda_weigh(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
+                   const struct kv_cuda_part *part_host, int32_t layer, const struct kv_cuda_rule *rule,
+                   const float *made, int64_t made_stride, int64_t most_entries, struct kv_cuda_lowest *lowest);
+
+/* What part->leave says leaves the layer's lanes, and those behind move up, numbers of the column too: n entries from
+ * `first` on, or (lowest not NULL) the one that was found, which part->left then says. */
+void kv_cuda_close_up(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
+                      const struct kv_cuda_part *part_host, int32_t layer, const struct kv_cuda_lowest *lowest,
+                      int64_t chunks);
 
 /* query (layers, window, q_heads, d) of the layer: its last n_new rows become the part's last new tokens, older ones
  * move up. */

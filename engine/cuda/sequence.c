@@ -44,6 +44,11 @@ void kv_cuda_seq_close(struct kv_backend *backend, struct kv_seq *s)
         kv_gpu_delete(b->gpu, own->length);
         kv_gpu_delete_host(b->gpu, own->host_length);
         kv_gpu_delete(b->gpu, own->query);
+        kv_gpu_delete(b->gpu, own->leave);
+        kv_gpu_delete_host(b->gpu, own->host_leave);
+        kv_gpu_delete(b->gpu, own->left);
+        kv_gpu_delete_host(b->gpu, own->host_left);
+        kv_gpu_delete(b->gpu, own->column);
     }
     free(own);
     free(s->lane);
@@ -113,19 +118,122 @@ bool kv_cuda_seq_grow(struct kv_cuda *b, struct kv_seq *s, int64_t layer, int64_
     return true;
 }
 
+static int64_t longest_lane(const struct kv_cuda *b, const struct kv_seq *s)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < b->config.layers * s->store_heads; i++)
+        most = s->lane[i].length > most ? s->lane[i].length : most;
+    return most;
+}
+
 bool kv_cuda_seq_begin(struct kv_cuda *b, struct kv_seq *s, int64_t tokens, struct kv_err *e)
 {
     struct kv_cuda_seq *own = own_of(s);
-    int64_t lanes = b->config.layers * s->store_heads, most = 0;
-    for (int64_t i = 0; i < lanes; i++) {
-        most = s->lane[i].length > most ? s->lane[i].length : most;
+    int64_t lanes = b->config.layers * s->store_heads, most = longest_lane(b, s);
+    for (int64_t i = 0; i < lanes; i++)
         own->host_length[i] = (int32_t)s->lane[i].length;
-    }
     int64_t pages = (most + tokens + b->asked.page - 1) / b->asked.page;
     if (pages > own->room && !widen(b, s, pages, e))
         return false;
     kv_gpu_put(b->gpu, own->length, own->host_length, sizeof *own->length * (size_t)lanes);
     return true;
+}
+
+/* ---- what leaves by itself ---- */
+
+static bool make_leave(struct kv_cuda *b, struct kv_cuda_seq *own, int64_t lanes, struct kv_err *e)
+{
+    static const char what[] = "who leaves";
+    return own->host_left || (kv_gpu_new(b->gpu, &own->leave, lanes, sizeof *own->leave, what, e) &&
+                              kv_gpu_new_host(b->gpu, &own->host_leave, lanes, sizeof *own->host_leave, what, e) &&
+                              kv_gpu_new(b->gpu, &own->left, lanes, sizeof *own->left, what, e) &&
+                              kv_gpu_new_host(b->gpu, &own->host_left, lanes, sizeof *own->host_left, what, e));
+}
+
+/* Room for numbers of so many entries; what there are move along. */
+static bool widen_columns(struct kv_cuda *b, struct kv_seq *s, int64_t entries, struct kv_err *e)
+{
+    struct kv_cuda_seq *own = own_of(s);
+    int64_t lanes = b->config.layers * s->store_heads, room = entries + entries / 8 + 64;
+    float *wider;
+    if (entries <= own->column_room)
+        return true;
+    if (!kv_gpu_new(b->gpu, &wider, lanes * room, sizeof *wider, "numbers of entries", e))
+        return false;
+    for (int64_t i = 0; i < lanes && own->column; i++)
+        kv_gpu_copy(b->gpu, wider + i * room, own->column + i * own->column_room,
+                    sizeof *wider *
+                        (size_t)(s->lane[i].length < own->column_room ? s->lane[i].length : own->column_room));
+    kv_gpu_delete(b->gpu, own->column);
+    own->column = wider;
+    own->column_room = room;
+    return true;
+}
+
+bool kv_cuda_seq_plan(struct kv_cuda *b, const struct kv_part *part, struct kv_err *e)
+{
+    struct kv_cuda_seq *own = own_of(part->seq);
+    int64_t lanes = b->config.layers * part->seq->store_heads;
+    if (!part->leave)
+        return true;
+    KV_ASSERT(part->n_new == 1 && !part->n_patch);
+    if (!make_leave(b, own, lanes, e) ||
+        (own->column && !widen_columns(b, part->seq, longest_lane(b, part->seq) + 1, e)))
+        return false;
+    for (int64_t i = 0; i < lanes; i++)
+        own->host_leave[i] = (struct kv_cuda_leave){part->leave[i].first, part->leave[i].behind, part->leave[i].n};
+    kv_gpu_put(b->gpu, own->leave, own->host_leave, sizeof *own->leave * (size_t)lanes);
+    return true;
+}
+
+/* The lane's entries from `length` on are gone. */
+static void shorten(struct kv_cuda *b, struct kv_lane_pages *lane, int64_t length)
+{
+    int64_t pages = (length + b->asked.page - 1) / b->asked.page;
+    lane->length = length;
+    while (lane->n_pages > pages)
+        kv_cuda_pool_give(&b->pool, lane->page[--lane->n_pages]);
+}
+
+void kv_cuda_seq_shrink(struct kv_cuda *b, const struct kv_part *part, int64_t layer)
+{
+    int64_t heads = part->seq->store_heads;
+    for (int64_t i = layer * heads; part->leave && i < (layer + 1) * heads; i++)
+        shorten(b, &part->seq->lane[i], part->seq->lane[i].length - part->leave[i].n);
+}
+
+void kv_cuda_seq_told(struct kv_cuda *b, const struct kv_part *part)
+{
+    struct kv_cuda_seq *own = own_of(part->seq);
+    int64_t lanes = b->config.layers * part->seq->store_heads;
+    if (!part->leave || !part->by)
+        return;
+    kv_gpu_get(b->gpu, own->host_left, own->left, sizeof *own->left * (size_t)lanes);
+    for (int64_t i = 0; i < lanes; i++)
+        if (part->leave[i].n)
+            part->left[i] = (struct kv_left){own->host_left[i].rank, own->host_left[i].ties};
+}
+
+bool kv_cuda_set_column(struct kv_backend *backend, struct kv_seq *s, int64_t layer, int64_t head, const float *column,
+                        struct kv_err *e)
+{
+    struct kv_cuda *b = kv_cuda_of(backend);
+    int64_t lane = layer * s->store_heads + head;
+    if (!widen_columns(b, s, longest_lane(b, s) + 1, e))
+        return false;
+    kv_gpu_put(b->gpu, own_of(s)->column + lane * own_of(s)->column_room, column,
+               sizeof *column * (size_t)s->lane[lane].length);
+    return true;
+}
+
+bool kv_cuda_get_column(struct kv_backend *backend, struct kv_seq *s, int64_t layer, int64_t head, float *column,
+                        struct kv_err *e)
+{
+    struct kv_cuda *b = kv_cuda_of(backend);
+    int64_t lane = layer * s->store_heads + head;
+    kv_gpu_get(b->gpu, column, own_of(s)->column + lane * own_of(s)->column_room,
+               sizeof *column * (size_t)s->lane[lane].length);
+    return kv_gpu_wait(b->gpu, e);
 }
 
 /* ---- what leaves ---- */
@@ -159,8 +267,5 @@ void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, i
             move(b, part, layer, head, keep, kept);
         free(keep);
     }
-    lane->length = kept;
-    int64_t pages = (kept + b->asked.page - 1) / b->asked.page;
-    while (lane->n_pages > pages)
-        kv_cuda_pool_give(&b->pool, lane->page[--lane->n_pages]);
+    shorten(b, lane, kept);
 }

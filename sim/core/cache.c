@@ -207,6 +207,30 @@ bool kv_cache_idle(const struct kv_cache *c)
     return true;
 }
 
+bool kv_cache_leaves(const struct kv_cache *c, struct kv_leave *leave)
+{
+    bool positional = c->policy->score->positional;
+    if (c->policy->law->share || (positional && c->policy->law->freezes))
+        return false;
+    for (int64_t i = 0; i < c->lanes; i++) {
+        struct kv_room room = room_of(c, i);
+        int64_t n = c->before[i] + c->pass.n_new, first = room.frozen + kv_least(room.first, room.keep);
+        leave[i] = (struct kv_leave){0};
+        if (!evicts(c, i, &room))
+            continue;
+        if (positional) { /* evict_positions: what lies behind the hole is all held */
+            int64_t from = kv_least(room.first, room.keep), end = lane_end(c);
+            from = from > c->lane[i].hole ? from : c->lane[i].hole;
+            first = n - (end - from);
+        }
+        leave[i] =
+            (struct kv_leave){(int32_t)first, (int32_t)(n - room.newest), (int32_t)(n - room.frozen - room.keep)};
+        if (!positional && (leave[i].n > 1 || leave[i].behind <= leave[i].first))
+            return false;
+    }
+    return true;
+}
+
 /* Tokens up to `end` get into the set. */
 static void fill(struct kv_cache *c, struct kv_cache_lane *lane, int64_t end)
 {
@@ -480,6 +504,31 @@ void kv_cache_layer(struct kv_cache *c, int64_t layer, struct kv_cache_work *w)
     decide_others(c, layer, w);
     if (kv_cache_decides_layers(c))
         decide_layer(c, layer, w);
+}
+
+void kv_cache_told(struct kv_cache *c, int64_t layer, int64_t head, int64_t rank, int64_t ties)
+{
+    struct kv_cache_lane *lane = lane_at(c, layer, head);
+    int64_t i = layer * c->shape->store_heads + head;
+    struct kv_room room = room_of(c, i);
+    fill(c, lane, lane_end(c));
+    int64_t position = kv_set_position(lane->set, lane->end, rank);
+    KV_ASSERT(rank >= room.frozen && position < lane->end);
+    kv_set_clear(lane->set, position, position + 1);
+    lane->held--;
+    lane->ties += ties;
+    lane->decided = true;
+    c->gain[i] = lane->held - c->before[i];
+    c->frozen[i] = room.frozen;
+}
+
+float *kv_cache_only_column(struct kv_cache *c, int64_t layer, int64_t head)
+{
+    struct kv_cache_lane *lane = lane_at(c, layer, head);
+    KV_ASSERT(c->columns == 1);
+    fill(c, lane, c->seen);
+    lane->fed = lane->end;
+    return lane->column;
 }
 
 /* ---- the end of a pass ---- */

@@ -92,6 +92,19 @@ unsigned kv_cache_wants(const struct kv_cache *c, int64_t layer);
 /* Whether that is so of all layers, and nothing leaves by its position either: a pass nobody needs to look into. */
 bool kv_cache_idle(const struct kv_cache *c);
 
+/* What a lane loses in a pass, by rank, the new tokens counted: `n` of its entries [first, behind). */
+struct kv_leave {
+    int32_t first, behind, n;
+};
+/* That of all lanes, (layers, store heads), in the pass that was begun. By position they are those from `first` on;
+ * else no lane loses more than the one of lowest score. False: it is not so. */
+bool kv_cache_leaves(const struct kv_cache *c, struct kv_leave *leave);
+/* Instead of kv_cache_lane and kv_cache_layer: the entry of that rank leaves the lane, `ties` as kv_select's top counts
+ * them. The score's columns are not kept: whoever tells has them. */
+void kv_cache_told(struct kv_cache *c, int64_t layer, int64_t head, int64_t rank, int64_t ties);
+/* The one column that the cache has of a lane, (entries before the pass,), for who keeps it instead. */
+float *kv_cache_only_column(struct kv_cache *c, int64_t layer, int64_t head);
+
 /* The lane's set with the new tokens in it, (bits of) tokens [0, seen + n_new). */
 const uint64_t *kv_cache_set(struct kv_cache *c, int64_t layer, int64_t head);
 

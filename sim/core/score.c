@@ -94,6 +94,30 @@ void kv_recipe_run(const struct kv_view *v, float *keep)
         keep[i] = 0;
 }
 
+bool kv_score_simple(const struct kv_policy *p, int64_t rows, struct kv_simple_score *out)
+{
+    const struct kv_score *s = p->score;
+    const struct kv_recipe_keys *r = p->score_params;
+    const unsigned norms = KV_BIT(KV_KEY_NORM) | KV_BIT(KV_VALUE_NORM);
+    bool plain = !p->law->share && !s->kept && !s->positions && !s->window && (!s->layer || s->adds_heads);
+    if (!plain || (!s->recipe && !s->gathers))
+        return false;
+    *out = (struct kv_simple_score){.channel = KV_LAST_ROW, .sign = s->sign < 0 ? -1 : 1, .together = s->adds_heads};
+    if (rows > 1 && r->group_reduce == KV_GROUP_MAX)
+        return false;
+    if (s->gathers) { /* of one token the column sums are its row */
+        out->made = KV_MADE_GATHERED;
+        return s->observes == KV_BIT(KV_COLUMN_SUM) && !s->needs;
+    }
+    if (r->pooling != KV_POOL_NONE || s->observes || s->columns)
+        return false;
+    if (s->needs != KV_BIT(KV_LAST_ROW) && s->needs != KV_BIT(KV_KEY_NORM) && s->needs != KV_BIT(KV_VALUE_NORM))
+        return false;
+    out->made = s->needs & norms ? KV_MADE_BROUGHT : KV_MADE_AFRESH;
+    out->channel = (enum kv_channel)__builtin_ctz(s->needs);
+    return true;
+}
+
 /* ---- what is asked for ---- */
 
 unsigned kv_policy_wants(const struct kv_policy *p, const struct kv_pass *pass, bool evicts)

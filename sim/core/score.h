@@ -76,6 +76,10 @@ struct kv_score {
     void (*observe)(const struct kv_view *v);
     /* Told at each pass that may evict which candidates stay (n bits), before the columns move; all of them, often. */
     void (*kept)(const struct kv_view *v, const uint64_t *stay);
+
+    /* What the functions come to, where it is as simple as this (kv_score_simple): column 0 is the sum of the column
+     * sums that were observed, and the score; `layer` adds up the heads' scores in their order. */
+    bool gathers, adds_heads;
 };
 
 /* The tables of a recipe's keys; the second's defaults are SnapKV's pooling. */
@@ -84,6 +88,17 @@ enum { KV_RECIPE_FIELDS = 4 };
 
 /* The recipe of a policy, for the whole lane. */
 void kv_recipe_run(const struct kv_view *v, float *keep);
+
+/* A score of a step of one token that can be made next to the keys, without asking the host (engine/backend.h). */
+enum kv_made { KV_MADE_AFRESH, KV_MADE_GATHERED, KV_MADE_BROUGHT };
+struct kv_simple_score {
+    enum kv_channel channel; /* last_row, or a norm */
+    enum kv_made made;       /* at each step; added to what earlier steps gave; once, as the entry came */
+    float sign;
+    bool together; /* the heads' scores, added up in their order, decide for all of them */
+};
+/* False: only the score's functions can make it. `rows`: query heads of a lane. */
+bool kv_score_simple(const struct kv_policy *p, int64_t rows, struct kv_simple_score *out);
 
 /* Channels that say something of an entry once, when it comes: the cache keeps them. */
 #define KV_STATIC_CHANNELS (KV_BIT(KV_KEY_NORM) | KV_BIT(KV_VALUE_NORM) | KV_BIT(KV_EXTERNAL))

@@ -48,6 +48,7 @@ static const struct kv_score score_h2o = {
     .columns = 1,
     .observe = gather,
     .lane = gathered,
+    .gathers = true,
 };
 
 const struct kv_kind kv_kind_h2o = {

@@ -24,6 +24,7 @@ static const struct kv_score score_tova = {
     .needs = KV_BIT(KV_LAST_ROW),
     .recipe = true,
     .layer = sum_heads,
+    .adds_heads = true,
 };
 
 const struct kv_kind kv_kind_tova = {

@@ -58,8 +58,9 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
     }
     if (query)
         fill_bf16(query, (int64_t)s->layers * window * s->q_heads * s->d, 31 + (uint64_t)l->parts);
-    *p = {table,       length,         table_room, heads, (int32_t)l->rows, n_new, n_patch,
-          longest + 7, slot_positions, query,      window};
+    *p = {table,  length,  table_room,  heads,          (int32_t)l->rows,
+          n_new,  n_patch, longest + 7, slot_positions, query,
+          window, NULL,    NULL,        NULL,           0};
     l->parts++;
     l->rows += tokens;
     l->pool_elements = l->pages * 2 * s->page * s->d;

@@ -139,7 +139,8 @@ static void make_part(world *w, const part_asked &p, int32_t table_room, ints *f
             if (layer == LAYER)
                 fill_lane(w, table + at * table_room, n, &lanes[(size_t)h]);
         }
-    *to = {table, length, table_room, p.heads, (int32_t)w->rows, p.n_new, p.n_patch, 0, p.slots, nullptr, 0};
+    *to = {table, length, table_room, p.heads, (int32_t)w->rows, p.n_new, p.n_patch, 0, p.slots, nullptr, 0,
+           nullptr, nullptr, nullptr, 0};
     w->rows += tokens_of(p);
     w->length.push_back(length);
     w->lane.push_back(lanes);
