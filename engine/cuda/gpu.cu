@@ -5,15 +5,11 @@ extern "C" {
 #include "sim/core/error.h"
 }
 
-#include <cublas_v2.h>
 #include <cuda.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* cuBLAS wants it on Hopper, and a graph needs it to be the same each time. */
-static const size_t workspace_bytes = (size_t)32 << 20;
 
 struct range {
     CUdeviceptr base;
@@ -39,8 +35,7 @@ struct kv_gpu {
     struct kv_gpu_facts facts;
     int device;
     cudaStream_t stream;
-    cublasHandle_t blas;
-    void *workspace;
+    struct kv_products *products;
     cudaEvent_t mark[KV_GPU_MARKS];
     struct driver driver;
     struct range *ranges;
@@ -137,23 +132,11 @@ static bool read_facts(struct kv_gpu *g)
     g->facts.multiprocessors = p.multiProcessorCount;
     g->facts.total_bytes = (int64_t)p.totalGlobalMem;
     g->facts.shared_bytes = (int64_t)p.sharedMemPerBlockOptin;
+    g->facts.blas = kv_products_version();
     if (p.major < 8)
         remember(g, "its compute capability is %d.%d; matrix units for bf16 begin with 8.0", p.major, p.minor);
     return !g->failed && good(g, cudaDriverGetVersion(&g->facts.driver), "cudaDriverGetVersion") &&
            good(g, cudaRuntimeGetVersion(&g->facts.runtime), "cudaRuntimeGetVersion");
-}
-
-static bool open_blas(struct kv_gpu *g)
-{
-    cublasStatus_t made = cublasCreate(&g->blas);
-    if (made != CUBLAS_STATUS_SUCCESS) {
-        remember(g, "cublasCreate: %s", cublasGetStatusString(made));
-        return false;
-    }
-    return good(g, cudaMalloc(&g->workspace, workspace_bytes), "cudaMalloc of cuBLAS' workspace") &&
-           cublasSetStream(g->blas, g->stream) == CUBLAS_STATUS_SUCCESS &&
-           cublasSetWorkspace(g->blas, g->workspace, workspace_bytes) == CUBLAS_STATUS_SUCCESS &&
-           cublasSetMathMode(g->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION) == CUBLAS_STATUS_SUCCESS;
 }
 
 bool kv_gpu_open(struct kv_gpu **out, struct kv_err *e)
@@ -169,12 +152,11 @@ bool kv_gpu_open(struct kv_gpu **out, struct kv_err *e)
         remember(g, "there is no device");
     opened = opened && devices && good(g, cudaSetDevice(g->device), "cudaSetDevice") && read_facts(g) &&
              good(g, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "cudaStreamCreate") &&
-             find_driver(g) && open_blas(g);
+             find_driver(g) && (g->products = kv_products_open(g)) != NULL;
     for (int i = 0; opened && i < KV_GPU_MARKS; i++)
         opened = good(g, cudaEventCreate(&g->mark[i]), "cudaEventCreate");
     if (opened)
         return true;
-    remember(g, "cuBLAS cannot be set up");
     say(g, e);
     kv_gpu_close(g);
     *out = NULL;
@@ -192,9 +174,7 @@ void kv_gpu_close(struct kv_gpu *g)
     for (int i = 0; i < KV_GPU_MARKS; i++)
         if (g->mark[i])
             cudaEventDestroy(g->mark[i]);
-    if (g->blas)
-        cublasDestroy(g->blas);
-    cudaFree(g->workspace);
+    kv_products_close(g->products);
     if (g->stream)
         cudaStreamDestroy(g->stream);
     free(g);
@@ -393,29 +373,16 @@ void kv_gpu_unmap(struct kv_gpu *g, void *base, int64_t slab)
     r->slab[slab] = 0;
 }
 
-/* ---- products ---- */
-
-/* cuBLAS counts columns first: y^T (outputs, rows) = w (outputs, inputs) x^T, where w lies as (inputs, outputs). */
-void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
-                     void *y, int64_t y_step, bool wide, bool add)
-{
-    const float one = 1, kept = add ? 1 : 0;
-    if (!rows || g->failed)
-        return;
-    cublasStatus_t done =
-        cublasGemmEx(g->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)outputs, (int)rows, (int)inputs, &one, w, CUDA_R_16BF,
-                     (int)inputs, x, CUDA_R_16BF, (int)inputs, &kept, y, wide ? CUDA_R_32F : CUDA_R_16BF, (int)y_step,
-                     CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    if (done != CUBLAS_STATUS_SUCCESS)
-        remember(g, "cublasGemmEx of (%lld, %lld) by (%lld, %lld): %s", (long long)rows, (long long)inputs,
-                 (long long)outputs, (long long)inputs, cublasGetStatusString(done));
-}
-
 /* ---- launches and time ---- */
 
 cudaStream_t kv_gpu_stream(struct kv_gpu *g)
 {
     return g->stream;
+}
+
+struct kv_products *kv_gpu_products(struct kv_gpu *g)
+{
+    return g->failed ? NULL : g->products;
 }
 
 bool kv_gpu_shared(struct kv_gpu *g, const void *kernel, const char *name, size_t bytes)
@@ -436,6 +403,11 @@ void kv_gpu_launched(struct kv_gpu *g, const char *name)
     cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess)
         remember(g, "launching %s: %s", name, cudaGetErrorString(status));
+}
+
+void kv_gpu_remember(struct kv_gpu *g, const char *why)
+{
+    remember(g, "%s", why);
 }
 
 void kv_gpu_mark(struct kv_gpu *g, int mark)

@@ -137,6 +137,19 @@ static void bench_products(struct bench *b)
         }
 }
 
+/* By which algorithms, so that a figure can be told from another library's. */
+static void print_plans(struct bench *b)
+{
+    struct kv_gpu_plan p;
+    for (int i = 0; kv_gpu_planned(b->gpu, i, &p); i++)
+        printf("{\"bench\": \"plan\", \"rows\": %lld, \"outputs\": %lld, \"inputs\": %lld, \"algorithm\": %d, "
+               "\"tile\": %d, \"stages\": %d, \"splits\": %d, \"reduction\": %d, \"swizzle\": %d, \"option\": %d, "
+               "\"inner\": %d, \"cluster\": %d, \"rank\": %d, \"workspace_bytes\": %lld}\n",
+               (long long)p.product.rows, (long long)p.product.outputs, (long long)p.product.inputs, p.algorithm,
+               p.tile, p.stages, p.splits, p.reduction, p.swizzle, p.option, p.inner, p.cluster, p.rank,
+               (long long)p.workspace_bytes);
+}
+
 /* ---- attention ---- */
 
 /* Sequences whose lanes of one layer hold `length` entries of random keys and values. */
@@ -454,6 +467,7 @@ int main(int argc, char **argv)
                                b.small ? 1 << 24 : kv_gpu_free_bytes(b.gpu) / 2, &b.e));
     b.shape.pool = (kv_bf16 *)(void *)b.pool.base;
     bench_products(&b);
+    print_plans(&b);
     bench_decode(&b);
     bench_prefill(&b);
     bench_scores(&b);

@@ -106,7 +106,7 @@ bench() {
     grep 'left out' "$log" >>"$left_out"
 }
 
-for test in pool rows skinny compact scores attention backend; do
+for test in pool rows skinny products compact scores attention backend; do
     tried "on the device: $test" 120 "$on/test_$test"
 done
 

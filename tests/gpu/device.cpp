@@ -30,6 +30,7 @@ struct kv_gpu {
     std::map<void *, size_t> made;
     std::map<void *, range> ranges;
     std::chrono::steady_clock::time_point mark[KV_GPU_MARKS];
+    struct kv_product_places products;
 };
 
 bool kv_gpu_open(struct kv_gpu **out, struct kv_err *)
@@ -206,21 +207,38 @@ static float widened(uint16_t x)
     return __uint_as_float((uint32_t)x << 16);
 }
 
-void kv_gpu_multiply(struct kv_gpu *, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
+/* As cuBLASLt does it: columns first, from what it is told. */
+void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
                      void *y, int64_t y_step, bool wide, bool add)
 {
     const uint16_t *weight = (const uint16_t *)w, *in = (const uint16_t *)x;
-    assert(wide || !add);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < outputs; o++) {
+    bool fresh;
+    if (!rows || !outputs)
+        return;
+    const struct kv_product product = kv_product_of(w, x, rows, outputs, inputs, y, y_step, wide, add);
+    const struct kv_column_product c = kv_product_columns(&product);
+    kv_product_place(&g->products, &product, &fresh);
+    assert(c.w.rows == c.x.rows && c.y.rows == c.w.columns && c.y.columns == c.x.columns);
+    for (int64_t j = 0; j < c.y.columns; j++)
+        for (int64_t i = 0; i < c.y.rows; i++) {
+            int64_t at = i + j * c.y.step;
             float sum = 0;
-            for (int64_t i = 0; i < inputs; i++)
-                sum += widened(in[r * inputs + i]) * widened(weight[o * inputs + i]);
+            for (int64_t l = 0; l < c.w.rows; l++)
+                sum += widened(weight[l + i * c.w.step]) * widened(in[l + j * c.x.step]);
             if (wide)
-                ((float *)y)[r * y_step + o] = (add ? ((float *)y)[r * y_step + o] : 0) + sum;
+                ((float *)y)[at] = (add ? ((float *)y)[at] : 0) + sum;
             else
-                ((uint16_t *)y)[r * y_step + o] = kv_emulated_bf16(sum);
+                ((uint16_t *)y)[at] = kv_emulated_bf16(sum);
         }
+}
+
+bool kv_gpu_planned(struct kv_gpu *g, int i, struct kv_gpu_plan *plan)
+{
+    int place = kv_product_recent(&g->products, i);
+    *plan = kv_gpu_plan();
+    if (place >= 0)
+        plan->product = g->products.product[place];
+    return place >= 0;
 }
 
 void kv_gpu_mark(struct kv_gpu *g, int mark)
