@@ -338,7 +338,9 @@ static struct kv_backend_use cuda_use(const struct kv_backend *backend)
                                    .pages_peak = b->pool.peak,
                                    .page_bytes = b->pool.page_bytes,
                                    .resident_bytes = b->pool.mapped * b->pool.slab_bytes,
-                                   .weight_bytes = b->weight_bytes};
+                                   .weight_bytes = b->weight_bytes,
+                                   .load_bytes = b->load_bytes,
+                                   .load_s = b->load_s};
 }
 
 const struct kv_backend_ops kv_backend_cuda = {

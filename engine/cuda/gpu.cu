@@ -34,7 +34,9 @@ struct driver {
 struct kv_gpu {
     struct kv_gpu_facts facts;
     int device;
-    cudaStream_t stream;
+    cudaStream_t stream, sender;
+    cudaEvent_t arrived[KV_GPU_SENDS];
+    int64_t sent, waited; /* sends so far; and those that are known to have arrived */
     struct kv_products *products;
     cudaEvent_t mark[KV_GPU_MARKS];
     struct driver driver;
@@ -152,9 +154,13 @@ bool kv_gpu_open(struct kv_gpu **out, struct kv_err *e)
         remember(g, "there is no device");
     opened = opened && devices && good(g, cudaSetDevice(g->device), "cudaSetDevice") && read_facts(g) &&
              good(g, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "cudaStreamCreate") &&
+             good(g, cudaStreamCreateWithFlags(&g->sender, cudaStreamNonBlocking), "cudaStreamCreate") &&
              find_driver(g) && (g->products = kv_products_open(g)) != NULL;
     for (int i = 0; opened && i < KV_GPU_MARKS; i++)
         opened = good(g, cudaEventCreate(&g->mark[i]), "cudaEventCreate");
+    for (int i = 0; opened && i < KV_GPU_SENDS; i++) /* who waits leaves his core to those who read */
+        opened = good(g, cudaEventCreateWithFlags(&g->arrived[i], cudaEventDisableTiming | cudaEventBlockingSync),
+                      "cudaEventCreate");
     if (opened)
         return true;
     say(g, e);
@@ -169,12 +175,19 @@ void kv_gpu_close(struct kv_gpu *g)
         return;
     if (g->stream)
         cudaStreamSynchronize(g->stream);
+    if (g->sender)
+        cudaStreamSynchronize(g->sender);
     while (g->ranges)
         kv_gpu_release(g, (void *)(uintptr_t)g->ranges->base);
     for (int i = 0; i < KV_GPU_MARKS; i++)
         if (g->mark[i])
             cudaEventDestroy(g->mark[i]);
+    for (int i = 0; i < KV_GPU_SENDS; i++)
+        if (g->arrived[i])
+            cudaEventDestroy(g->arrived[i]);
     kv_products_close(g->products);
+    if (g->sender)
+        cudaStreamDestroy(g->sender);
     if (g->stream)
         cudaStreamDestroy(g->stream);
     free(g);
@@ -212,12 +225,6 @@ bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char 
                    (long long)n, size, what, cudaGetErrorString(status), (long long)kv_gpu_free_bytes(g));
 }
 
-void kv_gpu_delete(struct kv_gpu *g, void *device)
-{
-    good(g, cudaStreamSynchronize(g->stream), "cudaStreamSynchronize");
-    good(g, cudaFree(device), "cudaFree");
-}
-
 bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
     void *made = NULL;
@@ -231,9 +238,22 @@ bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const 
                    what, cudaGetErrorString(status));
 }
 
+/* Until nothing is under way. */
+static void settle(struct kv_gpu *g)
+{
+    kv_gpu_arrived(g, 0);
+    good(g, cudaStreamSynchronize(g->stream), "what was asked of the device");
+}
+
+void kv_gpu_delete(struct kv_gpu *g, void *device)
+{
+    settle(g);
+    good(g, cudaFree(device), "cudaFree");
+}
+
 void kv_gpu_delete_host(struct kv_gpu *g, void *host)
 {
-    good(g, cudaStreamSynchronize(g->stream), "cudaStreamSynchronize");
+    settle(g);
     if (host)
         good(g, cudaFreeHost(host), "cudaFreeHost");
 }
@@ -271,9 +291,25 @@ void kv_gpu_put_rows(struct kv_gpu *g, void *device, size_t to_step, const void 
              "cudaMemcpy2D to the device");
 }
 
+void kv_gpu_send(struct kv_gpu *g, void *device, const void *host, size_t bytes)
+{
+    good(g, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, g->sender), "cudaMemcpy to the device");
+    good(g, cudaEventRecord(g->arrived[g->sent++ % KV_GPU_SENDS], g->sender), "cudaEventRecord");
+}
+
+void kv_gpu_arrived(struct kv_gpu *g, int under_way)
+{
+    int64_t last = g->sent - under_way;
+    KV_ASSERT(under_way >= 0 && under_way < KV_GPU_SENDS);
+    if (last <= g->waited)
+        return;
+    good(g, cudaEventSynchronize(g->arrived[(last - 1) % KV_GPU_SENDS]), "cudaMemcpy to the device");
+    g->waited = last;
+}
+
 bool kv_gpu_wait(struct kv_gpu *g, struct kv_err *e)
 {
-    good(g, cudaStreamSynchronize(g->stream), "what was asked of the device");
+    settle(g);
     return say(g, e);
 }
 

@@ -52,6 +52,13 @@ void kv_gpu_zero(struct kv_gpu *g, void *device, size_t bytes);
 void kv_gpu_put_rows(struct kv_gpu *g, void *device, size_t to_step, const void *host, size_t from_step, size_t bytes,
                      size_t rows);
 
+/* To the device beside all else, in the order of these calls. `host` is pinned, and must stay as it is until it has
+ * arrived; what it brings may be used then. */
+void kv_gpu_send(struct kv_gpu *g, void *device, const void *host, size_t bytes);
+/* Waits until no more than `under_way` of the newest that were sent have not arrived: less than KV_GPU_SENDS. */
+enum { KV_GPU_SENDS = 4 };
+void kv_gpu_arrived(struct kv_gpu *g, int under_way);
+
 /* Until all that was asked for is done. KV_ENV: the first thing that failed since the device was opened. */
 bool kv_gpu_wait(struct kv_gpu *g, struct kv_err *e);
 

@@ -37,6 +37,8 @@ struct kv_cuda {
     struct kv_cuda_shape shape;
     struct kv_cuda_pool pool;
     int64_t weight_bytes;
+    int64_t load_bytes; /* read from files for them */
+    double load_s;
 
     struct kv_cuda_layer *layer;
     kv_bf16 *embedding, *head; /* the same where tied */

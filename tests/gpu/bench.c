@@ -6,13 +6,18 @@
  *     bench [--small]                              kernels alone, in the shape of Llama-3.1-8B
  *     bench [--small] --model FOLDER CASE...       a model of drawn weights, in the shape of FOLDER/config.json; a case
  *                                                  is LENGTHxBATCH/CHUNK
+ *     bench --load FOLDER                          weights from files to the device: the checkpoint in FOLDER, or where
+ *                                                  there is none, a file of that size that is all zeros and takes no
+ *                                                  room; twice, as the system then has the file in memory
  *     --small                                      sizes for an emulated device */
 #include "engine/cuda/inside.h"
+#include "sim/team.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { RUNS = 5, PARTS = 64 };
 
@@ -443,6 +448,86 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
     free(m.logits);
 }
 
+/* ---- weights on their way ---- */
+
+/* A checkpoint without a byte of weights on disk, for models without biases. */
+static void write_holes(const struct kv_weights *w, const char *path)
+{
+    enum { PER_LAYER = 9, NAME = 256 };
+    int64_t most = 3 + PER_LAYER * w->config.layers, n = 0, end = 0;
+    const struct kv_tensor **t = malloc(sizeof *t * (size_t)most);
+    char *header = malloc((size_t)(most * NAME)), *at = header;
+    t[n++] = &w->embedding;
+    t[n++] = &w->norm;
+    if (!w->config.tied)
+        t[n++] = &w->head;
+    for (int64_t i = 0; i < w->config.layers; i++) {
+        const struct kv_layer_weights *l = &w->layer[i];
+        const struct kv_tensor *all[PER_LAYER] = {&l->attention_norm, &l->q,    &l->k,  &l->v,   &l->o,
+                                                  &l->mlp_norm,       &l->gate, &l->up, &l->down};
+        memcpy(t + n, all, sizeof all);
+        n += PER_LAYER;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t begin = end, columns = t[i]->columns, rows = t[i]->rows;
+        end += 2 * rows * columns;
+        at += snprintf(at, NAME, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[", i ? ',' : '{', t[i]->name);
+        at += rows > 1 ? snprintf(at, NAME, "%lld,", (long long)rows) : 0;
+        at += snprintf(at, NAME, "%lld],\"data_offsets\":[%lld,%lld]}", (long long)columns, (long long)begin,
+                       (long long)end);
+    }
+    *at++ = '}';
+    uint64_t length = (uint64_t)(at - header);
+    FILE *out = fopen(path, "wb");
+    if (!out || fwrite(&length, sizeof length, 1, out) != 1 || fwrite(header, 1, length, out) != length ||
+        fflush(out) || ftruncate(fileno(out), (off_t)(sizeof length + length) + end) || fclose(out)) {
+        fprintf(stderr, "bench: cannot write '%s'\n", path);
+        exit(KV_ENV);
+    }
+    free(t);
+    free(header);
+}
+
+static void load(struct bench *b, const char *folder, const char *what)
+{
+    struct kv_backend_asked asked = {.page = 64, .threads = kv_team_cores(), .pool_bytes = 1 << 20};
+    struct kv_backend *backend;
+    struct kv_weights w;
+    must(b, kv_weights_open(&w, folder, NULL, b->a, &b->e));
+    must(b, kv_backend_cuda.open(&backend, &w, &asked, &b->e));
+    struct kv_backend_use use = backend->ops->use(backend);
+    printf("{\"bench\": \"load\", \"case\": \"%s\", \"bytes\": %lld, \"seconds\": %.4f, \"gb_s\": %.2f}\n", what,
+           (long long)use.load_bytes, use.load_s, (double)use.load_bytes / use.load_s / 1e9);
+    backend->ops->close(backend);
+    kv_weights_close(&w);
+}
+
+static void bench_load(struct bench *b, const char *folder)
+{
+    char made[] = "/tmp/kv-bench-XXXXXX";
+    struct kv_weights w;
+    const char *config = kv_format(b->a, "%s/config.json", folder), *file, *link;
+    if (!access(kv_format(b->a, "%s/model.safetensors", folder), F_OK) ||
+        !access(kv_format(b->a, "%s/model.safetensors.index.json", folder), F_OK)) {
+        load(b, folder, "a checkpoint");
+        load(b, folder, "a checkpoint, again");
+        return;
+    }
+    must(b, kv_weights_blank(&w, folder, 1, b->a, &b->e));
+    char *whole = realpath(config, NULL);
+    if (!mkdtemp(made) || !whole || symlink(whole, link = kv_format(b->a, "%s/config.json", made))) {
+        fprintf(stderr, "bench: cannot write to '%s'\n", made);
+        exit(KV_ENV);
+    }
+    free(whole);
+    write_holes(&w, file = kv_format(b->a, "%s/model.safetensors", made));
+    load(b, made, "a file of holes");
+    load(b, made, "a file of holes, again");
+    unlink(file);
+    unlink(link);
+    rmdir(made);
+}
+
 int main(int argc, char **argv)
 {
     static struct bench b;
@@ -452,6 +537,11 @@ int main(int argc, char **argv)
     argc -= b.small;
     argv += b.small;
     const char *model = argc > 2 && !strcmp(argv[1], "--model") ? argv[2] : NULL;
+    if (argc > 2 && !strcmp(argv[1], "--load")) {
+        bench_load(&b, argv[2]);
+        kv_arena_close(b.a);
+        return 0;
+    }
     must(&b, kv_gpu_open(&b.gpu, &b.e));
     b.shape = (struct kv_cuda_shape){.layers = 1, .q_heads = 32, .kv_heads = 8, .d = 128, .page = 64};
     if (b.small)
