@@ -212,30 +212,30 @@ static bool sized(int64_t n, size_t size, size_t *bytes)
     return n >= 0 && !__builtin_mul_overflow((size_t)(n ? n : 1), size, bytes);
 }
 
-bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
+static bool make(struct kv_gpu *g, bool host, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
     void *made = NULL;
     size_t bytes = 0;
-    cudaError_t status = sized(n, size, &bytes) ? cudaMalloc(&made, bytes) : cudaErrorMemoryAllocation;
+    cudaError_t status = !sized(n, size, &bytes) ? cudaErrorMemoryAllocation
+                         : host                  ? cudaMallocHost(&made, bytes)
+                                                 : cudaMalloc(&made, bytes);
     memcpy(out, &made, sizeof made);
     if (status == cudaSuccess)
         return true;
     cudaGetLastError(); /* that memory is out is no failure of what was asked before */
-    return kv_fail(e, KV_ENV, "%s: cudaMalloc of %lld x %zu bytes of %s: %s; %lld bytes are free", g->facts.name,
-                   (long long)n, size, what, cudaGetErrorString(status), (long long)kv_gpu_free_bytes(g));
+    return kv_fail(e, KV_ENV, "%s: %s of %lld x %zu bytes of %s: %s; %lld bytes are free on the device", g->facts.name,
+                   host ? "cudaMallocHost" : "cudaMalloc", (long long)n, size, what, cudaGetErrorString(status),
+                   (long long)kv_gpu_free_bytes(g));
+}
+
+bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
+{
+    return make(g, false, out, n, size, what, e);
 }
 
 bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
-    void *made = NULL;
-    size_t bytes = 0;
-    cudaError_t status = sized(n, size, &bytes) ? cudaMallocHost(&made, bytes) : cudaErrorMemoryAllocation;
-    memcpy(out, &made, sizeof made);
-    if (status == cudaSuccess)
-        return true;
-    cudaGetLastError();
-    return kv_fail(e, KV_ENV, "%s: cudaMallocHost of %lld x %zu bytes of %s: %s", g->facts.name, (long long)n, size,
-                   what, cudaGetErrorString(status));
+    return make(g, true, out, n, size, what, e);
 }
 
 /* Until nothing is under way. */
