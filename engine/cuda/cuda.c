@@ -62,6 +62,8 @@ static void cuda_close(struct kv_backend *backend)
         kv_cuda_pool_close(&b->pool);
         kv_gpu_close(b->gpu);
     }
+    free(b->moves.lane);
+    free(b->moves.keep);
     free(b);
 }
 
@@ -207,6 +209,7 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
     b->part = part;
     b->n_parts = n_parts;
     b->late = (struct kv_err){0};
+    b->moves.n = b->moves.kept = 0; /* of a pass that stopped within a hook */
     if (!make_parts(b, n_parts, e))
         return false;
     int64_t last = kv_parts_rows(part, n_parts, b->first), rows = b->first[n_parts];
@@ -259,6 +262,7 @@ static bool attention_layer(struct kv_cuda *b, int64_t layer, kv_layer_hook *hoo
     attend(b, layer);
     if (hook && !hook(context, layer, e))
         return false;
+    kv_cuda_compact_all(b);
     if (b->late.n)
         return kv_fail(e, b->late.status, "%s", b->late.text);
     for (int p = 0; p < b->n_parts; p++) {

@@ -28,6 +28,13 @@ struct kv_cuda_buffer {
     int64_t bytes;
 };
 
+/* Lanes of one layer whose entries leave within a hook: moved together when it ends, or something reads them. */
+struct kv_cuda_moves {
+    struct kv_cuda_stay *lane;
+    int32_t *keep; /* the lanes' lists, one behind the other */
+    int64_t layer, n, room, kept, keep_room;
+};
+
 struct kv_cuda {
     struct kv_backend base;
     const struct kv_weights *weights;
@@ -58,6 +65,7 @@ struct kv_cuda {
     float *x, *lse;
     kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
     struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
+    struct kv_cuda_moves moves;
     struct kv_err late; /* what failed where nothing could be said, within a hook: the pass ends with it */
     float *scores_host; /* (scores_room,) */
     int64_t scores_room;
@@ -85,6 +93,8 @@ bool kv_cuda_seq_begin(struct kv_cuda *b, struct kv_seq *s, int64_t tokens, stru
 /* Pages of the layer's lanes for `tokens` more each, and their numbers on the device. KV_ENV. */
 bool kv_cuda_seq_grow(struct kv_cuda *b, struct kv_seq *s, int64_t layer, int64_t tokens, struct kv_err *e);
 void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, int64_t head, const uint64_t *stay);
+/* Moves what kv_cuda_compact_lane left to be moved: before anything reads or writes the layer's entries. */
+void kv_cuda_compact_all(struct kv_cuda *b);
 
 /* Scores (channels.c). */
 bool kv_cuda_channel(struct kv_backend *backend, int part, int64_t layer, enum kv_channel what, int64_t queries,

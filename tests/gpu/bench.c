@@ -143,10 +143,10 @@ static void bench_products(struct bench *b)
 }
 
 /* By which algorithms, so that a figure can be told from another library's. */
-static void print_plans(struct bench *b)
+static void print_plans(struct kv_gpu *g)
 {
     struct kv_gpu_plan p;
-    for (int i = 0; kv_gpu_planned(b->gpu, i, &p); i++)
+    for (int i = 0; kv_gpu_planned(g, i, &p); i++)
         printf("{\"bench\": \"plan\", \"rows\": %lld, \"outputs\": %lld, \"inputs\": %lld, \"algorithm\": %d, "
                "\"tile\": %d, \"stages\": %d, \"splits\": %d, \"reduction\": %d, \"swizzle\": %d, \"option\": %d, "
                "\"inner\": %d, \"cluster\": %d, \"rank\": %d, \"workspace_bytes\": %lld}\n",
@@ -443,6 +443,7 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
         }
         bench_context(b, &m, length, n, chunk);
     }
+    print_plans(kv_cuda_of(m.backend)->gpu);
     m.backend->ops->close(m.backend);
     free(m.token);
     free(m.logits);
@@ -557,7 +558,7 @@ int main(int argc, char **argv)
                                b.small ? 1 << 24 : kv_gpu_free_bytes(b.gpu) / 2, &b.e));
     b.shape.pool = (kv_bf16 *)(void *)b.pool.base;
     bench_products(&b);
-    print_plans(&b);
+    print_plans(b.gpu);
     bench_decode(&b);
     bench_prefill(&b);
     bench_scores(&b);
