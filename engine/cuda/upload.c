@@ -37,7 +37,7 @@ static int64_t size_of(const struct kv_tensor *t)
     return t->type == KV_TENSOR_F32 ? 4 : 2;
 }
 
-kv_bf16 kv_cuda_rounded(float x)
+static kv_bf16 rounded(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -54,13 +54,13 @@ static void round_all(enum kv_tensor_type type, char *at, int64_t n)
     enum { SOME = 512 };
     const struct kv_tensor here = {.name = "a piece", .type = type, .rows = 1, .columns = n, .data = at};
     float wide[SOME];
-    kv_bf16 narrow[SOME];
     for (int64_t i = 0, many; i < n; i += many) {
         many = n - i < SOME ? n - i : SOME;
         kv_tensor_read(&here, i, many, wide);
-        for (int64_t k = 0; k < many; k++)
-            narrow[k] = kv_cuda_rounded(wide[k]);
-        memcpy(at + (size_t)i * sizeof *narrow, narrow, (size_t)many * sizeof *narrow);
+        for (int64_t k = 0; k < many; k++) {
+            kv_bf16 narrow = rounded(wide[k]);
+            memcpy(at + (size_t)(i + k) * sizeof narrow, &narrow, sizeof narrow);
+        }
     }
 }
 
@@ -149,52 +149,51 @@ static bool run(struct upload *u, struct kv_gpu *g, int readers, struct kv_err *
 
 /* ---- pieces ---- */
 
-static int64_t list_pieces(const struct kv_cuda_matrix *matrix, int64_t n, int64_t piece_bytes, struct piece *out)
+/* How many there are, and of which size; a small model needs small buffers, and few. */
+static void measure(struct upload *u, const struct kv_cuda_matrix *matrix, int64_t n, int64_t piece_bytes, int readers,
+                    int64_t *bytes)
 {
-    int64_t pieces = 0;
+    *bytes = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const struct kv_tensor *t = matrix[i].tensor;
+        int64_t size = t->rows * t->columns * size_of(t), most = size < piece_bytes ? size : piece_bytes;
+        u->buffer_bytes = most > u->buffer_bytes ? most : u->buffer_bytes;
+        u->n += (size + piece_bytes - 1) / piece_bytes;
+        *bytes += size;
+    }
+    u->buffers = u->n < readers + MORE_BUFFERS ? (int)u->n : readers + MORE_BUFFERS;
+    u->allowed = u->buffers;
+}
+
+static bool make(struct upload *u, struct kv_gpu *g, const struct kv_cuda_matrix *matrix, int64_t n,
+                 int64_t piece_bytes, struct kv_err *e)
+{
+    struct piece *p = u->piece = calloc((size_t)u->n + 1, sizeof *u->piece);
+    u->holds = calloc((size_t)u->buffers + 1, sizeof *u->holds);
+    if (!u->piece || !u->holds)
+        return kv_fail(e, KV_ENV, "no memory for a list of %lld pieces of weights", (long long)u->n);
     for (int64_t i = 0; i < n; i++) {
         const struct kv_tensor *t = matrix[i].tensor;
         int64_t elements = t->rows * t->columns, most = piece_bytes / size_of(t);
-        for (int64_t from = 0; from < elements; from += most, pieces++)
-            if (out)
-                out[pieces] =
-                    (struct piece){t, from, elements - from < most ? elements - from : most, matrix[i].to + from};
+        for (int64_t from = 0; from < elements; from += most)
+            *p++ = (struct piece){t, from, elements - from < most ? elements - from : most, matrix[i].to + from};
     }
-    return pieces;
-}
-
-/* A small model needs small buffers, and few. */
-static bool make_buffers(struct upload *u, struct kv_gpu *g, int readers, int64_t *bytes, struct kv_err *e)
-{
-    u->buffers = u->n < readers + MORE_BUFFERS ? (int)u->n : readers + MORE_BUFFERS;
-    u->allowed = u->buffers;
-    u->holds = malloc(sizeof *u->holds * (size_t)(u->buffers + 1));
-    for (int i = 0; u->holds && i < u->buffers; i++)
+    KV_ASSERT(p == u->piece + u->n);
+    for (int i = 0; i < u->buffers; i++)
         u->holds[i] = -1;
-    for (int64_t i = 0; i < u->n; i++) {
-        int64_t size = u->piece[i].n * size_of(u->piece[i].tensor);
-        u->buffer_bytes = size > u->buffer_bytes ? size : u->buffer_bytes;
-        *bytes += size;
-    }
-    if (!u->holds)
-        return kv_fail(e, KV_ENV, "no memory for a list of %d buffers", u->buffers);
     return kv_gpu_new_host(g, &u->buffer, u->buffers, (size_t)u->buffer_bytes, "weights on their way", e);
 }
 
 bool kv_cuda_upload(struct kv_gpu *g, const struct kv_weights *w, const struct kv_cuda_matrix *matrix, int64_t n,
                     int64_t piece_bytes, int readers, int64_t *bytes, struct kv_err *e)
 {
-    struct upload u = {.weights = w, .n = list_pieces(matrix, n, piece_bytes, NULL)};
+    struct upload u = {.weights = w};
+    KV_ASSERT(piece_bytes > 0 && piece_bytes % 4 == 0);
     readers = readers > MOST_READERS ? MOST_READERS : readers < 1 ? 1 : readers;
-    *bytes = 0;
+    measure(&u, matrix, n, piece_bytes, readers, bytes);
     pthread_mutex_init(&u.lock, NULL);
     pthread_cond_init(&u.changed, NULL);
-    u.piece = malloc(sizeof *u.piece * (size_t)(u.n + 1));
-    bool good = u.piece || kv_fail(e, KV_ENV, "no memory for a list of %lld pieces of weights", (long long)u.n);
-    if (good) {
-        list_pieces(matrix, n, piece_bytes, u.piece);
-        good = make_buffers(&u, g, readers, bytes, e) && run(&u, g, readers, e);
-    }
+    bool good = make(&u, g, matrix, n, piece_bytes, e) && run(&u, g, readers, e);
     kv_gpu_delete_host(g, u.buffer);
     free(u.holds);
     free(u.piece);

@@ -18,7 +18,4 @@ struct kv_cuda_matrix {
 bool kv_cuda_upload(struct kv_gpu *g, const struct kv_weights *w, const struct kv_cuda_matrix *matrix, int64_t n,
                     int64_t piece_bytes, int readers, int64_t *bytes, struct kv_err *e);
 
-/* To bf16, the nearest or the even one. */
-kv_bf16 kv_cuda_rounded(float x);
-
 #endif

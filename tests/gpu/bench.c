@@ -451,42 +451,52 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
 
 /* ---- weights on their way ---- */
 
+/* The header of a checkpoint as it is made. */
+struct header {
+    char *text;
+    size_t n;
+    int64_t end; /* of its tensors */
+};
+
+enum { MOST_ENTRY = 256 };
+
+static void add_tensor(struct header *h, const struct kv_tensor *t)
+{
+    int64_t begin = h->end;
+    char rows[32] = "";
+    h->end += 2 * t->rows * t->columns;
+    if (t->rows > 1)
+        snprintf(rows, sizeof rows, "%lld,", (long long)t->rows);
+    h->n += (size_t)snprintf(
+        h->text + h->n, MOST_ENTRY, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s%lld],\"data_offsets\":[%lld,%lld]}",
+        h->n ? ',' : '{', t->name, rows, (long long)t->columns, (long long)begin, (long long)h->end);
+}
+
 /* A checkpoint without a byte of weights on disk, for models without biases. */
 static void write_holes(const struct kv_weights *w, const char *path)
 {
-    enum { PER_LAYER = 9, NAME = 256 };
-    int64_t most = 3 + PER_LAYER * w->config.layers, n = 0, end = 0;
-    const struct kv_tensor **t = malloc(sizeof *t * (size_t)most);
-    char *header = malloc((size_t)(most * NAME)), *at = header;
-    t[n++] = &w->embedding;
-    t[n++] = &w->norm;
+    enum { PER_LAYER = 9 };
+    struct header h = {.text = malloc((size_t)(4 + PER_LAYER * w->config.layers) * MOST_ENTRY)};
+    add_tensor(&h, &w->embedding);
+    add_tensor(&h, &w->norm);
     if (!w->config.tied)
-        t[n++] = &w->head;
+        add_tensor(&h, &w->head);
     for (int64_t i = 0; i < w->config.layers; i++) {
         const struct kv_layer_weights *l = &w->layer[i];
         const struct kv_tensor *all[PER_LAYER] = {&l->attention_norm, &l->q,    &l->k,  &l->v,   &l->o,
                                                   &l->mlp_norm,       &l->gate, &l->up, &l->down};
-        memcpy(t + n, all, sizeof all);
-        n += PER_LAYER;
+        for (int k = 0; k < PER_LAYER; k++)
+            add_tensor(&h, all[k]);
     }
-    for (int64_t i = 0; i < n; i++) {
-        int64_t begin = end, columns = t[i]->columns, rows = t[i]->rows;
-        end += 2 * rows * columns;
-        at += snprintf(at, NAME, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[", i ? ',' : '{', t[i]->name);
-        at += rows > 1 ? snprintf(at, NAME, "%lld,", (long long)rows) : 0;
-        at += snprintf(at, NAME, "%lld],\"data_offsets\":[%lld,%lld]}", (long long)columns, (long long)begin,
-                       (long long)end);
-    }
-    *at++ = '}';
-    uint64_t length = (uint64_t)(at - header);
+    h.text[h.n++] = '}';
+    uint64_t length = h.n;
     FILE *out = fopen(path, "wb");
-    if (!out || fwrite(&length, sizeof length, 1, out) != 1 || fwrite(header, 1, length, out) != length ||
-        fflush(out) || ftruncate(fileno(out), (off_t)(sizeof length + length) + end) || fclose(out)) {
+    if (!out || fwrite(&length, sizeof length, 1, out) != 1 || fwrite(h.text, 1, h.n, out) != h.n || fflush(out) ||
+        ftruncate(fileno(out), (off_t)(sizeof length + length) + h.end) || fclose(out)) {
         fprintf(stderr, "bench: cannot write '%s'\n", path);
         exit(KV_ENV);
     }
-    free(t);
-    free(header);
+    free(h.text);
 }
 
 static void load(struct bench *b, const char *folder, const char *what)
