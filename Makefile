@@ -50,7 +50,7 @@ SIM_C    := $(filter-out sim/kvsim.c $(SHELL_C),$(wildcard sim/*.c sim/workload/
 ENGINE_C := $(filter-out engine/kvengine.c,$(wildcard engine/*.c engine/*/*.c))
 ENGINE_CU := $(wildcard engine/*/*.cu)
 # Kernels are CUDA, and C++ to whoever emulates them; what asks a device is not.
-KERNEL_CU := $(filter-out %/gpu.cu,$(ENGINE_CU))
+KERNEL_CU := $(filter-out engine/cuda/gpu%,$(ENGINE_CU))
 TEST_C   := $(wildcard tests/unit/test_*.c tests/laws/test_*.c)
 TEST_CPP := $(wildcard tests/gpu/test_*.cpp)
 GOLDEN_C := $(wildcard tests/golden/*.c)
@@ -105,7 +105,7 @@ cu_flags := -std=c++17 -O2 -g -I. -gencode arch=compute_80,code=sm_80 -gencode a
   -Xcompiler -Wall,-Wextra,-Wshadow,-Wconversion,-ffp-contract=off \
   -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fno-asynchronous-unwind-tables
 cpp_flags := -std=c++17 -O2 -g -I. -DKV_EMULATED -fno-strict-aliasing -Wno-unknown-pragmas $(filter -fsanitize=%,$(flags.$(BUILD))) -Wall -Wextra -Wshadow $(if $(werror),-Werror) -ffp-contract=off
-cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lcublas -ldl -lrt -lpthread
+cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lcublasLt -ldl -lrt -lpthread
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,8 @@ struct kv_backend_use {
     int64_t pages_live, pages_peak, page_bytes;
     int64_t resident_bytes; /* of the pool, as the system says */
     int64_t weight_bytes;
+    int64_t load_bytes; /* of matrices, read from files when it was opened; 0: where they are read as they are needed */
+    double load_s;      /* until all weights were where they are computed with */
 };
 
 struct kv_backend;

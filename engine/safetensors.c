@@ -33,18 +33,22 @@ bool kv_mapping_open(struct kv_mapping *m, const char *path, struct kv_err *e)
     }
     void *bytes = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_PRIVATE, file, 0);
     int error = errno;
-    close(file);
-    if (bytes == MAP_FAILED)
+    if (bytes == MAP_FAILED) {
+        close(file);
         return kv_fail(e, KV_ENV, "cannot map '%s', %lld bytes: %s", path, (long long)about.st_size, strerror(error));
+    }
     m->bytes = bytes;
     m->size = (size_t)about.st_size;
+    m->file = file;
     return true;
 }
 
 void kv_mapping_close(struct kv_mapping *m)
 {
-    if (m->bytes)
+    if (m->bytes) {
         munmap((void *)(uintptr_t)m->bytes, m->size);
+        close(m->file);
+    }
     m->bytes = NULL;
 }
 

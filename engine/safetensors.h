@@ -8,11 +8,13 @@
 #include "engine/weights.h"
 
 /* A file, mapped read-only. The mapping is of the file and not of its content at some time: if another program cuts the
- * file short while it is mapped, a read behind its new end kills this one with SIGBUS. Nothing is done about that. */
+ * file short while it is mapped, a read behind its new end kills this one with SIGBUS. Nothing is done about that here;
+ * kv_weights_fetch reads without the mapping. */
 struct kv_mapping {
     const char *path;
     const unsigned char *bytes;
     size_t size;
+    int file; /* open for as long as it is mapped */
 };
 
 enum { KV_ENTRY_SHAPE = 2 };

@@ -111,6 +111,38 @@ void kv_tensor_read(const struct kv_tensor *t, int64_t from, int64_t n, float *o
     }
 }
 
+static const struct kv_mapping *file_of(const struct kv_weights *w, const unsigned char *data)
+{
+    for (int i = 0; i < w->n_mappings; i++)
+        if (data >= w->mapping[i].bytes && data < w->mapping[i].bytes + w->mapping[i].size)
+            return &w->mapping[i];
+    return NULL;
+}
+
+bool kv_weights_fetch(const struct kv_weights *w, const struct kv_tensor *t, int64_t from, int64_t n, void *out,
+                      struct kv_err *e)
+{
+    int64_t size = t->type == KV_TENSOR_F32 ? 4 : 2;
+    const unsigned char *data = (const unsigned char *)t->data + from * size;
+    const struct kv_mapping *m = file_of(w, t->data);
+    size_t bytes = (size_t)(n * size), done = 0;
+    KV_ASSERT(from >= 0 && n >= 0 && from <= t->rows * t->columns - n);
+    if (!m && bytes)
+        memcpy(out, data, bytes);
+    while (m && done < bytes) {
+        ssize_t got = pread(m->file, (char *)out + done, bytes - done, data - m->bytes + (ptrdiff_t)done);
+        if (got < 0 && errno != EINTR)
+            return kv_fail(e, KV_ENV, "cannot read '%s': %s", m->path, strerror(errno));
+        if (!got)
+            return kv_fail(e, KV_DATA,
+                           "'%s' was cut short while it was read: it ends before byte %lld, in tensor '%s'; it had %zu "
+                           "bytes when it was opened",
+                           m->path, (long long)(data - m->bytes) + (long long)done + 1, t->name, m->size);
+        done += got > 0 ? (size_t)got : 0;
+    }
+    return true;
+}
+
 /* ---- files ---- */
 
 static bool open_one(struct kv_weights *w, const char *path, struct kv_err *e)

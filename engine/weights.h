@@ -45,6 +45,12 @@ bool kv_weights_blank(struct kv_weights *w, const char *folder, uint64_t seed, s
 /* n elements from `from` on, as f32 (exact). */
 void kv_tensor_read(const struct kv_tensor *t, int64_t from, int64_t n, float *out);
 
+/* The same elements as they lie in the file, n x 2 or 4 bytes, from any thread. They are read from the file and not
+ * through the mapping, so that a file that was cut short is an error. A tensor that is in no file is copied. KV_DATA;
+ * KV_ENV. */
+bool kv_weights_fetch(const struct kv_weights *w, const struct kv_tensor *t, int64_t from, int64_t n, void *out,
+                      struct kv_err *e);
+
 /* Writes one safetensors file (F32, BF16 or F16 from f32 data, nearest even); for tests and tools. KV_ENV. */
 struct kv_tensor_out {
     const char *name;

@@ -17,6 +17,7 @@ void kv_cuda_lane_entries(struct kv_backend *backend, int part, int64_t layer, i
 {
     struct kv_cuda *b = kv_cuda_of(backend);
     size_t bytes = sizeof *keys * (size_t)(n * b->shape.d);
+    kv_cuda_compact_all(b);
     if (!kv_cuda_room(b, &b->scores, 2 * (int64_t)bytes + 1, "keys and values", &b->late)) {
         memset(keys, 0, bytes);
         if (values)
@@ -138,6 +139,7 @@ bool kv_cuda_channel(struct kv_backend *backend, int part, int64_t layer, enum k
                      struct kv_err *e)
 {
     struct kv_cuda *b = kv_cuda_of(backend);
+    kv_cuda_compact_all(b);
     switch (what) {
     case KV_WINDOW_LOCAL:
     case KV_WINDOW_SEEN:

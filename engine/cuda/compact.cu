@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Survivors of a lane move together, in place and in one launch. A block has some columns of the rows for itself, and
- * takes them BATCH entries at a time: reads, waits for its threads, writes. As keep[i] >= i, what a batch overwrites
- * has been read by it or before, and nothing is read that was written. So blocks need not wait for each other, and a
- * batch can be read while the one before is written. */
+/* Survivors of lanes move together, in place and in one launch. A block has some columns of a lane's rows for itself,
+ * and takes them BATCH entries at a time: reads, waits for its threads, writes. As keep[i] >= i, what a batch
+ * overwrites has been read by it or before, and nothing is read that was written. So blocks need not wait for each
+ * other, and a batch can be read while the one before is written. */
 #include "engine/cuda/device.cuh"
 
 /* A block's columns are the 32 bytes that a device reads at once: an entry's in K, or in V. */
@@ -11,28 +11,35 @@ enum { THREADS = 512, COLUMN_BYTES = 32, AT_ONCE = 4 };
 struct moves {
     struct kv_cuda_shape s;
     const struct kv_cuda_part *part;
+    const struct kv_cuda_stay *lane;
     const int32_t *keep;
-    int32_t layer, head, n;
+    int32_t layer;
+};
+
+/* A block's lane. */
+struct lane {
+    const int32_t *table, *keep;
+    int32_t n;
 };
 
 /* The batch that begins at `first`: to *from and *some what a thread moves; *from is where it lies already if it does.
  */
 template <typename unit>
-static __device__ __forceinline__ void read_batch(const struct moves &m, const int32_t *table, int32_t first,
+static __device__ __forceinline__ void read_batch(const struct moves &m, const struct lane &l, int32_t first,
                                                   int32_t column, int32_t *from, unit *some)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), down = THREADS / across;
     KV_UNROLL
     for (int k = 0; k < AT_ONCE; k++) {
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
-        from[k] = i < m.n ? m.keep[i] : i;
+        from[k] = i < l.n ? l.keep[i] : i;
         if (from[k] != i)
-            some[k] = ((const unit *)(const void *)kv_row_of(m.s, table, from[k]))[column];
+            some[k] = ((const unit *)(const void *)kv_row_of(m.s, l.table, from[k]))[column];
     }
 }
 
 template <typename unit>
-static __device__ __forceinline__ void write_batch(const struct moves &m, const int32_t *table, int32_t first,
+static __device__ __forceinline__ void write_batch(const struct moves &m, const struct lane &l, int32_t first,
                                                    int32_t column, const int32_t *from, const unit *some)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), down = THREADS / across;
@@ -40,43 +47,44 @@ static __device__ __forceinline__ void write_batch(const struct moves &m, const 
     for (int k = 0; k < AT_ONCE; k++) {
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         if (from[k] != i)
-            ((unit *)(void *)kv_row_of(m.s, table, i))[column] = some[k];
+            ((unit *)(void *)kv_row_of(m.s, l.table, i))[column] = some[k];
     }
 }
 
-/* `units` of a row; blocks of gridDim.x / 2 columns for K, then as many for V. */
+/* `units` of a row; of each lane, blocks of gridDim.x / 2 columns for K, then as many for V. */
 template <typename unit> __global__ __launch_bounds__(THREADS) void move_together(struct moves m, int32_t units)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), batch = THREADS / across * AT_ONCE;
-    const int32_t *table = kv_table_of(*m.part, m.layer, m.head);
+    const struct kv_cuda_stay &stay = m.lane[blockIdx.y];
+    const struct lane l = {kv_table_of(m.part[stay.part], m.layer, stay.head), m.keep + stay.first, stay.n};
     int32_t half = (int32_t)gridDim.x / 2, block = (int32_t)blockIdx.x;
     int32_t column = block % half * across + (int32_t)threadIdx.x % across, from[AT_ONCE];
     unit some[AT_ONCE];
     bool mine = column < units;
     column += block / half * m.s.page * units;
-    for (int32_t first = 0; first < m.n; first += batch) {
+    for (int32_t first = 0; first < l.n; first += batch) {
         if (mine)
-            read_batch(m, table, first, column, from, some);
+            read_batch(m, l, first, column, from, some);
         __syncthreads();
         if (mine)
-            write_batch(m, table, first, column, from, some);
+            write_batch(m, l, first, column, from, some);
     }
 }
 
-template <typename unit> static dim3 blocks_of(int32_t units)
+template <typename unit> static dim3 blocks_of(int32_t units, int64_t n_lanes)
 {
     int32_t across = COLUMN_BYTES / (int32_t)sizeof(unit);
-    return dim3((unsigned)(2 * ((units + across - 1) / across)));
+    return dim3((unsigned)(2 * ((units + across - 1) / across)), (unsigned)n_lanes);
 }
 
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
-                     int32_t head, const int32_t *keep, int64_t n)
+                     const struct kv_cuda_stay *lane, int64_t n_lanes, const int32_t *keep)
 {
-    struct moves m = {*s, part, keep, layer, head, (int32_t)n};
-    if (n <= 0)
+    struct moves m = {*s, part, lane, keep, layer};
+    if (n_lanes <= 0)
         return;
     if (s->d % 8 == 0)
-        KV_LAUNCH(g, move_together<uint4>, blocks_of<uint4>(s->d / 8), dim3(THREADS), 0, m, s->d / 8);
+        KV_LAUNCH(g, move_together<uint4>, blocks_of<uint4>(s->d / 8, n_lanes), dim3(THREADS), 0, m, s->d / 8);
     else
-        KV_LAUNCH(g, move_together<uint32_t>, blocks_of<uint32_t>(s->d / 2), dim3(THREADS), 0, m, s->d / 2);
+        KV_LAUNCH(g, move_together<uint32_t>, blocks_of<uint32_t>(s->d / 2, n_lanes), dim3(THREADS), 0, m, s->d / 2);
 }

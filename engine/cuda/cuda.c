@@ -67,6 +67,8 @@ static void cuda_close(struct kv_backend *backend)
     }
     free(b->step);
     free(b->step_before);
+    free(b->moves.lane);
+    free(b->moves.keep);
     free(b);
 }
 
@@ -244,6 +246,7 @@ static bool begin(struct kv_cuda *b, struct kv_part *part, int n_parts, struct k
     b->part = part;
     b->n_parts = n_parts;
     b->late = (struct kv_err){0};
+    b->moves.n = b->moves.kept = 0; /* of a pass that stopped within a hook */
     if (!make_parts(b, n_parts, e))
         return false;
     int64_t last = kv_parts_rows(part, n_parts, b->first), rows = b->first[n_parts];
@@ -412,6 +415,7 @@ static bool do_pass(struct kv_cuda *b, kv_layer_hook *hook, void *context, struc
         shrink(b, layer);
         if (hook && !hook(context, layer, e))
             return false;
+        kv_cuda_compact_all(b);
         if (b->late.n)
             return kv_fail(e, b->late.status, "%s", b->late.text);
         leave_attention(b, layer);
@@ -544,7 +548,9 @@ static struct kv_backend_use cuda_use(const struct kv_backend *backend)
                                    .pages_peak = b->pool.peak,
                                    .page_bytes = b->pool.page_bytes,
                                    .resident_bytes = b->pool.mapped * b->pool.slab_bytes,
-                                   .weight_bytes = b->weight_bytes};
+                                   .weight_bytes = b->weight_bytes,
+                                   .load_bytes = b->load_bytes,
+                                   .load_s = b->load_s};
 }
 
 const struct kv_backend_ops kv_backend_cuda = {

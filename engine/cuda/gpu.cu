@@ -5,15 +5,11 @@ extern "C" {
 #include "sim/core/error.h"
 }
 
-#include <cublas_v2.h>
 #include <cuda.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* cuBLAS wants it on Hopper, and a graph needs it to be the same each time. */
-static const size_t workspace_bytes = (size_t)32 << 20;
 
 struct range {
     CUdeviceptr base;
@@ -38,9 +34,10 @@ struct driver {
 struct kv_gpu {
     struct kv_gpu_facts facts;
     int device;
-    cudaStream_t stream;
-    cublasHandle_t blas;
-    void *workspace;
+    cudaStream_t stream, sender;
+    cudaEvent_t arrived[KV_GPU_SENDS];
+    int64_t sent, waited; /* sends so far; and those that are known to have arrived */
+    struct kv_products *products;
     cudaEvent_t mark[KV_GPU_MARKS];
     struct driver driver;
     struct range *ranges;
@@ -137,23 +134,11 @@ static bool read_facts(struct kv_gpu *g)
     g->facts.multiprocessors = p.multiProcessorCount;
     g->facts.total_bytes = (int64_t)p.totalGlobalMem;
     g->facts.shared_bytes = (int64_t)p.sharedMemPerBlockOptin;
+    g->facts.blas = kv_products_version();
     if (p.major < 8)
         remember(g, "its compute capability is %d.%d; matrix units for bf16 begin with 8.0", p.major, p.minor);
     return !g->failed && good(g, cudaDriverGetVersion(&g->facts.driver), "cudaDriverGetVersion") &&
            good(g, cudaRuntimeGetVersion(&g->facts.runtime), "cudaRuntimeGetVersion");
-}
-
-static bool open_blas(struct kv_gpu *g)
-{
-    cublasStatus_t made = cublasCreate(&g->blas);
-    if (made != CUBLAS_STATUS_SUCCESS) {
-        remember(g, "cublasCreate: %s", cublasGetStatusString(made));
-        return false;
-    }
-    return good(g, cudaMalloc(&g->workspace, workspace_bytes), "cudaMalloc of cuBLAS' workspace") &&
-           cublasSetStream(g->blas, g->stream) == CUBLAS_STATUS_SUCCESS &&
-           cublasSetWorkspace(g->blas, g->workspace, workspace_bytes) == CUBLAS_STATUS_SUCCESS &&
-           cublasSetMathMode(g->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION) == CUBLAS_STATUS_SUCCESS;
 }
 
 bool kv_gpu_open(struct kv_gpu **out, struct kv_err *e)
@@ -169,12 +154,15 @@ bool kv_gpu_open(struct kv_gpu **out, struct kv_err *e)
         remember(g, "there is no device");
     opened = opened && devices && good(g, cudaSetDevice(g->device), "cudaSetDevice") && read_facts(g) &&
              good(g, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "cudaStreamCreate") &&
-             find_driver(g) && open_blas(g);
+             good(g, cudaStreamCreateWithFlags(&g->sender, cudaStreamNonBlocking), "cudaStreamCreate") &&
+             find_driver(g) && (g->products = kv_products_open(g)) != NULL;
     for (int i = 0; opened && i < KV_GPU_MARKS; i++)
         opened = good(g, cudaEventCreate(&g->mark[i]), "cudaEventCreate");
+    for (int i = 0; opened && i < KV_GPU_SENDS; i++) /* who waits leaves his core to those who read */
+        opened = good(g, cudaEventCreateWithFlags(&g->arrived[i], cudaEventDisableTiming | cudaEventBlockingSync),
+                      "cudaEventCreate");
     if (opened)
         return true;
-    remember(g, "cuBLAS cannot be set up");
     say(g, e);
     kv_gpu_close(g);
     *out = NULL;
@@ -187,14 +175,19 @@ void kv_gpu_close(struct kv_gpu *g)
         return;
     if (g->stream)
         cudaStreamSynchronize(g->stream);
+    if (g->sender)
+        cudaStreamSynchronize(g->sender);
     while (g->ranges)
         kv_gpu_release(g, (void *)(uintptr_t)g->ranges->base);
     for (int i = 0; i < KV_GPU_MARKS; i++)
         if (g->mark[i])
             cudaEventDestroy(g->mark[i]);
-    if (g->blas)
-        cublasDestroy(g->blas);
-    cudaFree(g->workspace);
+    for (int i = 0; i < KV_GPU_SENDS; i++)
+        if (g->arrived[i])
+            cudaEventDestroy(g->arrived[i]);
+    kv_products_close(g->products);
+    if (g->sender)
+        cudaStreamDestroy(g->sender);
     if (g->stream)
         cudaStreamDestroy(g->stream);
     free(g);
@@ -219,41 +212,48 @@ static bool sized(int64_t n, size_t size, size_t *bytes)
     return n >= 0 && !__builtin_mul_overflow((size_t)(n ? n : 1), size, bytes);
 }
 
-bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
+static bool make(struct kv_gpu *g, bool host, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
     void *made = NULL;
     size_t bytes = 0;
-    cudaError_t status = sized(n, size, &bytes) ? cudaMalloc(&made, bytes) : cudaErrorMemoryAllocation;
+    cudaError_t status = !sized(n, size, &bytes) ? cudaErrorMemoryAllocation
+                         : host                  ? cudaMallocHost(&made, bytes)
+                                                 : cudaMalloc(&made, bytes);
     memcpy(out, &made, sizeof made);
     if (status == cudaSuccess)
         return true;
     cudaGetLastError(); /* that memory is out is no failure of what was asked before */
-    return kv_fail(e, KV_ENV, "%s: cudaMalloc of %lld x %zu bytes of %s: %s; %lld bytes are free", g->facts.name,
-                   (long long)n, size, what, cudaGetErrorString(status), (long long)kv_gpu_free_bytes(g));
+    return kv_fail(e, KV_ENV, "%s: %s of %lld x %zu bytes of %s: %s; %lld bytes are free on the device", g->facts.name,
+                   host ? "cudaMallocHost" : "cudaMalloc", (long long)n, size, what, cudaGetErrorString(status),
+                   (long long)kv_gpu_free_bytes(g));
 }
 
-void kv_gpu_delete(struct kv_gpu *g, void *device)
+bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
-    good(g, cudaStreamSynchronize(g->stream), "cudaStreamSynchronize");
-    good(g, cudaFree(device), "cudaFree");
+    return make(g, false, out, n, size, what, e);
 }
 
 bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
-    void *made = NULL;
-    size_t bytes = 0;
-    cudaError_t status = sized(n, size, &bytes) ? cudaMallocHost(&made, bytes) : cudaErrorMemoryAllocation;
-    memcpy(out, &made, sizeof made);
-    if (status == cudaSuccess)
-        return true;
-    cudaGetLastError();
-    return kv_fail(e, KV_ENV, "%s: cudaMallocHost of %lld x %zu bytes of %s: %s", g->facts.name, (long long)n, size,
-                   what, cudaGetErrorString(status));
+    return make(g, true, out, n, size, what, e);
+}
+
+/* Until nothing is under way. */
+static void settle(struct kv_gpu *g)
+{
+    kv_gpu_arrived(g, 0);
+    good(g, cudaStreamSynchronize(g->stream), "what was asked of the device");
+}
+
+void kv_gpu_delete(struct kv_gpu *g, void *device)
+{
+    settle(g);
+    good(g, cudaFree(device), "cudaFree");
 }
 
 void kv_gpu_delete_host(struct kv_gpu *g, void *host)
 {
-    good(g, cudaStreamSynchronize(g->stream), "cudaStreamSynchronize");
+    settle(g);
     if (host)
         good(g, cudaFreeHost(host), "cudaFreeHost");
 }
@@ -291,9 +291,25 @@ void kv_gpu_put_rows(struct kv_gpu *g, void *device, size_t to_step, const void 
              "cudaMemcpy2D to the device");
 }
 
+void kv_gpu_send(struct kv_gpu *g, void *device, const void *host, size_t bytes)
+{
+    good(g, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, g->sender), "cudaMemcpy to the device");
+    good(g, cudaEventRecord(g->arrived[g->sent++ % KV_GPU_SENDS], g->sender), "cudaEventRecord");
+}
+
+void kv_gpu_arrived(struct kv_gpu *g, int under_way)
+{
+    int64_t last = g->sent - under_way;
+    KV_ASSERT(under_way >= 0 && under_way < KV_GPU_SENDS);
+    if (last <= g->waited)
+        return;
+    good(g, cudaEventSynchronize(g->arrived[(last - 1) % KV_GPU_SENDS]), "cudaMemcpy to the device");
+    g->waited = last;
+}
+
 bool kv_gpu_wait(struct kv_gpu *g, struct kv_err *e)
 {
-    good(g, cudaStreamSynchronize(g->stream), "what was asked of the device");
+    settle(g);
     return say(g, e);
 }
 
@@ -393,24 +409,6 @@ void kv_gpu_unmap(struct kv_gpu *g, void *base, int64_t slab)
     r->slab[slab] = 0;
 }
 
-/* ---- products ---- */
-
-/* cuBLAS counts columns first: y^T (outputs, rows) = w (outputs, inputs) x^T, where w lies as (inputs, outputs). */
-void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
-                     void *y, int64_t y_step, bool wide, bool add)
-{
-    const float one = 1, kept = add ? 1 : 0;
-    if (!rows || g->failed)
-        return;
-    cublasStatus_t done =
-        cublasGemmEx(g->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)outputs, (int)rows, (int)inputs, &one, w, CUDA_R_16BF,
-                     (int)inputs, x, CUDA_R_16BF, (int)inputs, &kept, y, wide ? CUDA_R_32F : CUDA_R_16BF, (int)y_step,
-                     CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    if (done != CUBLAS_STATUS_SUCCESS)
-        remember(g, "cublasGemmEx of (%lld, %lld) by (%lld, %lld): %s", (long long)rows, (long long)inputs,
-                 (long long)outputs, (long long)inputs, cublasGetStatusString(done));
-}
-
 /* ---- graphs ---- */
 
 struct kv_gpu_graph {
@@ -464,6 +462,11 @@ cudaStream_t kv_gpu_stream(struct kv_gpu *g)
     return g->stream;
 }
 
+struct kv_products *kv_gpu_products(struct kv_gpu *g)
+{
+    return g->failed ? NULL : g->products;
+}
+
 bool kv_gpu_shared(struct kv_gpu *g, const void *kernel, const char *name, size_t bytes)
 {
     enum { WITHOUT_ASKING = 48 << 10 };
@@ -482,6 +485,11 @@ void kv_gpu_launched(struct kv_gpu *g, const char *name)
     cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess)
         remember(g, "launching %s: %s", name, cudaGetErrorString(status));
+}
+
+void kv_gpu_remember(struct kv_gpu *g, const char *why)
+{
+    remember(g, "%s", why);
 }
 
 void kv_gpu_mark(struct kv_gpu *g, int mark)

@@ -6,6 +6,8 @@
 #ifndef KV_GPU_H
 #define KV_GPU_H
 
+#include "engine/cuda/product.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +26,7 @@ struct kv_gpu_facts {
     int64_t total_bytes;
     int64_t shared_bytes; /* that a block may have at most */
     int driver, runtime;  /* versions, as CUDA numbers them */
+    int blas;             /* version of what multiplies, as it numbers itself */
 };
 
 /* KV_ENV: there is no device, none that can multiply bf16 (compute capability 8.0), or no driver. */
@@ -49,6 +52,13 @@ void kv_gpu_zero(struct kv_gpu *g, void *device, size_t bytes);
 void kv_gpu_put_rows(struct kv_gpu *g, void *device, size_t to_step, const void *host, size_t from_step, size_t bytes,
                      size_t rows);
 
+/* To the device beside all else, in the order of these calls. `host` is pinned, and must stay as it is until it has
+ * arrived; what it brings may be used then. */
+void kv_gpu_send(struct kv_gpu *g, void *device, const void *host, size_t bytes);
+/* Waits until no more than `under_way` of the newest that were sent have not arrived: less than KV_GPU_SENDS. */
+enum { KV_GPU_SENDS = 4 };
+void kv_gpu_arrived(struct kv_gpu *g, int under_way);
+
 /* Until all that was asked for is done. KV_ENV: the first thing that failed since the device was opened. */
 bool kv_gpu_wait(struct kv_gpu *g, struct kv_err *e);
 
@@ -60,7 +70,8 @@ bool kv_gpu_map(struct kv_gpu *g, void *base, int64_t slab, struct kv_err *e);
 void kv_gpu_unmap(struct kv_gpu *g, void *base, int64_t slab);
 
 /* y (rows, outputs) = x (rows, inputs) w^T, w (outputs, inputs): x and w bf16, sums in fp32; y bf16, or fp32 where
- * `wide`; added to what is there where `add` (wide only). Rows of y are y_step elements apart. */
+ * `wide`; added to what is there where `add` (wide only). Rows of y are y_step elements apart. The same numbers give
+ * the same bits each time; other row counts may add up in another order. */
 void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
                      void *y, int64_t y_step, bool wide, bool add);
 
@@ -72,6 +83,16 @@ void kv_gpu_graph_begin(struct kv_gpu *g);
 struct kv_gpu_graph *kv_gpu_graph_end(struct kv_gpu *g);
 void kv_gpu_graph_run(struct kv_gpu *g, const struct kv_gpu_graph *graph);
 void kv_gpu_graph_delete(struct kv_gpu *g, struct kv_gpu_graph *graph); /* NULL is fine */
+
+/* How a product was made, in the library's own numbers (-1: not known to it): its algorithm, how that is set, which
+ * one of its list, best first, it was. */
+struct kv_gpu_plan {
+    struct kv_product product;
+    int algorithm, tile, stages, splits, reduction, swizzle, option, inner, cluster, rank;
+    int64_t workspace_bytes;
+};
+/* The i-th of the plans that are kept, newest first. False: there are no more. */
+bool kv_gpu_planned(struct kv_gpu *g, int i, struct kv_gpu_plan *plan);
 
 /* Milliseconds of the device between two marks; a mark is one of KV_GPU_MARKS. Waits for the later one. */
 enum { KV_GPU_MARKS = 16 };

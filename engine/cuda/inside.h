@@ -33,6 +33,13 @@ struct kv_cuda_buffer {
     int64_t bytes;
 };
 
+/* Lanes of one layer whose entries leave within a hook: moved together when it ends, or something reads them. */
+struct kv_cuda_moves {
+    struct kv_cuda_stay *lane;
+    int32_t *keep; /* the lanes' lists, one behind the other */
+    int64_t layer, n, room, kept, keep_room;
+};
+
 struct kv_cuda {
     struct kv_backend base;
     const struct kv_weights *weights;
@@ -42,6 +49,8 @@ struct kv_cuda {
     struct kv_cuda_shape shape;
     struct kv_cuda_pool pool;
     int64_t weight_bytes;
+    int64_t load_bytes; /* read from files for them */
+    double load_s;
 
     struct kv_cuda_layer *layer;
     kv_bf16 *embedding, *head; /* the same where tied */
@@ -68,6 +77,7 @@ struct kv_cuda {
     char *lists_host; /* (layers, attention_size.list_bytes), lists_room bytes */
     int64_t lists_room;
     struct kv_cuda_attention_size attention_size;
+    struct kv_cuda_moves moves;
     struct kv_err late; /* what failed where nothing could be said, within a hook: the pass ends with it */
     float *scores_host; /* (scores_room,) */
     int64_t scores_room;
@@ -115,6 +125,8 @@ static inline int64_t kv_cuda_round_entries(int64_t n)
     return (n + step - 1) / step * step;
 }
 void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, int64_t head, const uint64_t *stay);
+/* Moves what kv_cuda_compact_lane left to be moved: before anything reads or writes the layer's entries. */
+void kv_cuda_compact_all(struct kv_cuda *b);
 
 /* Scores (channels.c). */
 bool kv_cuda_channel(struct kv_backend *backend, int part, int64_t layer, enum kv_channel what, int64_t queries,

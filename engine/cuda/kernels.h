@@ -124,10 +124,16 @@ void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct
 void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, int64_t first, int64_t n, float *keys, float *values);
 
-/* Moves entries of one lane together: entry keep[i] becomes entry i, i < n; keep (device) ascends. Entries below the
- * first move stay. */
+/* Moves entries of lanes of one layer together, in one launch: of each lane, entry keep[first + i] becomes entry i, i <
+ * n; these ascend. Entries below the first move stay. `lane` (n_lanes,) and `keep` are the device's; at most
+ * KV_CUDA_LANES lanes, each once. */
+enum { KV_CUDA_LANES = 65535 };
+struct kv_cuda_stay {
+    int64_t first;
+    int32_t part, head, n;
+};
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
-                     int32_t head, const int32_t *keep, int64_t n);
+                     const struct kv_cuda_stay *lane, int64_t n_lanes, const int32_t *keep);
 
 /* A number for each entry of a layer's lanes, from `made`: of each entry, lane h at h x made_stride; or (brought) the
  * new entry's alone, at h. It is taken as it is, or added to the part's column, or becomes the new entry's there; for

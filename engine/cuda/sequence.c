@@ -238,34 +238,66 @@ bool kv_cuda_get_column(struct kv_backend *backend, struct kv_seq *s, int64_t la
 
 /* ---- what leaves ---- */
 
-/* Entries keep[i] become entries i. Without memory for that the pass ends. */
-static void move(struct kv_cuda *b, int part, int64_t layer, int64_t head, const int32_t *keep, int64_t n)
+/* Room for the list of one more lane. */
+static bool make_list(struct kv_cuda_moves *m, int64_t n)
 {
-    if (!kv_cuda_room(b, &b->keep, n * (int64_t)sizeof *keep, "what stays", &b->late))
-        return;
-    kv_gpu_put(b->gpu, b->keep.at, keep, sizeof *keep * (size_t)n);
-    kv_cuda_compact(b->gpu, &b->shape, b->part_device + part, (int32_t)layer, (int32_t)head, b->keep.at, n);
+    if (m->n == m->room) {
+        int64_t room = 2 * m->room + 16;
+        struct kv_cuda_stay *lane = realloc(m->lane, sizeof *lane * (size_t)room);
+        if (!lane)
+            return false;
+        m->lane = lane;
+        m->room = room;
+    }
+    if (m->kept + n > m->keep_room) {
+        int64_t room = (m->kept + n) * 2;
+        int32_t *keep = realloc(m->keep, sizeof *keep * (size_t)room);
+        if (!keep)
+            return false;
+        m->keep = keep;
+        m->keep_room = room;
+    }
+    return true;
 }
 
+/* The lists are pageable, so they were read when this returns. Without memory for them the pass ends. */
+void kv_cuda_compact_all(struct kv_cuda *b)
+{
+    struct kv_cuda_moves *m = &b->moves;
+    size_t lanes = sizeof *m->lane * (size_t)m->n, keep = sizeof *m->keep * (size_t)m->kept;
+    if (m->n && kv_cuda_room(b, &b->keep, (int64_t)(lanes + keep), "what stays", &b->late)) {
+        char *at = b->keep.at;
+        kv_gpu_put(b->gpu, at, m->lane, lanes);
+        kv_gpu_put(b->gpu, at + lanes, m->keep, keep);
+        kv_cuda_compact(b->gpu, &b->shape, b->part_device, (int32_t)m->layer, b->keep.at, m->n,
+                        (const int32_t *)(const void *)(at + lanes));
+    }
+    m->n = m->kept = 0;
+}
+
+/* Pages go back at once: none is taken before the lists were sent for. */
 void kv_cuda_compact_lane(struct kv_backend *backend, int part, int64_t layer, int64_t head, const uint64_t *stay)
 {
     struct kv_cuda *b = kv_cuda_of(backend);
+    struct kv_cuda_moves *m = &b->moves;
     const struct kv_part *p = &b->part[part];
     struct kv_lane_pages *lane = &p->seq->lane[layer * p->seq->store_heads + head];
     int64_t n = lane->length - p->n_patch, kept = stay ? 0 : n;
-    int32_t *keep = stay ? malloc(sizeof *keep * (size_t)(n + 1)) : NULL;
-    if (stay && !keep)
+    if (m->n == KV_CUDA_LANES)
+        kv_cuda_compact_all(b);
+    if (stay && !make_list(m, n))
         kv_fail(&b->late, KV_ENV, "no memory for a list of %lld entries", (long long)n);
-    if (keep) {
-        bool moves = false;
+    else if (stay) {
+        int32_t *keep = m->keep + m->kept;
         for (int64_t i = 0; i < n; i++)
-            if (kv_set_has(stay, i)) {
-                moves |= kept != i;
+            if (kv_set_has(stay, i))
                 keep[kept++] = (int32_t)i;
-            }
-        if (moves)
-            move(b, part, layer, head, keep, kept);
-        free(keep);
+        if (kept && keep[kept - 1] != kept - 1) { /* else nothing moves */
+            m->layer = layer;
+            m->lane[m->n++] =
+                (struct kv_cuda_stay){.first = m->kept, .part = part, .head = (int32_t)head, .n = (int32_t)kept};
+            m->kept += kept;
+        }
     }
     shorten(b, lane, kept);
 }

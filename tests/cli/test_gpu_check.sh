@@ -46,7 +46,7 @@ has "and it is said" "cannot load libcudart" out
 
 # All is well. The engine knows the options that it is given.
 plays "$on/facts" 'echo "{\"name\": \"a device\", \"bytes\": 1}"'
-for test in pool rows skinny compact leave scores attention backend steps; do plays "$on/test_$test" 'exit 0'; done
+for test in pool upload rows skinny products compact leave scores attention backend steps; do plays "$on/test_$test" 'exit 0'; done
 plays programs/kvengine '"$engine" "$1" --help >"$0.help"' 'for arg; do' \
     'case $arg in --policy) policy=1 ;; -*) ;; *) [ -z "$policy" ] || echo "$arg" >>"$0.policies"; policy= ;; esac' \
     'case $arg in -?*) grep -qE -e "^  (-., | +)?$arg[ ,]" "$0.help" || { echo "no option $arg of $1"; exit 2; } ;; esac' \
@@ -60,10 +60,10 @@ check
 is "all well: status" 0 "$rc"
 hasnt "no check fails" "failed:" out
 has "one is skipped, and why" "skipped: bench: transformers beside it (0 s): no transformers" out
-has "the count" "19 passed, 0 failed, 1 skipped" out
+has "the count" "22 passed, 0 failed, 1 skipped" out
 valid "the report is JSON"
 has "a check in the report" '{"name": "on the device: pool", "result": "passed", "seconds": 0, "why": ""}' report/report.json
-is "figures in it, whole lines only" 2 "$(grep -c '^{"bench": "copy", "ms": 1.5}' report/report.json)"
+is "figures in it, whole lines only" 3 "$(grep -c '^{"bench": "copy", "ms": 1.5}' report/report.json)"
 has "what is left out is in the report" "- bench: 9 x 9 is left out: no memory" report/report.md
 has "the device is in the report" '`{"name": "a device", "bytes": 1}`' report/report.md
 while read -r policy; do
@@ -76,7 +76,7 @@ plays "$on/test_rows" 'echo "no device: gone"' 'exit 77'
 plays "$on/test_attention" 'kill -9 $$'
 check
 is "a check fails: status" 1 "$rc"
-has "the count then" "15 passed, 3 failed, 2 skipped" out
+has "the count then" "18 passed, 3 failed, 2 skipped" out
 has "which one, and its last words" 'failed: on the device: scores (0 s): status 1, it said "no" | \ twice' out
 has "what died" "failed: on the device: attention (0 s): status 137" out
 has "in a table, too" '| on the device: scores | failed: status 1, it said "no" \| \ twice | 0 |' report/report.md
@@ -88,6 +88,6 @@ CHECK_SECONDS=0
 export CHECK_SECONDS
 check
 is "no time: status" 0 "$rc"
-has "no time: said" "0 passed, 0 failed, 20 skipped" out
+has "no time: said" "0 passed, 0 failed, 23 skipped" out
 valid "an empty report is JSON"
 finish

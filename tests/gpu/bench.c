@@ -6,13 +6,18 @@
  *     bench [--small]                              kernels alone, in the shape of Llama-3.1-8B
  *     bench [--small] --model FOLDER CASE...       a model of drawn weights, in the shape of FOLDER/config.json; a case
  *                                                  is LENGTHxBATCH/CHUNK
+ *     bench --load FOLDER                          weights from files to the device: the checkpoint in FOLDER, or where
+ *                                                  there is none, a file of that size that is all zeros and takes no
+ *                                                  room; twice, as the system then has the file in memory
  *     --small                                      sizes for an emulated device */
 #include "engine/cuda/inside.h"
+#include "sim/team.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { RUNS = 5, PARTS = 64 };
 
@@ -135,6 +140,19 @@ static void bench_products(struct bench *b)
             kv_gpu_delete(b->gpu, x);
             kv_gpu_delete(b->gpu, p.y);
         }
+}
+
+/* By which algorithms, so that a figure can be told from another library's. */
+static void print_plans(struct kv_gpu *g)
+{
+    struct kv_gpu_plan p;
+    for (int i = 0; kv_gpu_planned(g, i, &p); i++)
+        printf("{\"bench\": \"plan\", \"rows\": %lld, \"outputs\": %lld, \"inputs\": %lld, \"algorithm\": %d, "
+               "\"tile\": %d, \"stages\": %d, \"splits\": %d, \"reduction\": %d, \"swizzle\": %d, \"option\": %d, "
+               "\"inner\": %d, \"cluster\": %d, \"rank\": %d, \"workspace_bytes\": %lld}\n",
+               (long long)p.product.rows, (long long)p.product.outputs, (long long)p.product.inputs, p.algorithm,
+               p.tile, p.stages, p.splits, p.reduction, p.swizzle, p.option, p.inner, p.cluster, p.rank,
+               (long long)p.workspace_bytes);
 }
 
 /* ---- attention ---- */
@@ -427,9 +445,100 @@ static void bench_model(struct bench *b, const char *folder, int n_cases, char *
         }
         bench_context(b, &m, length, n, chunk);
     }
+    print_plans(kv_cuda_of(m.backend)->gpu);
     m.backend->ops->close(m.backend);
     free(m.token);
     free(m.logits);
+}
+
+/* ---- weights on their way ---- */
+
+/* The header of a checkpoint as it is made. */
+struct header {
+    char *text;
+    size_t n;
+    int64_t end; /* of its tensors */
+};
+
+enum { MOST_ENTRY = 256 };
+
+static void add_tensor(struct header *h, const struct kv_tensor *t)
+{
+    int64_t begin = h->end;
+    char rows[32] = "";
+    h->end += 2 * t->rows * t->columns;
+    if (t->rows > 1)
+        snprintf(rows, sizeof rows, "%lld,", (long long)t->rows);
+    h->n += (size_t)snprintf(
+        h->text + h->n, MOST_ENTRY, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s%lld],\"data_offsets\":[%lld,%lld]}",
+        h->n ? ',' : '{', t->name, rows, (long long)t->columns, (long long)begin, (long long)h->end);
+}
+
+/* A checkpoint without a byte of weights on disk, for models without biases. */
+static void write_holes(const struct kv_weights *w, const char *path)
+{
+    enum { PER_LAYER = 9 };
+    struct header h = {.text = malloc((size_t)(4 + PER_LAYER * w->config.layers) * MOST_ENTRY)};
+    add_tensor(&h, &w->embedding);
+    add_tensor(&h, &w->norm);
+    if (!w->config.tied)
+        add_tensor(&h, &w->head);
+    for (int64_t i = 0; i < w->config.layers; i++) {
+        const struct kv_layer_weights *l = &w->layer[i];
+        const struct kv_tensor *all[PER_LAYER] = {&l->attention_norm, &l->q,    &l->k,  &l->v,   &l->o,
+                                                  &l->mlp_norm,       &l->gate, &l->up, &l->down};
+        for (int k = 0; k < PER_LAYER; k++)
+            add_tensor(&h, all[k]);
+    }
+    h.text[h.n++] = '}';
+    uint64_t length = h.n;
+    FILE *out = fopen(path, "wb");
+    if (!out || fwrite(&length, sizeof length, 1, out) != 1 || fwrite(h.text, 1, h.n, out) != h.n || fflush(out) ||
+        ftruncate(fileno(out), (off_t)(sizeof length + length) + h.end) || fclose(out)) {
+        fprintf(stderr, "bench: cannot write '%s'\n", path);
+        exit(KV_ENV);
+    }
+    free(h.text);
+}
+
+static void load(struct bench *b, const char *folder, const char *what)
+{
+    struct kv_backend_asked asked = {.page = 64, .threads = kv_team_cores(), .pool_bytes = 1 << 20};
+    struct kv_backend *backend;
+    struct kv_weights w;
+    must(b, kv_weights_open(&w, folder, NULL, b->a, &b->e));
+    must(b, kv_backend_cuda.open(&backend, &w, &asked, &b->e));
+    struct kv_backend_use use = backend->ops->use(backend);
+    printf("{\"bench\": \"load\", \"case\": \"%s\", \"bytes\": %lld, \"seconds\": %.4f, \"gb_s\": %.2f}\n", what,
+           (long long)use.load_bytes, use.load_s, (double)use.load_bytes / use.load_s / 1e9);
+    backend->ops->close(backend);
+    kv_weights_close(&w);
+}
+
+static void bench_load(struct bench *b, const char *folder)
+{
+    char made[] = "/tmp/kv-bench-XXXXXX";
+    struct kv_weights w;
+    const char *config = kv_format(b->a, "%s/config.json", folder), *file, *link;
+    if (!access(kv_format(b->a, "%s/model.safetensors", folder), F_OK) ||
+        !access(kv_format(b->a, "%s/model.safetensors.index.json", folder), F_OK)) {
+        load(b, folder, "a checkpoint");
+        load(b, folder, "a checkpoint, again");
+        return;
+    }
+    must(b, kv_weights_blank(&w, folder, 1, b->a, &b->e));
+    char *whole = realpath(config, NULL);
+    if (!mkdtemp(made) || !whole || symlink(whole, link = kv_format(b->a, "%s/config.json", made))) {
+        fprintf(stderr, "bench: cannot write to '%s'\n", made);
+        exit(KV_ENV);
+    }
+    free(whole);
+    write_holes(&w, file = kv_format(b->a, "%s/model.safetensors", made));
+    load(b, made, "a file of holes");
+    load(b, made, "a file of holes, again");
+    unlink(file);
+    unlink(link);
+    rmdir(made);
 }
 
 int main(int argc, char **argv)
@@ -441,6 +550,11 @@ int main(int argc, char **argv)
     argc -= b.small;
     argv += b.small;
     const char *model = argc > 2 && !strcmp(argv[1], "--model") ? argv[2] : NULL;
+    if (argc > 2 && !strcmp(argv[1], "--load")) {
+        bench_load(&b, argv[2]);
+        kv_arena_close(b.a);
+        return 0;
+    }
     must(&b, kv_gpu_open(&b.gpu, &b.e));
     b.shape = (struct kv_cuda_shape){.layers = 1, .q_heads = 32, .kv_heads = 8, .d = 128, .page = 64};
     if (b.small)
@@ -456,6 +570,7 @@ int main(int argc, char **argv)
                                b.small ? 1 << 24 : kv_gpu_free_bytes(b.gpu) / 2, &b.e));
     b.shape.pool = (kv_bf16 *)(void *)b.pool.base;
     bench_products(&b);
+    print_plans(b.gpu);
     bench_decode(&b);
     bench_prefill(&b);
     bench_scores(&b);

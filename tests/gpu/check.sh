@@ -106,7 +106,7 @@ bench() {
     grep 'left out' "$log" >>"$left_out"
 }
 
-for test in pool rows skinny compact leave scores attention backend steps; do
+for test in pool upload rows skinny products compact leave scores attention backend steps; do
     tried "on the device: $test" 120 "$on/test_$test"
 done
 
@@ -131,6 +131,7 @@ tried "twice the same numbers" 60 sh -c '
 rm -f "$folder"/logs/*.kvt.h5
 
 bench "bench: kernels" 120 "$on/bench"
+bench "bench: weights from files" 120 "$on/bench" --load "$model"
 bench "bench: Llama-3.1-8B, drawn weights" 180 "$on/bench" --model "$model" \
     8192x1/8192 32768x1/8192 131072x1/8192 8192x8/8192 32768x8/8192
 bench "bench: transformers beside it" 120 python3 tests/peers/bench_transformers.py "$model" 8192x1/8192 32768x1/8192 8192x8/8192

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* engine/cuda/gpu.h on the host: the device's memory is the host's, and every order is carried out at once. Bytes of
+/* engine/cuda/gpu.h on the host: the device's memory is the host's, and every order is carried out at once; but what is
+ * sent arrives when it is waited for and no sooner, so that it shows when its source was written again. Bytes of
  * the "device" are counted, what is not mapped cannot be read, and new memory is full of NaNs. KV_EMULATED_BYTES: what
  * the device has (default 1 GiB). */
 #include "engine/cuda/gpu.h"
@@ -8,6 +9,7 @@
 
 #include <cassert>
 #include <chrono>
+#include <deque>
 #include <map>
 #include <sys/mman.h>
 #include <vector>
@@ -24,12 +26,20 @@ struct range {
     std::vector<bool> mapped;
 };
 
+struct sent {
+    void *device;
+    const void *host;
+    size_t bytes;
+};
+
 struct kv_gpu {
     struct kv_gpu_facts facts;
     int64_t taken;
-    std::map<void *, size_t> made;
+    std::map<void *, size_t> made, pinned; /* and how many bytes were asked for */
+    std::deque<sent> under_way;
     std::map<void *, range> ranges;
     std::chrono::steady_clock::time_point mark[KV_GPU_MARKS];
+    struct kv_product_places products;
 };
 
 struct kv_gpu_graph {
@@ -65,7 +75,7 @@ void kv_gpu_close(struct kv_gpu *g)
         return;
     while (!g->ranges.empty())
         kv_gpu_release(g, g->ranges.begin()->first);
-    assert(g->made.empty() && g->taken == 0); /* all was given back */
+    assert(g->made.empty() && g->taken == 0 && g->pinned.empty()); /* all was given back */
     delete g;
 }
 
@@ -101,7 +111,7 @@ bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char 
     std::memcpy(out, &made, sizeof made);
     if (!made)
         return false;
-    g->made[made] = bytes;
+    g->made[made] = asked;
     g->taken += (int64_t)bytes;
     return true;
 }
@@ -109,11 +119,12 @@ bool kv_gpu_new(struct kv_gpu *g, void *out, int64_t n, size_t size, const char 
 void kv_gpu_delete(struct kv_gpu *g, void *device)
 {
     not_recorded();
+    kv_gpu_arrived(g, 0);
     if (!device)
         return;
     auto at = g->made.find(device);
     assert(at != g->made.end());
-    g->taken -= (int64_t)at->second;
+    g->taken -= (int64_t)(at->second + 255) / 256 * 256;
     g->made.erase(at);
     std::free(device);
 }
@@ -121,17 +132,47 @@ void kv_gpu_delete(struct kv_gpu *g, void *device)
 bool kv_gpu_new_host(struct kv_gpu *g, void *out, int64_t n, size_t size, const char *what, struct kv_err *e)
 {
     not_recorded();
-    void *made = just((size_t)(n ? n : 1) * size);
+    size_t asked = (size_t)(n ? n : 1) * size;
+    void *made = just(asked);
     std::memcpy(out, &made, sizeof made);
     if (!made)
         kv_say(e, NO_MEMORY, "%s: no memory for %lld x %zu bytes of %s", g->facts.name, (long long)n, size, what);
+    else
+        g->pinned[made] = asked;
     return made != nullptr;
 }
 
-void kv_gpu_delete_host(struct kv_gpu *, void *host)
+void kv_gpu_delete_host(struct kv_gpu *g, void *host)
 {
     not_recorded();
+    kv_gpu_arrived(g, 0);
+    size_t known = g->pinned.erase(host);
+    assert(known || !host);
+    (void)known;
     std::free(host);
+}
+
+/* Of one allocation, from its first byte to its last. */
+static bool lies_in(const std::map<void *, size_t> &all, const void *at, size_t bytes)
+{
+    auto next = all.upper_bound((void *)(uintptr_t)at);
+    if (next == all.begin())
+        return false;
+    --next;
+    return (const char *)at + bytes <= (const char *)next->first + next->second;
+}
+
+void kv_gpu_send(struct kv_gpu *g, void *device, const void *host, size_t bytes)
+{
+    assert(lies_in(g->made, device, bytes) && lies_in(g->pinned, host, bytes));
+    g->under_way.push_back(sent{device, host, bytes});
+}
+
+void kv_gpu_arrived(struct kv_gpu *g, int under_way)
+{
+    assert(under_way >= 0 && under_way < KV_GPU_SENDS);
+    for (; g->under_way.size() > (size_t)under_way; g->under_way.pop_front())
+        std::memcpy(g->under_way.front().device, g->under_way.front().host, g->under_way.front().bytes);
 }
 
 void kv_gpu_put(struct kv_gpu *, void *device, const void *host, size_t bytes)
@@ -172,9 +213,10 @@ void kv_gpu_put_rows(struct kv_gpu *, void *device, size_t to_step, const void *
         std::memcpy((char *)device + i * to_step, (const char *)host + i * from_step, bytes);
 }
 
-bool kv_gpu_wait(struct kv_gpu *, struct kv_err *)
+bool kv_gpu_wait(struct kv_gpu *g, struct kv_err *)
 {
     not_recorded();
+    kv_gpu_arrived(g, 0);
     return true;
 }
 
@@ -234,25 +276,33 @@ static float widened(uint16_t x)
     return __uint_as_float((uint32_t)x << 16);
 }
 
-void kv_gpu_multiply(struct kv_gpu *, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
+/* As cuBLASLt does it: columns first, from what it is told. */
+void kv_gpu_multiply(struct kv_gpu *g, const void *w, const void *x, int64_t rows, int64_t outputs, int64_t inputs,
                      void *y, int64_t y_step, bool wide, bool add)
 {
     const uint16_t *weight = (const uint16_t *)w, *in = (const uint16_t *)x;
-    assert(wide || !add);
+    bool fresh;
+    if (!rows || !outputs)
+        return;
     if (kv_emulated_recording) {
         kv_emulated_recording->push_back(
-            [=]() { kv_gpu_multiply(nullptr, w, x, rows, outputs, inputs, y, y_step, wide, add); });
+            [=]() { kv_gpu_multiply(g, w, x, rows, outputs, inputs, y, y_step, wide, add); });
         return;
     }
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < outputs; o++) {
+    const struct kv_product product = kv_product_of(w, x, rows, outputs, inputs, y, y_step, wide, add);
+    const struct kv_column_product c = kv_product_columns(&product);
+    kv_product_place(&g->products, &product, &fresh);
+    assert(c.w.rows == c.x.rows && c.y.rows == c.w.columns && c.y.columns == c.x.columns);
+    for (int64_t j = 0; j < c.y.columns; j++)
+        for (int64_t i = 0; i < c.y.rows; i++) {
+            int64_t at = i + j * c.y.step;
             float sum = 0;
-            for (int64_t i = 0; i < inputs; i++)
-                sum += widened(in[r * inputs + i]) * widened(weight[o * inputs + i]);
+            for (int64_t l = 0; l < c.w.rows; l++)
+                sum += widened(weight[l + i * c.w.step]) * widened(in[l + j * c.x.step]);
             if (wide)
-                ((float *)y)[r * y_step + o] = (add ? ((float *)y)[r * y_step + o] : 0) + sum;
+                ((float *)y)[at] = (add ? ((float *)y)[at] : 0) + sum;
             else
-                ((uint16_t *)y)[r * y_step + o] = kv_emulated_bf16(sum);
+                ((uint16_t *)y)[at] = kv_emulated_bf16(sum);
         }
 }
 
@@ -280,6 +330,15 @@ void kv_gpu_graph_run(struct kv_gpu *, const struct kv_gpu_graph *graph)
 void kv_gpu_graph_delete(struct kv_gpu *, struct kv_gpu_graph *graph)
 {
     delete graph;
+}
+
+bool kv_gpu_planned(struct kv_gpu *g, int i, struct kv_gpu_plan *plan)
+{
+    int place = kv_product_recent(&g->products, i);
+    *plan = kv_gpu_plan();
+    if (place >= 0)
+        plan->product = g->products.product[place];
+    return place >= 0;
 }
 
 void kv_gpu_mark(struct kv_gpu *g, int mark)

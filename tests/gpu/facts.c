@@ -16,9 +16,9 @@ int main(void)
     }
     const struct kv_gpu_facts *f = kv_gpu_about(g);
     printf("{\"name\": \"%s\", \"capability\": \"%d.%d\", \"multiprocessors\": %d, \"bytes\": %lld, \"free_bytes\": "
-           "%lld, \"driver\": %d, \"runtime\": %d}\n",
+           "%lld, \"driver\": %d, \"runtime\": %d, \"cublaslt\": %d}\n",
            f->name, f->major, f->minor, f->multiprocessors, (long long)f->total_bytes, (long long)kv_gpu_free_bytes(g),
-           f->driver, f->runtime);
+           f->driver, f->runtime, f->blas);
     kv_gpu_close(g);
     return 0;
 }

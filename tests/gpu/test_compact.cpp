@@ -41,32 +41,80 @@ static bool stays(enum pattern pattern, int64_t i, int64_t n)
     }
 }
 
+/* A lane of which some stay. */
+struct left {
+    int part, head;
+    enum pattern pattern;
+};
+
+enum { LAYER = 1 };
+
+/* In one launch: the pool is as if entries had moved one by one. */
+static void compact(struct lanes *l, const std::vector<left> &lanes)
+{
+    std::vector<std::vector<int32_t>> stay;
+    const kv_bf16 *was = l->shape.pool;
+    std::vector<kv_bf16> expected(was, was + l->pool_elements);
+    size_t row = sizeof *was * (size_t)l->shape.d;
+    int64_t all = 0, at = 0;
+    for (const left &which : lanes) {
+        const struct kv_cuda_part *p = &l->part[which.part];
+        int64_t n = lane_length(p, LAYER, which.head) + p->n_new;
+        stay.emplace_back();
+        for (int64_t i = 0; i < n; i++)
+            if (stays(which.pattern, i, n))
+                stay.back().push_back((int32_t)i);
+        all += (int64_t)stay.back().size();
+        for (size_t i = 0; i < stay.back().size(); i++) {
+            int64_t from = stay.back()[i], to = (int64_t)i;
+            memcpy(expected.data() + (lane_key(l, which.part, LAYER, which.head, to) - was),
+                   lane_key(l, which.part, LAYER, which.head, from), row);
+            memcpy(expected.data() + (lane_value(l, which.part, LAYER, which.head, to) - was),
+                   lane_value(l, which.part, LAYER, which.head, from), row);
+        }
+    }
+    int32_t *keep = room<int32_t>(l->g, all + 1);
+    struct kv_cuda_stay *list = room<struct kv_cuda_stay>(l->g, (int64_t)lanes.size());
+    for (size_t i = 0; i < lanes.size(); at += (int64_t)stay[i].size(), i++) {
+        if (!stay[i].empty())
+            memcpy(keep + at, stay[i].data(), sizeof *keep * stay[i].size());
+        list[i] = {at, lanes[i].part, lanes[i].head, (int32_t)stay[i].size()};
+    }
+    kv_cuda_compact(l->g, &l->shape, l->part, LAYER, list, (int64_t)lanes.size(), keep);
+    wait_for(l->g);
+    assert_memory_equal(expected.data(), l->shape.pool, sizeof *was * (size_t)l->pool_elements);
+    drop(l->g, keep, list);
+}
+
 static void compact_once(struct kv_gpu *g, int d, int page, int entries, enum pattern pattern)
 {
-    enum { LAYER = 1, HEAD = 2 };
     struct lanes l;
     lanes_open(&l, g, 3, 3, d, page, 2);
     lanes_add(&l, 3, 2, 0, 9, false, 0);
     lanes_add(&l, 3, 1, 2, entries, false, 0);
-    const struct kv_cuda_part *p = &l.part[1];
-    int64_t length = lane_length(p, LAYER, HEAD) + p->n_new + p->n_patch, n = 0;
-    int32_t *keep = room<int32_t>(g, length);
-    for (int64_t i = 0; i < length - p->n_patch; i++)
-        if (stays(pattern, i, length - p->n_patch))
-            keep[n++] = (int32_t)i;
-    const kv_bf16 *was = l.shape.pool;
-    std::vector<kv_bf16> expected(was, was + l.pool_elements);
-    for (int64_t i = 0; i < n; i++) {
-        memcpy(expected.data() + (lane_key(&l, 1, LAYER, HEAD, i) - was), lane_key(&l, 1, LAYER, HEAD, keep[i]),
-               sizeof *was * (size_t)d);
-        memcpy(expected.data() + (lane_value(&l, 1, LAYER, HEAD, i) - was), lane_value(&l, 1, LAYER, HEAD, keep[i]),
-               sizeof *was * (size_t)d);
-    }
-    kv_cuda_compact(g, &l.shape, p, LAYER, HEAD, keep, n);
-    wait_for(g);
-    assert_memory_equal(expected.data(), l.shape.pool, sizeof *was * (size_t)l.pool_elements);
-    drop(g, keep);
+    compact(&l, {{1, 2, pattern}});
     lanes_close(&l);
+}
+
+/* Lanes of several parts, some empty, each with a list of its own; others are left alone. */
+static void test_many_lanes(void **state)
+{
+    struct kv_gpu *g = open_device();
+    (void)state;
+    for (int seed = 0; seed < 6; seed++) {
+        struct lanes l;
+        std::vector<left> lanes;
+        lanes_open(&l, g, 4, 4, seed % 2 ? 16 : 10, 4, 2);
+        for (int part = 0; part < 3; part++)
+            lanes_add(&l, 4, 1 + part, part % 2, 60 + 100 * part, false, 0);
+        for (int i = 0; i < 12; i++)
+            if (number(61, (uint64_t)(12 * seed + i)) > -0.5f)
+                lanes.push_back({i / 4, i % 4, (enum pattern)((i + 5 * seed) % PATTERNS)});
+        compact(&l, lanes);
+        compact(&l, {});
+        lanes_close(&l);
+    }
+    kv_gpu_close(g);
 }
 
 static void test_patterns(void **state)
@@ -97,6 +145,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_long_lanes),
+        cmocka_unit_test(test_many_lanes),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,6 +90,27 @@ static void check_lag(struct drive *d, int part, int64_t layer)
     free(work);
 }
 
+/* Who reads a lane within the same hook finds those that stayed, moved together, to the bit. */
+static void compact_and_read(struct drive *d, int part, int64_t layer, int64_t head, const uint64_t *stay, int64_t n,
+                             int64_t left)
+{
+    const struct kv_backend_ops *ops = d->f->b->ops;
+    int64_t width = d->t[part]->d, kept = 0;
+    size_t row = sizeof(float) * (size_t)width;
+    float *was = malloc(4 * row * (size_t)n), *now = was + 2 * n * width;
+    ops->entries(d->f->b, part, layer, head, 0, n, was, was + n * width);
+    ops->compact(d->f->b, part, layer, head, left ? stay : NULL);
+    ops->entries(d->f->b, part, layer, head, 0, n - left, now, now + n * width);
+    for (int64_t i = 0; i < n; i++) {
+        if (!(stay[i / 64] >> i % 64 & 1))
+            continue;
+        assert_memory_equal(now + kept * width, was + i * width, row);
+        assert_memory_equal(now + (n + kept) * width, was + (n + i) * width, row);
+        kept++;
+    }
+    free(was);
+}
+
 static void evict(struct drive *d, int part, int64_t layer, int64_t head)
 {
     struct truth *t = d->t[part];
@@ -104,7 +125,10 @@ static void evict(struct drive *d, int part, int64_t layer, int64_t head)
         held[t->at[i]] = !leaves;
         left += leaves;
     }
-    if (left || t->n_patch)
+    bool read = d->channels && head % 2 && !d->part[part].seq->slot_positions;
+    if (read && (left || t->n_patch))
+        compact_and_read(d, part, layer, head, stay, n, left);
+    else if (left || t->n_patch)
         d->f->b->ops->compact(d->f->b, part, layer, head, left ? stay : NULL);
     assert_int_equal(d->part[part].seq->lane[layer * t->heads + head].length, n - left);
 }

@@ -414,6 +414,45 @@ static void shards_are_one_checkpoint(void **state)
     must_fail(f, "c.safetensors': No such file");
 }
 
+/* Read from the files themselves: what the mapping shows, and an error where a file has become shorter. */
+static void elements_are_fetched_without_the_mapping(void **state)
+{
+    struct fixture *f = *state;
+    struct copied c = copy_model(f);
+    unlink(f->single);
+    MUST(kv_safetensors_write(in_folder(f, "a.safetensors"), c.tensor, c.n / 2, f->a, &f->e));
+    MUST(kv_safetensors_write(in_folder(f, "b.safetensors"), c.tensor + c.n / 2, c.n - c.n / 2, f->a, &f->e));
+    write_index(f, "\"b.safetensors\"", "\"a.safetensors\"");
+    MUST(open_again(f, NULL));
+    for (int i = 0; i < 2; i++) {
+        const struct kv_tensor *all[] = {&f->w.layer[i].q, &f->w.layer[i].mlp_norm, &f->w.layer[i].down, &f->w.head};
+        for (int k = 0; k < 4; k++) {
+            int64_t n = all[k]->rows * all[k]->columns, size = all[k]->type == KV_TENSOR_F32 ? 4 : 2;
+            unsigned char got[400];
+            assert_true(n * size <= (int64_t)sizeof got);
+            MUST(kv_weights_fetch(&f->w, all[k], 0, n, got, &f->e));
+            assert_memory_equal(got, all[k]->data, (size_t)(n * size));
+            MUST(kv_weights_fetch(&f->w, all[k], n - 2, 2, got, &f->e));
+            assert_memory_equal(got, (const char *)all[k]->data + (n - 2) * size, (size_t)(2 * size));
+            MUST(kv_weights_fetch(&f->w, all[k], n, 0, got, &f->e));
+        }
+    }
+    const float here[3] = {1, 2, 3};
+    const struct kv_tensor own = {"mine", KV_TENSOR_F32, 1, 3, here};
+    float got[400];
+    MUST(kv_weights_fetch(&f->w, &own, 1, 2, got, &f->e));
+    assert_true(got[0] == 2 && got[1] == 3);
+
+    const struct kv_tensor *cut = &f->w.embedding;
+    for (int i = 0; i < f->w.n_mappings; i++)
+        assert_int_equal(truncate(f->w.mapping[i].path, 100), 0);
+    assert_false(kv_weights_fetch(&f->w, cut, 0, cut->rows * cut->columns, got, &f->e));
+    assert_int_equal(f->e.status, KV_DATA);
+    assert_non_null(strstr(f->e.text, "was cut short while it was read: it ends before byte"));
+    assert_non_null(strstr(f->e.text, "in tensor 'model.embed_tokens.weight'"));
+    f->e = (struct kv_err){0};
+}
+
 static void an_index_stays_in_its_folder(void **state)
 {
     static const char *const names[] = {
@@ -560,6 +599,7 @@ int main(void)
         TEST(tensors_must_be_as_the_config_asks),
         TEST(a_tied_head_and_more_are_ignored),
         TEST(shards_are_one_checkpoint),
+        TEST(elements_are_fetched_without_the_mapping),
         TEST(an_index_stays_in_its_folder),
         TEST(damage_is_refused),
         TEST(what_is_odd_but_allowed_is_read),
