@@ -231,7 +231,8 @@ static void launch_tiles(struct kv_gpu *g, const struct kv_attention *a, const s
         kv_attention_plain(g, a, tile, p->tiles[0] + p->tiles[1]);
         return;
     }
-    kv_attention_prefill(g, a, tile, p->tiles[0], false);
+    if (!kv_attention_hopper(g, a, tile, p->tiles[0]))
+        kv_attention_prefill(g, a, tile, p->tiles[0], false);
     kv_attention_prefill(g, a, tile + p->tiles[0], p->tiles[1], true);
 }
 

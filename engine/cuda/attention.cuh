@@ -54,6 +54,9 @@ static inline bool kv_attention_fast(int32_t d)
  */
 void kv_attention_prefill(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
                           int64_t n, bool slots);
+/* The same for plain parts, on devices and in shapes that it is made for. False: this is none, and nothing was done. */
+bool kv_attention_hopper(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
+                         int64_t n);
 void kv_attention_plain(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
                         int64_t n);
 void kv_attention_decode(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_piece *piece,
