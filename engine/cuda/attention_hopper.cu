@@ -15,8 +15,8 @@ enum {
     GROUP_ROWS = ROWS / GROUPS,
     BOTH = GROUPS * WARPGROUP,
     THREADS = BOTH + WARPGROUP,
-    COPY_REGISTERS = 24, /* of 168 that a thread starts with */
-    REGISTERS = 240,
+    COPY_REGISTERS = 40, /* of 168 that a thread starts with */
+    REGISTERS = 232,
     ALIGNED = 1024,
 };
 
@@ -182,8 +182,7 @@ static __device__ __forceinline__ void copy_queries(const struct kv_attention &a
     }
     kv_copy_group();
     kv_copy_wait<0>();
-    kv_fence_products();
-    kv_named_wait(OWN + group_here(), WARPGROUP);
+    kv_fence_products(); /* and the first turn is waited for by all */
 }
 
 /* s = q k^T of the warpgroup's rows and a stage's keys. */

@@ -146,9 +146,9 @@ void release_warp(int warp)
 bool release_waiting()
 {
     int n = 0;
-    for (now = 0; now < n_threads; now++)
-        if (fibers[now].is == WAITING && (*fibers[now].so)()) {
-            fibers[now].is = READY;
+    for (int i = 0; i < n_threads; i++)
+        if (fibers[i].is == WAITING && (!fibers[i].so || (*fibers[i].so)())) {
+            fibers[i].is = READY;
             n++;
         }
     return n > 0;
@@ -329,6 +329,13 @@ unsigned kv_emulated_dice(unsigned sides)
 {
     order = order * 1664525u + 1013904223u;
     return (order >> 8) % sides;
+}
+
+void kv_emulated_pause(void)
+{
+    fibers[(size_t)now].so = nullptr;
+    if (kv_emulated_dice(4) == 0)
+        wait_as(WAITING);
 }
 
 void kv_emulated_until(const std::function<bool()> &so)

@@ -54,6 +54,7 @@ named nameds[NAMED];
 std::vector<worker> workers(KV_EMULATED_THREADS_MOST);
 std::vector<unsigned char> seen; /* shared memory, as products see it */
 int threads_here;
+long boxes;
 
 worker &here()
 {
@@ -199,6 +200,11 @@ void finish(worker *w, product *p)
 
 } // namespace
 
+long kv_emulated_boxes_copied(void)
+{
+    return boxes;
+}
+
 uint32_t kv_shared_address(const void *shared)
 {
     return (uint32_t)((const unsigned char *)shared - kv_emulated_window());
@@ -218,12 +224,14 @@ void kv_barriers_made(void)
 void kv_barrier_arrive(uint64_t *at)
 {
     count(at, 1, 0);
+    kv_emulated_pause(); /* those whom it lets go may be faster */
 }
 
 void kv_barrier_arrive_expecting(uint64_t *at, int bytes)
 {
     of(at).bytes += bytes;
     count(at, 1, 0);
+    kv_emulated_pause();
 }
 
 void kv_barrier_wait(uint64_t *at, int phase)
@@ -243,6 +251,7 @@ void kv_copy_box(void *shared, const struct kv_gpu_boxes *map, int32_t column, i
     if (column < 0 || row < 0 || column + c.from.box_columns > c.from.columns || row + c.from.box_rows > c.from.rows)
         kv_emulated_stop("a box beyond its matrix");
     of(counts);
+    boxes++;
     copies.push_back(c);
     if (kv_emulated_dice(2))
         return;
@@ -252,6 +261,7 @@ void kv_copy_box(void *shared, const struct kv_gpu_boxes *map, int32_t column, i
 
 void kv_fence_products(void)
 {
+    kv_emulated_pause(); /* what was written may lie there for long */
     std::memcpy(seen.data(), kv_emulated_window(), seen.size());
 }
 
@@ -333,6 +343,7 @@ void kv_emulated_products_wait(int left)
 {
     worker &w = here();
     std::vector<product> rest;
+    kv_emulated_pause(); /* as long as they take */
     for (product &p : w.under_way) {
         if (p.group >= w.groups - left)
             rest.push_back(p);

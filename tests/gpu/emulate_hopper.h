@@ -18,6 +18,9 @@ struct kv_emulated_boxes {
     int32_t box_rows, box_columns;
 };
 
+/* So far. */
+long kv_emulated_boxes_copied(void);
+
 uint32_t kv_shared_address(const void *shared);
 void kv_barrier_init(uint64_t *barrier, int arrivals);
 void kv_barriers_made(void);

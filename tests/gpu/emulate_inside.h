@@ -10,7 +10,8 @@ enum { KV_EMULATED_SHARED_MOST = 232448, KV_EMULATED_THREADS_MOST = 1024 };
 [[noreturn]] void kv_emulated_stop(const char *why);
 int kv_emulated_number(void);        /* of the thread, in its block */
 unsigned kv_emulated_dice(unsigned); /* a number below */
-/* The thread goes on at a time when this is so. */
+/* The thread goes on a while later, now and then; at a time when this is so. */
+void kv_emulated_pause(void);
 void kv_emulated_until(const std::function<bool()> &so);
 /* Shared memory as addresses of 32 bits count it. */
 unsigned char *kv_emulated_window(void);

@@ -3,7 +3,7 @@
  * with is NaN: pages that nobody has, entries behind the end, results before they are written. */
 #include "tests/gpu/numbers.h"
 #ifdef KV_EMULATED
-#include "tests/gpu/emulate.h"
+#include "tests/gpu/emulate_hopper.h"
 #endif
 
 #include <cmath>
@@ -296,8 +296,8 @@ static void compare(const world *w)
                       w->a.kv_heads, most[0], most[1]);
 }
 
-/* So far: matrices whose rows lay in the same banks; blocks that decoded, or prefilled as Hopper does. Only an emulated
- * device counts. */
+/* So far: matrices whose rows lay in the same banks; blocks that decoded, or prefilled as Hopper does; boxes that those
+ * had copied. Only an emulated device counts. */
 #ifdef KV_EMULATED
 enum { COUNTS = 1 };
 static long conflicts(void)
@@ -311,6 +311,10 @@ static long decode_blocks(void)
 static long hopper_blocks(void)
 {
     return kv_emulated_blocks("attention_hopper");
+}
+static long boxes(void)
+{
+    return kv_emulated_boxes_copied();
 }
 #else
 enum { COUNTS = 0 };
@@ -326,32 +330,47 @@ static long hopper_blocks(void)
 {
     return 0;
 }
+static long boxes(void)
+{
+    return 0;
+}
 #endif
 
-/* Blocks that the Hopper kernel has of it. */
-static int hopper_tiles(const asked &a)
+/* Tiles that the Hopper kernel has of it; also the boxes of pages that their last rows see. */
+static int hopper_tiles(const asked &a, long *all)
 {
     int n = 0;
-    for (const part_asked &p : a.parts)
-        if (a.page == 64 && (a.d == 64 || a.d == 128) && !p.slots && tokens_of(p) > 1)
-            n += p.heads * ((tokens_of(p) * (a.q_heads / p.heads) + 127) / 128);
-    return n < a.multiprocessors ? n : a.multiprocessors;
+    *all = 0;
+    for (const part_asked &p : a.parts) {
+        int group = a.q_heads / p.heads, rows = tokens_of(p) * group;
+        if (a.page != 64 || (a.d != 64 && a.d != 128) || p.slots || tokens_of(p) == 1)
+            continue;
+        for (int h = 0; h < p.heads; h++)
+            for (int first = 0; first < rows; first += 128, n++) {
+                int behind = first + 128 < rows ? first + 128 : rows;
+                *all += (length_of(p, LAYER, h) + (behind - 1) / group + 1 + 63) / 64 * (a.d / 64) * 2;
+            }
+    }
+    return n;
 }
 
 /* With a pool of unknown size, which leaves all to kernels for any device, and, where another fits, of a known one. */
 static void check(struct kv_gpu *g, const asked &a, uint64_t seed)
 {
     world *w = make_world(g, a, seed);
-    long before = conflicts(), blocks = hopper_blocks();
+    long before = conflicts(), blocks = hopper_blocks(), copied = boxes(), all;
+    int tiles = hopper_tiles(a, &all);
     run(w);
     assert_int_equal(conflicts(), before);
     assert_int_equal(hopper_blocks(), blocks);
     compare(w);
     w->shape.pages = w->pages;
-    if (hopper_tiles(a)) {
+    if (tiles) {
         run(w);
-        if (COUNTS)
-            assert_int_equal(hopper_blocks() - blocks, hopper_tiles(a));
+        if (COUNTS) {
+            assert_int_equal(hopper_blocks() - blocks, tiles < a.multiprocessors ? tiles : a.multiprocessors);
+            assert_int_equal(boxes() - copied, all);
+        }
         compare(w);
     }
     drop_world(w);
