@@ -405,7 +405,7 @@ void kv_load_matrices_transposed(uint32_t out[4], const void *row)
     load(out, row, true);
 }
 
-void kv_copy_later(void *to, const void *from, bool there)
+void kv_emulated_copy_later(void *to, const void *from, bool there)
 {
     fiber &f = fibers[(size_t)now];
     if ((uintptr_t)to % 16 || (there && (uintptr_t)from % 16))

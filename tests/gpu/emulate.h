@@ -167,7 +167,14 @@ void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
 extern long kv_emulated_conflicts;
 void kv_load_matrices(uint32_t out[4], const void *row);
 void kv_load_matrices_transposed(uint32_t out[4], const void *row);
-void kv_copy_later(void *shared, const void *global, bool there);
+void kv_emulated_copy_later(void *shared, const void *global, bool there);
+/* Read here too, where a sanitizer watches. */
+static inline void kv_copy_later(void *shared, const void *global, bool there)
+{
+    if (there)
+        (void)*(const volatile uint32_t *)global;
+    kv_emulated_copy_later(shared, global, there);
+}
 void kv_copy_group(void);
 void kv_emulated_copy_wait(int left);
 template <int n> static void kv_copy_wait(void)
