@@ -324,7 +324,7 @@ template <int D> static __device__ __forceinline__ void before_products(struct s
     kv_products_fence();
 }
 
-/* One tile. `s`: the stage of its first keys; left as that of the next tile's. */
+/* One tile. `keys`: the stage of its first keys; left as that of the next tile's. */
 template <int D>
 static __device__ __forceinline__ void attend(const struct kv_attention &a, const struct place &w,
                                               const struct room<D> &at, struct stage *keys)
