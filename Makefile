@@ -100,11 +100,14 @@ c_flags := -std=c11 -D_GNU_SOURCE -I. -Wall -Wextra -Wpedantic -Wshadow -Wconver
   -Wmissing-prototypes $(if $(werror),-Werror) -ffp-contract=off -g $(flags.$(BUILD))
 ld_flags := $(filter -fsanitize=%,$(flags.$(BUILD))) $(ld.$(BUILD))
 # Cubins for the cards with bf16 matrix units, PTX for later ones. The host stubs do without what would need libstdc++.
-cu_flags := -std=c++17 -O2 -g -I. -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=[sm_90,compute_90] \
+cu_arch := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=[sm_90,compute_90]
+# What asks for wgmma is no PTX for later cards, and chosen at run time. Not -arch=sm_90a, which compiles for sm_90 too.
+cu_arch_hopper := -gencode arch=compute_90a,code=sm_90a
+cu_flags := -std=c++17 -O2 -g -I. \
   -Werror cross-execution-space-call $(if $(werror),-Werror all-warnings) \
   -Xcompiler -Wall,-Wextra,-Wshadow,-Wconversion,-ffp-contract=off \
   -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fno-asynchronous-unwind-tables
-cpp_flags := -std=c++17 -O2 -g -I. -DKV_EMULATED -fno-strict-aliasing -Wno-unknown-pragmas $(filter -fsanitize=%,$(flags.$(BUILD))) -Wall -Wextra -Wshadow $(if $(werror),-Werror) -ffp-contract=off
+cpp_flags := -std=c++17 -O2 -g -I. -DKV_EMULATED -fno-strict-aliasing -Wno-unknown-pragmas -Wno-psabi $(filter -fsanitize=%,$(flags.$(BUILD))) -Wall -Wextra -Wshadow $(if $(werror),-Werror) -ffp-contract=off
 cuda_libs := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lcublasLt -ldl -lrt -lpthread
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ deps-check:
 # Flags lie in files that the compiler reads by itself (@FILE), rewritten only when their text changes. What is made with
 # them depends on them: so a change of flags, compiler or list of sources rebuilds what it concerns. The text is put
 # together when the file is made, for only then are pkg-config and the compiler sure to be there.
-flag_files := $(addprefix $(B)/,compiler sources all.cflags engine.cflags test.cflags version.cflags cu.flags \
+flag_files := $(addprefix $(B)/,compiler sources all.cflags engine.cflags test.cflags version.cflags cu.flags cu_hopper.flags \
   kvsim.libs kvengine.libs test.libs cpp.flags)
 $(B)/compiler:       text = $(shell $(CC) --version | head -n 1)
 $(B)/sources:        text = $(CORE_C) / $(TRACE_C) / $(SHELL_C) / $(SIM_C) / $(ENGINE_C) $(ENGINE_CU)
@@ -142,7 +145,8 @@ $(B)/engine.cflags:  text = -O3 $(if $(cuda_on),-DKV_CUDA=1 -isystem $(CUDA_HOME
 $(B)/engine.cflags:  ask = --cflags $(KVENGINE_PKGS)
 $(B)/test.cflags:    ask = --cflags $(TEST_PKGS)
 $(B)/version.cflags: text = -DKV_VERSION=\"$(VERSION)\"
-$(B)/cu.flags:       text = $(cu_flags)
+$(B)/cu.flags:       text = $(cu_flags) $(cu_arch)
+$(B)/cu_hopper.flags: text = $(cu_flags) $(cu_arch_hopper)
 $(B)/cpp.flags:      text = $(cpp_flags)
 $(B)/%.libs:         text = $(ld_flags)
 $(B)/%.libs:         last = -lm -pthread $(LDFLAGS)
@@ -166,7 +170,10 @@ $(B)/%.o: %.c $(B)/all.cflags $(B)/compiler
 # A kernel may have a C twin of the same name beside it.
 $(B)/%.cu.o: %.cu $(B)/cu.flags
 	@mkdir -p $(@D)
-	$(NVCC) --options-file $(B)/cu.flags -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(NVCC) --options-file $(filter %.flags,$^) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(B)/%_hopper.cu.o: %_hopper.cu $(B)/cu_hopper.flags
+	@mkdir -p $(@D)
+	$(NVCC) --options-file $(filter %.flags,$^) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 # Flags that only some objects need.
 $(call objects,$(shell grep -lw KV_VERSION $(ALL_C) /dev/null)): $(B)/version.cflags

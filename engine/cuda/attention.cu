@@ -275,7 +275,8 @@ extern "C" void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *
     const char *at = (const char *)lists;
     const struct kv_attention_tile *tile = (const struct kv_attention_tile *)(const void *)(at + l.tile);
     if (kv_attention_fast(s->d)) {
-        kv_attention_prefill(g, &a, tile, size->tiles[0], false);
+        if (!kv_attention_hopper(g, &a, tile, size->tiles[0]))
+            kv_attention_prefill(g, &a, tile, size->tiles[0], false);
         kv_attention_prefill(g, &a, tile + size->tiles[0], size->tiles[1], true);
     } else
         kv_attention_plain(g, &a, tile, size->tiles[0] + size->tiles[1]);

@@ -56,6 +56,9 @@ static inline bool kv_attention_fast(int32_t d)
 /* Launches over lists on the device. All tiles or pieces of a list are of parts with the same slot_positions. */
 void kv_attention_prefill(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
                           int64_t n, bool slots);
+/* The same for plain parts, on devices and in shapes that it is made for. False: this is none, and nothing was done. */
+bool kv_attention_hopper(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
+                         int64_t n);
 void kv_attention_plain(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,
                         int64_t n);
 /* Of at most `most` pieces or merges; there are as many as split->n says. `heads`: query heads a piece has room for: 1,

@@ -93,7 +93,8 @@ static bool cuda_open(struct kv_backend **out, const struct kv_weights *w, const
                                           .kv_heads = (int32_t)c->kv_heads,
                                           .d = (int32_t)c->head_dim,
                                           .page = (int32_t)asked->page,
-                                          .pool = (kv_bf16 *)(void *)b->pool.base};
+                                          .pool = (kv_bf16 *)(void *)b->pool.base,
+                                          .pages = b->pool.most};
         return true;
     }
     cuda_close(*out);

@@ -29,6 +29,9 @@ struct driver {
     CUresult (*access)(CUdeviceptr, size_t, const CUmemAccessDesc *, size_t);
     CUresult (*granularity)(size_t *, const CUmemAllocationProp *, CUmemAllocationGranularity_flags);
     CUresult (*name)(CUresult, const char **);
+    CUresult (*boxes)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
+                      const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                      CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 };
 
 struct kv_gpu {
@@ -113,6 +116,7 @@ static bool find_driver(struct kv_gpu *g)
         {"cuMemSetAccess", offsetof(struct driver, access)},
         {"cuMemGetAllocationGranularity", offsetof(struct driver, granularity)},
         {"cuGetErrorName", offsetof(struct driver, name)},
+        {"cuTensorMapEncodeTiled", offsetof(struct driver, boxes)},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         void *found = NULL;
@@ -456,6 +460,22 @@ void kv_gpu_graph_delete(struct kv_gpu *g, struct kv_gpu_graph *graph)
 }
 
 /* ---- launches and time ---- */
+
+bool kv_gpu_make_boxes(struct kv_gpu *g, struct kv_gpu_boxes *boxes, const void *matrix, int64_t rows, int64_t columns,
+                       int32_t box_rows, int32_t box_columns)
+{
+    const cuuint64_t sizes[2] = {(cuuint64_t)columns, (cuuint64_t)rows}, step[1] = {(cuuint64_t)columns * 2};
+    const cuuint32_t box[2] = {(cuuint32_t)box_columns, (cuuint32_t)box_rows}, every[2] = {1, 1};
+    CUtensorMap map;
+    if (g->facts.major < 9 ||
+        g->driver.boxes(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void *>(matrix), sizes, step, box, every,
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
+        return false;
+    static_assert(sizeof map == sizeof *boxes, "a map of boxes is as large as the driver's");
+    memcpy(boxes, &map, sizeof map);
+    return true;
+}
 
 cudaStream_t kv_gpu_stream(struct kv_gpu *g)
 {

@@ -94,6 +94,15 @@ struct kv_gpu_plan {
 /* The i-th of the plans that are kept, newest first. False: there are no more. */
 bool kv_gpu_planned(struct kv_gpu *g, int i, struct kv_gpu_plan *plan);
 
+/* A matrix of the device as bulk copies see it, which take boxes of it: `rows` rows of `columns` bf16, side by side;
+ * box_rows x box_columns at a time, whose 16-byte chunks come to lie mixed within 128 bytes (hopper.cuh). Its memory
+ * need not be mapped yet. False: this device has none such, or not for this matrix; nothing failed. */
+struct kv_gpu_boxes {
+    uint64_t opaque[16];
+} __attribute__((aligned(64)));
+bool kv_gpu_make_boxes(struct kv_gpu *g, struct kv_gpu_boxes *boxes, const void *matrix, int64_t rows, int64_t columns,
+                       int32_t box_rows, int32_t box_columns);
+
 /* Milliseconds of the device between two marks; a mark is one of KV_GPU_MARKS. Waits for the later one. */
 enum { KV_GPU_MARKS = 16 };
 void kv_gpu_mark(struct kv_gpu *g, int mark);

@@ -17,6 +17,7 @@ struct kv_cuda_shape {
     int32_t layers, q_heads, kv_heads, d, page; /* d: 32, 64 or 128; or any even number up to 256, slowly. page: any */
     kv_bf16 *pool;                              /* page p begins at p x 2 x page x d */
     const float *cosine, *sine;                 /* (positions, d / 2) */
+    int64_t pages;                              /* of the pool; 0: not said, and kernels that must know are not used */
 };
 
 /* As kv_leave and kv_left, of a lane. */

@@ -5,7 +5,7 @@
  * the device has (default 1 GiB). */
 #include "engine/cuda/gpu.h"
 
-#include "tests/gpu/emulate.h"
+#include "tests/gpu/emulate_hopper.h"
 
 #include <cassert>
 #include <chrono>
@@ -339,6 +339,19 @@ bool kv_gpu_planned(struct kv_gpu *g, int i, struct kv_gpu_plan *plan)
     if (place >= 0)
         plan->product = g->products.product[place];
     return place >= 0;
+}
+
+bool kv_gpu_make_boxes(struct kv_gpu *, struct kv_gpu_boxes *boxes, const void *matrix, int64_t rows, int64_t columns,
+                       int32_t box_rows, int32_t box_columns)
+{
+    struct kv_emulated_boxes b = {(const unsigned char *)matrix, rows, columns, box_rows, box_columns};
+    /* what cuTensorMapEncodeTiled asks for with 128-byte swizzle */
+    if ((uintptr_t)matrix % 16 || rows < 1 || rows > INT64_C(1) << 32 || columns < 1 || columns * 2 % 16 ||
+        box_rows < 1 || box_rows > 256 || box_columns * 2 > 128 || box_columns * 2 % 16)
+        return false;
+    static_assert(sizeof b <= sizeof *boxes, "a map of boxes has room for the emulated one");
+    std::memcpy(boxes, &b, sizeof b);
+    return true;
 }
 
 void kv_gpu_mark(struct kv_gpu *g, int mark)

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 #include "tests/gpu/emulate.h"
 
+#include "tests/gpu/emulate_inside.h"
+
+#include <map>
+#include <string>
 #include <ucontext.h>
 #include <vector>
 
@@ -11,8 +15,16 @@ std::vector<std::function<void()>> *kv_emulated_recording;
 namespace
 {
 
-enum { STACK = 1 << 17, LANE_BYTES = 64, SHARED_MOST = 232448, MOST_THREADS = 1024 };
-enum state { READY, AT_WARP, AT_BLOCK, DONE };
+enum {
+    STACK = 1 << 17,
+    LANE_BYTES = 64,
+    SHARED_MOST = KV_EMULATED_SHARED_MOST,
+    MOST_THREADS = KV_EMULATED_THREADS_MOST,
+    WINDOW = 1024,   /* what addresses of shared memory begin at is a multiple of */
+    ALIGNMENT = 128, /* and what a kernel's part of it is */
+    GUARD = 64,
+};
+enum state { READY, AT_WARP, AT_BLOCK, WAITING, DONE };
 
 struct copy {
     void *to;
@@ -29,19 +41,21 @@ struct fiber {
     state is;
     int turn, groups;
     std::vector<copy> copies;
+    const std::function<bool()> *so; /* what it waits for */
 };
 
 struct warp {
     unsigned char told[2][32][LANE_BYTES];
 };
 
+std::map<std::string, long> blocks_of;
 fiber fibers[MOST_THREADS];
 alignas(64) char stacks[MOST_THREADS][STACK];
 std::vector<warp> warps;
-std::vector<unsigned char> shared_bytes(SHARED_MOST + 128);
+std::vector<unsigned char> shared_bytes(SHARED_MOST + WINDOW + ALIGNMENT + GUARD);
 void *scheduler[5];
 int now, n_threads;
-size_t shared_asked; /* with what aligns it */
+size_t shared_asked;
 unsigned order;
 const std::function<void()> *body;
 const char *kernel_name;
@@ -76,6 +90,7 @@ void enter()
         (*body)();
         if (!fibers[(size_t)now].copies.empty())
             stop("ends with copies that nobody waited for");
+        kv_emulated_hopper_thread_ends();
         wait_as(DONE);
     }
 }
@@ -128,6 +143,18 @@ void release_warp(int warp)
         let_go(32 * warp, 32, AT_WARP);
 }
 
+/* Those for whom it is so go on. */
+bool release_waiting()
+{
+    int n = 0;
+    for (int i = 0; i < n_threads; i++)
+        if (fibers[i].is == WAITING && (!fibers[i].so || (*fibers[i].so)())) {
+            fibers[i].is = READY;
+            n++;
+        }
+    return n > 0;
+}
+
 /* When nobody can run: a block goes on when all its threads that are not done wait for it. False: all are done. */
 bool release_block()
 {
@@ -165,7 +192,10 @@ void run_warp(int warp)
 /* One warp runs for a while, till it waits for others or another's turn comes: so some are far ahead. */
 void run_block()
 {
-    std::memset(shared_bytes.data(), 0xff, shared_asked);
+    unsigned char *behind = kv_emulated_shared() + shared_asked;
+    std::memset(kv_emulated_window(), 0xff, ALIGNMENT + shared_asked);
+    std::memset(behind, GUARD, GUARD);
+    kv_emulated_hopper_begins(n_threads);
     for (int i = 0; i < n_threads; i++) {
         fiber &f = fibers[i];
         unsigned x = (unsigned)i;
@@ -175,13 +205,19 @@ void run_block()
         f.turn = f.groups = 0;
         f.copies.clear();
     }
-    for (int warp = 0; warp >= 0 || release_block();) {
+    for (int warp = 0; warp >= 0 || release_waiting() || kv_emulated_hopper_arrives() || release_block();) {
         order = order * 1664525u + 1013904223u;
+        if (order >> 28 == 1)
+            release_waiting();
         if (warp < 0 || !count(warp, READY) || order >> 28 == 0)
             warp = next_ready((int)(order >> 8) % (n_threads / 32));
         if (warp >= 0)
             run_warp(warp);
     }
+    kv_emulated_hopper_ends();
+    for (int i = 0; i < GUARD; i++)
+        if (behind[i] != GUARD)
+            stop("writes behind its shared memory");
 }
 
 unsigned char *told(int lane)
@@ -248,7 +284,8 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
         stop("a grid that a device refuses");
     if ((int)warps.size() < n_threads / 32)
         warps.resize((size_t)n_threads / 32);
-    shared_asked = shared ? shared + 128 : 0;
+    shared_asked = shared;
+    blocks_of[name] += (long)grid.x * grid.y * grid.z;
     kv_emulated_grid = grid;
     kv_emulated_block_size = block;
     body = &kernel;
@@ -260,9 +297,58 @@ void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared, const st
             }
 }
 
+long kv_emulated_blocks(const char *name)
+{
+    long n = 0;
+    for (const auto &kernel : blocks_of)
+        n += kernel.first.find(name) != std::string::npos ? kernel.second : 0;
+    return n;
+}
+
 unsigned char *kv_emulated_shared(void)
 {
-    return (unsigned char *)(((uintptr_t)shared_bytes.data() + 127) / 128 * 128);
+    return kv_emulated_window() + ALIGNMENT;
+}
+
+unsigned char *kv_emulated_window(void)
+{
+    return (unsigned char *)(((uintptr_t)shared_bytes.data() + WINDOW - 1) / WINDOW * WINDOW);
+}
+
+size_t kv_emulated_window_bytes(void)
+{
+    return ALIGNMENT + shared_asked;
+}
+
+void kv_emulated_stop(const char *why)
+{
+    stop(why);
+}
+
+int kv_emulated_number(void)
+{
+    return now;
+}
+
+unsigned kv_emulated_dice(unsigned sides)
+{
+    order = order * 1664525u + 1013904223u;
+    return (order >> 8) % sides;
+}
+
+void kv_emulated_pause(void)
+{
+    fibers[(size_t)now].so = nullptr;
+    if (kv_emulated_dice(4) == 0)
+        wait_as(WAITING);
+}
+
+void kv_emulated_until(const std::function<bool()> &so)
+{
+    if (so())
+        return;
+    fibers[(size_t)now].so = &so;
+    wait_as(WAITING);
 }
 
 void kv_emulated_block_barrier(void)
@@ -324,7 +410,7 @@ void kv_load_matrices_transposed(uint32_t out[4], const void *row)
     load(out, row, true);
 }
 
-void kv_copy_later(void *to, const void *from, bool there)
+void kv_emulated_copy_later(void *to, const void *from, bool there)
 {
     fiber &f = fibers[(size_t)now];
     if ((uintptr_t)to % 16 || (there && (uintptr_t)from % 16))

@@ -83,6 +83,9 @@ template <typename... P, typename... A> static std::function<void()> kv_emulated
         kv_emulate(#kernel, (grid), (block), (size_t)(shared), kv_emulated_call(kernel, __VA_ARGS__));                 \
     } while (0)
 
+/* Blocks so far of kernels whose names contain `name`. */
+long kv_emulated_blocks(const char *name);
+
 unsigned char *kv_emulated_shared(void);
 #define KV_SHARED_BYTES(name) unsigned char *const name = kv_emulated_shared()
 
@@ -174,7 +177,14 @@ void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
 extern long kv_emulated_conflicts;
 void kv_load_matrices(uint32_t out[4], const void *row);
 void kv_load_matrices_transposed(uint32_t out[4], const void *row);
-void kv_copy_later(void *shared, const void *global, bool there);
+void kv_emulated_copy_later(void *shared, const void *global, bool there);
+/* Read here too, where a sanitizer watches. */
+static inline void kv_copy_later(void *shared, const void *global, bool there)
+{
+    if (there)
+        (void)*(const volatile uint32_t *)global;
+    kv_emulated_copy_later(shared, global, there);
+}
 void kv_copy_group(void);
 void kv_emulated_copy_wait(int left);
 template <int n> static void kv_copy_wait(void)

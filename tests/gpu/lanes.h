@@ -30,7 +30,7 @@ static inline void lanes_open(struct lanes *l, struct kv_gpu *g, int q_heads, in
         l->cosine[i] = (float)cos(angle);
         l->sine[i] = (float)sin(angle);
     }
-    l->shape = {layers, q_heads, kv_heads, d, page, NULL, l->cosine, l->sine};
+    l->shape = {layers, q_heads, kv_heads, d, page, NULL, l->cosine, l->sine, 0};
 }
 
 static inline int64_t lane_length(const struct kv_cuda_part *p, int32_t layer, int32_t head)

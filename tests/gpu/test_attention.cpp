@@ -3,7 +3,7 @@
  * with is NaN: pages that nobody has, entries behind the end, results before they are written. */
 #include "tests/gpu/numbers.h"
 #ifdef KV_EMULATED
-#include "tests/gpu/emulate.h"
+#include "tests/gpu/emulate_hopper.h"
 #endif
 
 #include <cmath>
@@ -34,7 +34,8 @@ struct world {
     asked a;
     struct kv_gpu *g;
     kv_cuda_shape shape;
-    kv_bf16 *pool, *q, *out;
+    kv_bf16 *pool, *q, *out; /* the pool as the host filled it; kernels have a copy */
+    int64_t pages;
     float *cosine, *sine, *lse;
     std::vector<std::vector<lane_numbers>> lane; /* of the layer: part, head */
     kv_cuda_part *part;
@@ -116,6 +117,7 @@ static ints make_pool(world *w, int32_t *table_room)
                 pages += n;
                 *table_room = n + 1 > *table_room ? n + 1 : *table_room;
             }
+    w->pages = pages;
     w->pool = room<kv_bf16>(w->g, (int64_t)pages * 2 * a.page * a.d);
     for (int32_t i = 0; i < pages; i++)
         numbers.push_back(i);
@@ -146,6 +148,16 @@ static void make_part(world *w, const part_asked &p, int32_t table_room, ints *f
     w->lane.push_back(lanes);
 }
 
+/* Where orders copy to, rather than the host. */
+static char *device_room(struct kv_gpu *g, int64_t bytes)
+{
+    char *at;
+    struct kv_err e = {};
+    if (!kv_gpu_new(g, &at, bytes, 1, "work", &e))
+        fail_msg("%s", e.text);
+    return at;
+}
+
 static world *make_world(struct kv_gpu *g, const asked &a, uint64_t seed)
 {
     world *w = new world();
@@ -163,7 +175,10 @@ static world *make_world(struct kv_gpu *g, const asked &a, uint64_t seed)
     w->lse = room<float>(g, w->rows * a.q_heads);
     for (int64_t i = 0; i < w->rows * a.q_heads * a.d; i++)
         w->q[i] = draw_bf16(w, a.peak);
-    w->shape = {LAYERS, a.q_heads, a.kv_heads, a.d, a.page, w->pool, w->cosine, w->sine};
+    int64_t bytes = w->pages * 2 * a.page * a.d * (int64_t)sizeof(kv_bf16);
+    w->shape = {LAYERS,    a.q_heads, a.kv_heads, a.d, a.page, (kv_bf16 *)(void *)device_room(g, bytes),
+                w->cosine, w->sine,   0};
+    kv_gpu_put(g, w->shape.pool, w->pool, (size_t)bytes);
     return w;
 }
 
@@ -172,17 +187,8 @@ static void drop_world(world *w)
     for (int p = 0; p < w->n_parts; p++)
         drop(w->g, w->part[p].table, w->part[p].length);
     drop(w->g, w->pool, w->q, w->out, w->cosine, w->sine, w->lse, w->part);
+    kv_gpu_delete(w->g, w->shape.pool);
     delete w;
-}
-
-/* Where orders copy to, rather than the host. */
-static char *device_room(struct kv_gpu *g, int64_t bytes)
-{
-    char *at;
-    struct kv_err e = {};
-    if (!kv_gpu_new(g, &at, bytes, 1, "work", &e))
-        fail_msg("%s", e.text);
-    return at;
 }
 
 static long pieces; /* that lanes were split into, in all */
@@ -295,23 +301,75 @@ static void compare(const world *w)
                       w->a.kv_heads, most[0], most[1]);
 }
 
-/* So far: matrices whose rows lay in the same banks. Only an emulated device counts. */
+/* So far: matrices whose rows lay in the same banks; blocks that prefilled as Hopper does; boxes that those had copied.
+ * Only an emulated device counts. */
+#ifdef KV_EMULATED
+enum { COUNTS = 1 };
 static long conflicts(void)
 {
-#ifdef KV_EMULATED
     return kv_emulated_conflicts;
+}
+static long hopper_blocks(void)
+{
+    return kv_emulated_blocks("attention_hopper");
+}
+static long boxes(void)
+{
+    return kv_emulated_boxes_copied();
+}
 #else
+enum { COUNTS = 0 };
+static long conflicts(void)
+{
     return 0;
+}
+static long hopper_blocks(void)
+{
+    return 0;
+}
+static long boxes(void)
+{
+    return 0;
+}
 #endif
+
+/* Tiles that the Hopper kernel has of it; also the boxes of pages that their last rows see. */
+static int hopper_tiles(const asked &a, long *all)
+{
+    int n = 0;
+    *all = 0;
+    for (const part_asked &p : a.parts) {
+        int group = a.q_heads / p.heads, rows = tokens_of(p) * group;
+        if (a.page != 64 || (a.d != 64 && a.d != 128) || p.slots || tokens_of(p) == 1)
+            continue;
+        for (int h = 0; h < p.heads; h++)
+            for (int first = 0; first < rows; first += 128, n++) {
+                int behind = first + 128 < rows ? first + 128 : rows;
+                *all += (length_of(p, LAYER, h) + (behind - 1) / group + 1 + 63) / 64 * (a.d / 64) * 2;
+            }
+    }
+    return n;
 }
 
+/* With a pool of unknown size, which leaves all to kernels for any device, and, where another fits, of a known one. */
 static void check(struct kv_gpu *g, const asked &a, uint64_t seed)
 {
     world *w = make_world(g, a, seed);
-    long before = conflicts();
+    long before = conflicts(), blocks = hopper_blocks(), copied = boxes(), all;
+    int tiles = hopper_tiles(a, &all);
     run(w);
     assert_int_equal(conflicts(), before);
+    assert_int_equal(hopper_blocks(), blocks);
     compare(w);
+    w->shape.pages = w->pages;
+    if (tiles) {
+        run(w);
+        if (COUNTS) {
+            assert_int_equal(hopper_blocks() - blocks, tiles < a.multiprocessors ? tiles : a.multiprocessors);
+            assert_int_equal(boxes() - copied, all);
+        }
+        compare(w);
+    }
     drop_world(w);
 }
 
@@ -473,12 +531,108 @@ static void test_same_again(void **)
     kv_gpu_close(g);
 }
 
+/* What wgmma and bulk copies are for: lanes that end at edges of pages, of 128 keys and beside them, more tiles than
+ * blocks, rows for one warpgroup only, lanes of one page, groups that 128 is no multiple of. */
+static void test_hopper(void **)
+{
+    struct kv_gpu *g = open_device();
+    check(g, {64, 64, 4, 1, 1, {{1, 33, 0, false, {95}}}, 3}, 1);
+    check(g, {128, 64, 2, 2, 3, {{2, 64, 0, false, {0, 64}}, {2, 65, 0, false, {63, 191}}}, 3}, 2);
+    check(g, {128, 64, 8, 1, 2, {{1, 70, 0, false, {250}}}, 3}, 3);
+    check(g, {64, 64, 3, 1, 1, {{1, 100, 3, false, {0}}, {1, 2, 0, false, {700}}}, 3}, 4);
+    check(g, {128, 64, 5, 1, 2, {{5, 30, 1, false, {1, 126, 62, 129, 0}}, {1, 27, 0, false, {100}}}, 3}, 5);
+    check(g, {64, 64, 12, 2, 4, {{2, 2, 0, false, {126, 1020}}, {2, 40, 0, false, {640, 5}}}, 3}, 6);
+    check(g, {128, 64, 7, 1, 3, {{1, 19, 0, false, {385}}, {1, 9, 0, true, {40}}, {1, 1, 0, false, {300}}}, 3}, 7);
+    check(g, {128, 64, 1, 1, 2, {{1, 300, 0, false, {83}}}, 200}, 8);
+    kv_gpu_close(g);
+}
+
+/* Any lengths. */
+static void test_hopper_anything(void **)
+{
+    struct kv_gpu *g = open_device();
+    for (uint64_t seed = 1; seed <= 16; seed++) {
+        world r = {};
+        r.seed = seed * 6007 + 3;
+        auto below = [&](int n) { return (int)(draw(&r) % (uint64_t)n); };
+        draw(&r);
+        int kv_heads = 1 + below(2), group = 1 + below(8);
+        asked a = {below(2) ? 128 : 64, 64, kv_heads * group, kv_heads, 1 + below(5), {}, 3};
+        for (int parts = 1 + below(3); parts; parts--) {
+            int tokens = 2 + below(260 / group), patch = below(3) ? 0 : below(tokens + 1);
+            part_asked p = {below(4) ? kv_heads : kv_heads * group, tokens - patch, patch, false, {}};
+            for (int h = 0; h < p.heads; h++)
+                p.length.push_back(below(4) ? below(600) : below(3) * 64 + below(2));
+            a.parts.push_back(p);
+        }
+        check(g, a, seed);
+    }
+    kv_gpu_close(g);
+}
+
+/* However many blocks there are: the same bits. */
+static void test_hopper_same_again(void **)
+{
+    struct kv_gpu *g = open_device();
+    asked a = {64, 64, 4, 2, 1, {{2, 150, 0, false, {70, 300}}, {2, 5, 0, false, {1, 3}}}, 3};
+    std::vector<kv_bf16> out;
+    std::vector<float> lse;
+    for (int multiprocessors : {1, 2, 2, 7, 50}) {
+        a.multiprocessors = multiprocessors;
+        world *w = make_world(g, a, 11);
+        w->shape.pages = w->pages;
+        run(w);
+        if (out.empty()) {
+            out.assign(w->out, w->out + w->rows * a.q_heads * a.d);
+            lse.assign(w->lse, w->lse + w->rows * a.q_heads);
+        }
+        assert_memory_equal(out.data(), w->out, out.size() * sizeof out[0]);
+        assert_memory_equal(lse.data(), w->lse, lse.size() * sizeof lse[0]);
+        drop_world(w);
+    }
+    kv_gpu_close(g);
+}
+
+/* Another device, and a pool with more rows than a bulk copy can count, go without it. */
+static void test_hopper_refuses(void **)
+{
+    struct kv_gpu *g = open_device();
+    struct kv_gpu_facts *facts = const_cast<struct kv_gpu_facts *>(kv_gpu_about(g)), real = *facts;
+    world *w = make_world(g, {64, 64, 4, 1, 2, {{1, 40, 0, false, {95}}}, 3}, 3);
+    long before = hopper_blocks();
+    w->shape.pages = w->pages;
+    facts->major = 8;
+    run(w);
+    compare(w);
+    facts->major = real.major;
+    facts->minor = real.minor + 1;
+    run(w);
+    compare(w);
+    facts->minor = real.minor;
+    w->shape.pages = INT64_C(1) << 24;
+    run(w);
+    compare(w);
+    assert_int_equal(hopper_blocks(), before);
+    drop_world(w);
+    kv_gpu_close(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_token),   cmocka_unit_test(test_one_token_slots),   cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_many_tokens_slots), cmocka_unit_test(test_far_scores),
-        cmocka_unit_test(test_full_device), cmocka_unit_test(test_anything),          cmocka_unit_test(test_same_again),
+        cmocka_unit_test(test_one_token),
+        cmocka_unit_test(test_one_token_slots),
+        cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_many_tokens),
+        cmocka_unit_test(test_many_tokens_slots),
+        cmocka_unit_test(test_far_scores),
+        cmocka_unit_test(test_full_device),
+        cmocka_unit_test(test_anything),
+        cmocka_unit_test(test_same_again),
+        cmocka_unit_test(test_hopper),
+        cmocka_unit_test(test_hopper_anything),
+        cmocka_unit_test(test_hopper_same_again),
+        cmocka_unit_test(test_hopper_refuses),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
