@@ -76,10 +76,15 @@ static void idle_until(struct kv_engine *e, double until)
     e->clock = until;
 }
 
+void kv_engine_rest(struct kv_engine *e, double until)
+{
+    if (!e->n_running && !e->n_waiting && until > e->clock)
+        idle_until(e, until);
+}
+
 void kv_engine_add(struct kv_engine *e, struct kv_job *job)
 {
-    if (!e->n_running && !e->n_waiting && job->arrival_s > e->clock)
-        idle_until(e, job->arrival_s);
+    kv_engine_rest(e, job->arrival_s);
     job->scheduled_s = job->first_token_s = job->last_token_s = job->finish_s = NAN;
     job->target = job->is.prompt;
     job->left = job->is.output;
@@ -392,9 +397,13 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 
 /* ---- what others ask ---- */
 
-const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e)
+struct kv_engine_sums kv_engine_sums(const struct kv_engine *e)
 {
-    return &e->sums;
+    struct kv_engine_sums sums = e->sums;
+    for (int32_t i = e->oldest; i >= 0; i = e->slot[i]->newer)
+        if (e->slot[i]->decoding)
+            kv_slot_add_returned(e, e->slot[i], sums.returned_pages);
+    return sums;
 }
 
 int64_t kv_engine_waiting(const struct kv_engine *e)

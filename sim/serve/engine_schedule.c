@@ -434,6 +434,8 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     int32_t number;
     if (job->arrival_s > cutoff)
         return NOT_NOW;
+    if (token_limit(e) <= e->holder->policy->when.patch) /* a chunk ends with a patch */
+        return NOT_NOW;
     e->limit = KV_LIMIT_SEQUENCES;
     if (e->n_running == e->rules.max_num_seqs)
         return NOT_NOW;
@@ -510,6 +512,8 @@ bool kv_engine_schedule(struct kv_engine *e, double cutoff)
     if (e->blocks)
         name_blocks(e);
     preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
+    if (preempted)
+        e->limit = KV_LIMIT_PAGES;
     enum admission last = ADMITTED;
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);

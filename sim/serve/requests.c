@@ -75,9 +75,11 @@ static void write_row(const struct kv_jobs *j, const struct kv_entry *entry)
     *at++ = ',';
     at = put_whole(at, job->preemptions);
     *at++ = ',';
-    at = put_fixed(at, job->entry_steps / job->full_steps, 6);
+    if (!isnan(job->finish_s)) /* not known of a part */
+        at = put_fixed(at, job->entry_steps / job->full_steps, 6);
     *at++ = ',';
-    at = put_whole(at, job->peak_pages * j->page_bytes);
+    if (!isnan(job->finish_s))
+        at = put_whole(at, job->peak_pages * j->page_bytes);
     *at++ = ',';
     fwrite(row, 1, (size_t)(at - row), j->out);
     kv_csv_put(j->policy, j->out);

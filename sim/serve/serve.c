@@ -51,6 +51,8 @@ struct run {
     double footprint_sum, paper_sum;
     struct kv_quantiles *service; /* seconds of an answer, from when it is scheduled */
     struct kv_err follow_error;   /* of a turn that could not be read */
+    bool asks_again;              /* the client of the request refused last */
+    struct kv_arrival refused;
     struct kv_progress progress;
     struct kv_arena *arena;
 };
@@ -102,9 +104,35 @@ static void count_request(struct run *r, const struct kv_job *job)
     r->paper_sum += paper_footprint(r, job);
 }
 
+static bool is_closed(const struct run *r)
+{
+    return r->settings->workload.arrivals == KV_CLOSED;
+}
+
+/* The turn after this one, whose answer ended then, or whose client was told then that there is none. */
+static bool add_next(struct run *r, const struct kv_arrival *is, double at, int64_t replica)
+{
+    struct kv_arrival next;
+    if (r->follow_error.n || !kv_workload_follow(r->workload, is, &next, &r->follow_error))
+        return false;
+    at += next.arrival_s;
+    if (is_closed(r) && at >= r->settings->workload.duration) /* false when there is none: it is NaN */
+        return false;
+    if (!is_closed(r)) { /* a session's prompts begin alike: what was named of one is named so in the next */
+        next.block = is->block;
+        next.n_blocks = is->n_blocks;
+        next.block_tokens = is->block_tokens;
+    }
+    return kv_turns_add(&r->turns, at, replica, &next) ||
+           kv_fail(&r->follow_error, KV_ENV, "no memory for the turns of %lld sessions", (long long)r->turns.n);
+}
+
+/* A closed loop's client asks anew after a refusal as after an answer; a session has ended. */
 static void refuse(struct run *r, struct kv_job *job, const char *why)
 {
     struct kv_served *out = r->out;
+    r->asks_again = is_closed(r) && job->is.follows;
+    r->refused = job->is;
     if (!out->refused++)
         out->refused_first =
             kv_format(r->arena, "request %lld (%lld prompt and %lld output tokens) %s", (long long)job->is.request,
@@ -123,37 +151,27 @@ static void stretch(const struct run *r, struct kv_arrival *arrival)
     arrival->prompt = arrival->context + added;
 }
 
-static bool is_session(const struct run *r, const struct kv_arrival *arrival)
+static void ask_again(struct run *r, double at)
 {
-    return r->settings->workload.arrivals != KV_CLOSED && (arrival->turn || arrival->follows);
+    if (r->asks_again)
+        add_next(r, &r->refused, at, -1);
+    r->asks_again = false;
 }
 
-/* A session's prompts begin alike: what was named of one is named so in the next. */
-static bool add_turn(struct replica *at, const struct kv_job *job, struct kv_arrival *next)
+static bool is_session(const struct run *r, const struct kv_arrival *arrival)
 {
-    struct run *r = at->run;
-    if (is_session(r, next)) {
-        next->block = job->is.block;
-        next->n_blocks = job->is.n_blocks;
-        next->block_tokens = job->is.block_tokens;
-    }
-    return kv_turns_add(&r->turns, job->finish_s + next->arrival_s, at - r->replica, next);
+    return !is_closed(r) && (arrival->turn || arrival->follows);
 }
 
 static void end_request(struct replica *at, struct kv_job *job)
 {
     struct run *r = at->run;
-    struct kv_arrival next;
     r->out->finished++;
     if (job->finish_s > r->last_finish_s)
         r->last_finish_s = job->finish_s;
     count_request(r, job);
-    if (job->is.follows && !r->follow_error.n) {
-        if (!kv_workload_follow(r->workload, &job->is, &next, &r->follow_error))
-            kv_engine_forget(at->engine, job->is.request);
-        else if (!add_turn(at, job, &next))
-            kv_fail(&r->follow_error, KV_ENV, "no memory for the turns of %lld sessions", (long long)r->turns.n);
-    }
+    if (job->is.follows && !add_next(r, &job->is, job->finish_s, at - r->replica))
+        kv_engine_forget(at->engine, job->is.request);
     kv_progress_add(&r->progress, 1);
     kv_jobs_end(&r->jobs, job);
 }
@@ -182,10 +200,12 @@ static void told(void *context, enum kv_engine_event what, struct kv_job *job, i
         kv_timeline_at(at->timeline, kv_engine_now(at->engine))->preemptions++;
     else if (what == KV_FINISHED)
         end_request(at, job);
-    else if (what == KV_REFUSED)
+    else if (what == KV_REFUSED) {
         refuse(at->run, job,
                job->generated ? "grew beyond the whole KV pool"
                               : "can never be admitted: the free KV pool does not hold its prompt");
+        ask_again(at->run, kv_engine_now(at->engine));
+    }
 }
 
 /* ---- open ---- */
@@ -245,6 +265,13 @@ static bool make_policy(struct run *r, struct kv_err *e)
                        "[policy %s]",
                        s->path, (long long)r->rules.max_num_batched_tokens, (long long)out->policy.when.patch,
                        r->asked->name);
+    if (r->rules.long_prefill_token_threshold && r->rules.long_prefill_token_threshold <= out->policy.when.patch)
+        return kv_fail(
+            e, KV_USAGE,
+            "%s: [engine] long_prefill_token_threshold = %lld leaves no room beside the patch of %lld tokens "
+            "of [policy %s]",
+            s->path, (long long)r->rules.long_prefill_token_threshold, (long long)out->policy.when.patch,
+            r->asked->name);
     return open_fullest(r, e);
 }
 
@@ -437,8 +464,11 @@ static bool run_all(struct run *r, struct kv_err *e)
             return kv_fail(e, r->follow_error.status, "%s", r->follow_error.text);
         if (!there)
             continue; /* answers may have brought turns */
-        if (until >= horizon)
+        if (until >= horizon) {
+            for (int64_t i = 0; i < r->replicas && isfinite(horizon); i++)
+                kv_engine_rest(r->replica[i].engine, horizon);
             break;
+        }
         if (turn <= stream) {
             struct kv_turn next = kv_turns_take(&r->turns);
             bool good = arrive(r, next.at, next.replica, &next.arrival, e);
@@ -448,6 +478,7 @@ static bool run_all(struct run *r, struct kv_err *e)
         } else if (!arrive(r, stream, -1, &r->next, e) || !read_next(r, e)) {
             return false;
         }
+        ask_again(r, fmin(turn, stream)); /* behind those who ask for the first time */
     }
     r->out->complete =
         !kv_interrupted() && !r->more && !r->turns.n && r->out->finished + r->out->refused == r->out->arrived;
@@ -514,8 +545,10 @@ static enum kv_verdict judge(const struct run *r)
 static void finish(struct run *r)
 {
     struct kv_served *out = r->out;
-    for (int64_t i = 0; i < r->replicas; i++)
-        add_sums(&out->sums, kv_engine_sums(r->replica[i].engine));
+    for (int64_t i = 0; i < r->replicas; i++) {
+        struct kv_engine_sums sums = kv_engine_sums(r->replica[i].engine);
+        add_sums(&out->sums, &sums);
+    }
     out->unfinished = out->arrived - out->finished - out->refused;
     out->arrivals_s = r->arrivals_end_s - r->first_s;
     out->span_s = out->finished ? r->last_finish_s - r->first_s : 0;
