@@ -155,6 +155,14 @@ struct kv_job *kv_jobs_begin(struct kv_jobs *j, const struct kv_arrival *arrival
     return copy_blocks(entry, arrival) ? &entry->job : NULL;
 }
 
+const struct kv_job *kv_jobs_in_flight(const struct kv_jobs *j, const struct kv_job *last)
+{
+    const struct kv_entry *entry = last ? ((const struct kv_entry *)(const void *)last)->next : j->first;
+    while (entry && entry->ended)
+        entry = entry->next;
+    return entry ? &entry->job : NULL;
+}
+
 void kv_jobs_end(struct kv_jobs *j, struct kv_job *job)
 {
     struct kv_entry *entry = (struct kv_entry *)(void *)job;

@@ -104,6 +104,21 @@ static void count_request(struct run *r, const struct kv_job *job)
     r->paper_sum += paper_footprint(r, job);
 }
 
+/* In flight at that time: what it takes is at least what it took until then. */
+static void count_in_flight(struct run *r, const struct kv_job *job, double now)
+{
+    double first = isnan(job->first_token_s) ? now : job->first_token_s;
+    double tpot = job->is.output > 1 ? (now - first) / (double)(job->is.output - 1) : 0;
+    if (job->arrival_s < r->first_counted_s || job->arrival_s > r->last_counted_s)
+        return;
+    r->out->overdue += !meets_slo(r->settings, first - job->arrival_s, tpot, now - job->arrival_s);
+}
+
+double kv_served_slo_share(const struct kv_served *s)
+{
+    return (double)s->good / (double)(s->counted + s->overdue);
+}
+
 static bool is_closed(const struct run *r)
 {
     return r->settings->workload.arrivals == KV_CLOSED;
@@ -542,9 +557,22 @@ static enum kv_verdict judge(const struct run *r)
     return kv_quantile(&out->queue, 0.99) > 0.5 * usual ? KV_BACKLOGGED : KV_STABLE;
 }
 
+/* When the run was cut off: at the horizon, or where the replica that is furthest behind is. */
+static double cut_off_s(const struct run *r)
+{
+    double behind = INFINITY;
+    if (!kv_interrupted())
+        return r->settings->run.horizon;
+    for (int64_t i = 0; i < r->replicas; i++)
+        behind = fmin(behind, kv_engine_clock(r->replica[i].engine));
+    return isinf(behind) ? r->arrivals_end_s : behind;
+}
+
 static void finish(struct run *r)
 {
     struct kv_served *out = r->out;
+    for (const struct kv_job *job = NULL; (job = kv_jobs_in_flight(&r->jobs, job));)
+        count_in_flight(r, job, cut_off_s(r));
     for (int64_t i = 0; i < r->replicas; i++) {
         struct kv_engine_sums sums = kv_engine_sums(r->replica[i].engine);
         add_sums(&out->sums, &sums);

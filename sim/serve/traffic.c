@@ -118,7 +118,7 @@ static void read_figures(const struct kv_served *r, enum kv_layout layout, doubl
     figure[2] = kv_quantile(&r->e2e, 0.99);
     figure[3] = r->span_s > 0 ? (double)r->sums.output_tokens / r->span_s : 0;
     figure[4] = (double)r->sums.peak_pages[layout] / (double)r->pages;
-    figure[5] = r->counted ? (double)r->good / (double)r->counted : 0;
+    figure[5] = r->counted + r->overdue ? kv_served_slo_share(r) : 0;
 }
 
 /* The other seeds, and what all of them come to. */

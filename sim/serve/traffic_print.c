@@ -61,6 +61,7 @@ static const struct kv_column columns[] = {
     {"counted_requests", NULL, KV_CELL_COUNT},
     {"refused_requests", NULL, KV_CELL_COUNT},
     {"unfinished_requests", NULL, KV_CELL_COUNT},
+    {"overdue_requests", NULL, KV_CELL_COUNT},
     {"requests_per_s", NULL, KV_CELL_REAL},
     {"prompt_tokens_per_s", NULL, KV_CELL_REAL},
     {"output_tokens_per_s", "output\ntokens/s", KV_CELL_REAL},
@@ -176,16 +177,18 @@ static void fill_rates(const struct kv_traffic *t, const struct kv_served *r, co
     kv_set_whole(table, row, "counted_requests", r->counted);
     kv_set_whole(table, row, "refused_requests", r->refused);
     kv_set_whole(table, row, "unfinished_requests", r->unfinished);
+    if (promises(t->settings))
+        kv_set_whole(table, row, "overdue_requests", r->overdue);
+    if (promises(t->settings) && r->counted + r->overdue)
+        kv_set_real(table, row, "slo_share", kv_served_slo_share(r));
     if (!(r->span_s > 0))
         return;
     kv_set_real(table, row, "requests_per_s", (double)r->finished / r->span_s);
     kv_set_real(table, row, "prompt_tokens_per_s", (double)r->sums.prompt_tokens / r->span_s);
     kv_set_real(table, row, "output_tokens_per_s", (double)r->sums.output_tokens / r->span_s);
-    if (promises(t->settings) && r->counted) {
-        double share = (double)r->good / (double)r->counted;
-        kv_set_real(table, row, "slo_share", share);
-        kv_set_real(table, row, "good_requests_per_s", share * (double)r->finished / r->span_s);
-    }
+    if (promises(t->settings) && r->counted)
+        kv_set_real(table, row, "good_requests_per_s",
+                    (double)r->good / (double)r->counted * (double)r->finished / r->span_s);
     kv_set_real(table, row, "cost_per_million_tokens", cost(t, r));
 }
 
@@ -313,7 +316,7 @@ bool kv_traffic_meets(const struct kv_traffic *t, const struct kv_served *r)
 {
     if (r->refused || !r->counted)
         return false;
-    return !promises(t->settings) || (double)r->good >= t->settings->slo.attainment * (double)r->counted;
+    return !promises(t->settings) || (double)r->good >= t->settings->slo.attainment * (double)(r->counted + r->overdue);
 }
 
 bool kv_traffic_answer(const struct kv_traffic *t)
@@ -450,7 +453,7 @@ static void say_lost(const struct kv_traffic *t)
     }
 }
 
-static void say_refused(const struct kv_traffic *t)
+static void say_refused(const struct kv_traffic *t, struct kv_arena *a)
 {
     for (int i = 0; i < t->n_rows; i++) {
         const struct kv_served *r = &t->row[i];
@@ -458,9 +461,10 @@ static void say_refused(const struct kv_traffic *t)
             printf("  %s: %lld request%s refused; %s%s.\n", r->name, (long long)r->refused,
                    r->refused == 1 ? " was" : "s were", r->refused_first, r->refused > 1 ? ", the first of them" : "");
         if (r->unfinished)
-            printf("  %s: %lld request%s not finished: %s.\n", r->name, (long long)r->unfinished,
+            printf("  %s: %lld request%s not finished: %s.%s\n", r->name, (long long)r->unfinished,
                    r->unfinished == 1 ? " was" : "s were",
-                   kv_interrupted() ? "the run was interrupted" : "the horizon came first");
+                   kv_interrupted() ? "the run was interrupted" : "the horizon came first",
+                   r->overdue ? kv_format(a, " %lld of them had missed [slo] by then.", (long long)r->overdue) : "");
         if (r->sums.outside > 1)
             printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->sums.outside);
     }
@@ -478,7 +482,7 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
     printf("\nReading\n");
     say_memory(t, a);
     say_layout(t, a);
-    say_refused(t);
+    say_refused(t, a);
     say_sessions(t);
     say_lost(t);
     say_found(t);

@@ -79,6 +79,22 @@ is "evictions, cut off: so far" $((2 * page)) "$(cell cut/policies.csv mine retu
 
 works "in flight" plan -q hand.ini -o flight --set 'run.horizon=4 s'
 is "in flight: what is known of it" "1,0.000000000,7,5,0.000000000,1.000000000,,,1,,,mine" "$(tail -n 1 flight/requests.csv)"
+# Two requests at 0 and one at 3 s, one at a time: at 4 s the first is answered, the second has no token yet, the third
+# came a second ago.
+printf 'arrival_s,prompt_tokens,output_tokens\n0,4,2\n0,4,8\n3,4,2\n' >queue.csv
+# promised NAME EXPECTED SETTING...: overdue, share, status
+promised() {
+    name=$1 expected=$2
+    shift 2
+    kv plan -q hand.ini --csv --set workload.trace=queue.csv --set engine.max_num_seqs=1 --set 'run.horizon=4 s' --set slo.attainment=50% "$@"
+    is "promises in flight: $name" "$expected" "$(cell out mine overdue_requests) $(cell out mine slo_share) $rc"
+}
+promised "not yet missed is not counted" "0 1.0 0" --set 'slo.ttft=4.5 s'
+promised "no first token in time" "0 1.0 0" --set 'slo.ttft=3.5 s'
+promised "later tokens that cannot come in time" "1 0.0 1" --set 'slo.tpot=0.4 s' --set engine.max_num_seqs=4
+promised "answers that are not there in time" "1 0.5 0" --set 'slo.e2e=3 s'
+promised "more misses than are forgiven" "1 0.5 1" --set 'slo.e2e=3 s' --set slo.attainment=60%
+
 rows 8/1 >first.csv
 works "a session that waits" plan -q hand.ini -o waits --set workload.trace=first.csv --set workload.turns=2 --set 'workload.think_time=1000 s' \
     --set workload.think_cv=0 --set workload.turn_prompt_tokens=4 --set workload.output_tokens=1 --set workload.between_turns=hold --set 'run.horizon=100 s'

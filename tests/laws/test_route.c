@@ -196,6 +196,18 @@ static void roll_horizon(struct route_case *c, struct dice *r, double first_s)
     put_time(c, "run.horizon", c->serve.horizon);
 }
 
+static void roll_slo(struct route_case *c, struct dice *r)
+{
+    if (one_in(r, 2))
+        put_time(c, "slo.ttft", (double)roll_size(r, 1, 2000) * long_tick_s);
+    if (one_in(r, 2))
+        put_time(c, "slo.tpot", (double)roll_size(r, 1, 200) * long_tick_s);
+    if (one_in(r, 2))
+        put_time(c, "slo.e2e", (double)roll_size(r, 1, 6000) * long_tick_s);
+    if (one_in(r, 4))
+        put_time(c, "run.warmup", (double)roll_size(r, 1, 1000) * long_tick_s);
+}
+
 /* ---- the requests, sessions with all their turns ---- */
 
 static struct slow_request *read_request(struct route_case *c, const struct kv_arrival *is, int64_t after)
@@ -251,6 +263,7 @@ static void route_case_make(struct route_case *c, const struct bench *b, uint64_
     roll_blocks(c, &r);
     roll_workload(c, &r);
     roll_horizon(c, &r, write_trace(c, &r));
+    roll_slo(c, &r);
     double move_s_per_byte = roll_move_s_per_byte(s, &r);
     put(c, "model.name=Llama-3-8B"); /* a config has a model; what is served is the drawn one */
     put(c, "policy x.kind=full");
@@ -572,6 +585,32 @@ static void same_sums(struct comparison *d, const struct kv_served *f, const str
     same(d, "peak_pages", (double)f->sums.peak_pages[KV_SHARED], (double)sum.peak_pages[KV_SHARED]);
 }
 
+/* What is promised, of those who arrived behind the warm-up. A promise is missed when its time has gone by, whether the
+ * token it is for came too late or, up to the horizon, did not come. */
+static void same_promises(struct comparison *d, const struct kv_served *f, const struct slow_replicas *s)
+{
+    const struct kv_settings *k = &s->c->settings;
+    double horizon = s->c->serve.horizon;
+    int64_t counted = 0, good = 0, overdue = 0;
+    for (int64_t i = 0; i < s->n_arrived; i++) {
+        const struct slow_request *r = s->arrived[i];
+        bool ended = r->state == SLOW_ENDED;
+        if (r->arrived_s < k->run.warmup || r->state == SLOW_REFUSED)
+            continue;
+        double first_by = r->arrived_s + k->slo.ttft, last_by = r->arrived_s + k->slo.e2e,
+               from_first_by =
+                   (isnan(r->first_token_s) ? INFINITY : r->first_token_s) + k->slo.tpot * (double)(r->is.output - 1);
+        double first = isnan(r->first_token_s) ? horizon : r->first_token_s, last = ended ? r->finish_s : horizon;
+        bool missed = first > first_by || last > last_by || (r->is.output > 1 && last > from_first_by);
+        counted += ended;
+        good += ended && !missed;
+        overdue += !ended && missed;
+    }
+    same(d, "counted", (double)f->counted, (double)counted);
+    same(d, "good", (double)f->good, (double)good);
+    same(d, "overdue", (double)f->overdue, (double)overdue);
+}
+
 /* Who served what: replicas alike in all else differ in their numbers. */
 static void same_replicas(struct comparison *d, const struct kv_served *f, const struct slow_replicas *s)
 {
@@ -614,6 +653,7 @@ static void check_case(struct route_case *c)
     slow_serve(s, c);
     same_rows(&d, rows, s, o->rules.page_bytes);
     same_sums(&d, f, s);
+    same_promises(&d, f, s);
     same_replicas(&d, f, s);
     free(rows);
     if (*d.text) {
