@@ -406,6 +406,34 @@ struct kv_engine_sums kv_engine_sums(const struct kv_engine *e)
     return sums;
 }
 
+void kv_engine_sums_add(struct kv_engine_sums *to, const struct kv_engine_sums *from)
+{
+    to->dropped_sessions += from->dropped_sessions;
+    to->offloaded_bytes += from->offloaded_bytes;
+    to->steps += from->steps;
+    to->preemptions += from->preemptions;
+    to->recomputed_tokens += from->recomputed_tokens;
+    to->cached_tokens += from->cached_tokens;
+    to->prompt_tokens += from->prompt_tokens;
+    to->output_tokens += from->output_tokens;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        if (from->peak_pages[layout] > to->peak_pages[layout])
+            to->peak_pages[layout] = from->peak_pages[layout];
+        to->returned_pages[layout] += from->returned_pages[layout];
+        to->page_area[layout] += from->page_area[layout];
+    }
+    to->held_area += from->held_area;
+    to->busy_s += from->busy_s;
+    for (int i = 0; i < KV_TIME_PARTS; i++)
+        to->part_s[i] += from->part_s[i];
+    to->recompute_s += from->recompute_s;
+    for (int i = 0; i < KV_LIMITS; i++)
+        to->limit_s[i] += from->limit_s[i];
+    to->waited_s += from->waited_s;
+    if (from->outside > to->outside)
+        to->outside = from->outside;
+}
+
 int64_t kv_engine_waiting(const struct kv_engine *e)
 {
     return e->n_waiting;

@@ -313,18 +313,13 @@ static int64_t find_blocks(struct kv_engine *e, struct kv_slot *s, int64_t *unus
  * layers that evict as their own attention ends hold more. */
 static int64_t prefill_peak(struct kv_engine *e, struct kv_slot *s)
 {
-    int64_t peak = 0, budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
-    int64_t limit = threshold && threshold < budget ? threshold : budget;
-    const struct kv_hold_pass *p;
+    int64_t budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
     if (s->job->peak_of == s->job->target)
         return s->job->prefill_peak;
-    do {
-        p = kv_hold_next(&s->hold, limit);
-        peak = most(peak, p->during[e->rules.layout]);
-    } while (!p->last);
     s->job->peak_of = s->job->target;
-    s->job->prefill_peak = peak;
-    return peak;
+    s->job->prefill_peak =
+        kv_hold_prefill_peak(&s->hold, e->rules.layout, threshold && threshold < budget ? threshold : budget);
+    return s->job->prefill_peak;
 }
 
 static struct kv_request request_of(const struct kv_job *job)

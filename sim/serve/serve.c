@@ -5,6 +5,7 @@
 #include "sim/core/paper.h"
 #include "sim/interrupt.h"
 #include "sim/progress.h"
+#include "sim/serve/alone.h"
 #include "sim/serve/requests.h"
 #include "sim/serve/rules.h"
 #include "sim/serve/turns.h"
@@ -36,6 +37,7 @@ struct run {
     struct kv_classes classes;
     struct kv_holder holder;
     struct kv_engine_rules rules;
+    struct kv_alone alone;
     struct replica *replica;
     int64_t replicas, next_replica;
     struct kv_arrival next; /* of the stream, which is asked for later turns before this one arrives */
@@ -292,6 +294,7 @@ static bool make_policy(struct run *r, struct kv_err *e)
 
 static bool open_replicas(struct run *r, struct kv_err *e)
 {
+    kv_alone_open(&r->alone, &r->holder, &r->rules);
     r->replicas = r->out->replicas = r->asked->replicas;
     r->replica = KV_NEW_N(r->arena, struct replica, r->replicas);
     r->out->timeline = kv_alloc_many(r->arena, (size_t)r->replicas, sizeof *r->out->timeline, "timelines", e);
@@ -430,8 +433,7 @@ static bool arrive(struct run *r, double at, int64_t home, const struct kv_arriv
         refuse(r, job, "is longer than max_model_len");
         return true;
     }
-    if (r->holder.plain && (tokens - 1 + r->holder.page - 1) / r->holder.page >
-                               r->rules.pages / r->holder.table[r->rules.layout]->tables) {
+    if (!kv_alone_fits(&r->alone, job->is.prompt, job->is.output)) {
         give_up_session(r, home, job);
         refuse(r, job, "can never fit: the whole KV pool is smaller");
         return true;
@@ -502,34 +504,6 @@ static bool run_all(struct run *r, struct kv_err *e)
 
 /* ---- what came of it ---- */
 
-static void add_sums(struct kv_engine_sums *to, const struct kv_engine_sums *from)
-{
-    to->dropped_sessions += from->dropped_sessions;
-    to->offloaded_bytes += from->offloaded_bytes;
-    to->steps += from->steps;
-    to->preemptions += from->preemptions;
-    to->recomputed_tokens += from->recomputed_tokens;
-    to->cached_tokens += from->cached_tokens;
-    to->prompt_tokens += from->prompt_tokens;
-    to->output_tokens += from->output_tokens;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        if (from->peak_pages[layout] > to->peak_pages[layout])
-            to->peak_pages[layout] = from->peak_pages[layout];
-        to->returned_pages[layout] += from->returned_pages[layout];
-        to->page_area[layout] += from->page_area[layout];
-    }
-    to->held_area += from->held_area;
-    to->busy_s += from->busy_s;
-    for (int i = 0; i < KV_TIME_PARTS; i++)
-        to->part_s[i] += from->part_s[i];
-    to->recompute_s += from->recompute_s;
-    for (int i = 0; i < KV_LIMITS; i++)
-        to->limit_s[i] += from->limit_s[i];
-    to->waited_s += from->waited_s;
-    if (from->outside > to->outside)
-        to->outside = from->outside;
-}
-
 /* How long it takes after the last arrival until who is left was answered; when the run was cut off, how long those who
  * wait would take at the rate at which others were answered. */
 static double tail_s(const struct run *r)
@@ -575,7 +549,7 @@ static void finish(struct run *r)
         count_in_flight(r, job, cut_off_s(r));
     for (int64_t i = 0; i < r->replicas; i++) {
         struct kv_engine_sums sums = kv_engine_sums(r->replica[i].engine);
-        add_sums(&out->sums, &sums);
+        kv_engine_sums_add(&out->sums, &sums);
     }
     out->unfinished = out->arrived - out->finished - out->refused;
     out->arrivals_s = r->arrivals_end_s - r->first_s;

@@ -64,6 +64,25 @@ works "sarathi" plan -q hand.ini -o sarathi --set engine.scheduler=sarathi
 works "sarathi, a threshold of vLLM's" plan -q hand.ini -o threshold --set engine.scheduler=sarathi --set engine.long_prefill_token_threshold=2
 same "sarathi knows no long_prefill_token_threshold" sarathi/requests.csv threshold/requests.csv
 
+# ---- what the pool is too small for ----------------------------------------------------------------------------------
+
+# SnapKV keeps half of the prompt, and the answer grows on top of it: 6 + 19 entries, where the pool has 20. Preempted
+# then, prompt and answer so far are longer than the pool.
+rows 12/20 2/2 >grows.csv
+kv plan -q hand.ini -o grows --set workload.trace=grows.csv --set 'policy mine.kind=snapkv' --set 'policy mine.window_size=2' \
+    --set 'policy mine.keep=50%' --set 'policy mine.chunk=40'
+is "an answer that outgrows the pool: refused as it comes" "2 1 2" \
+    "$(for c in requests refused_requests steps; do cell grows/policies.csv mine $c; done | xargs)"
+has "an answer that outgrows the pool: named" "request 0 (12 prompt and 20 output tokens) can never fit: the whole KV pool is smaller" out
+# In chunks of 16 what is computed again becomes smaller than it was: it goes on.
+works "an answer that outgrows the pool and is made smaller" plan -q hand.ini -o smaller --set workload.trace=grows.csv \
+    --set 'policy mine.kind=snapkv' --set 'policy mine.window_size=2' --set 'policy mine.keep=50%' --set 'policy mine.chunk=16'
+is "an answer that outgrows the pool and is made smaller: is served" "0 1" \
+    "$(for c in refused_requests preemptions; do cell smaller/policies.csv mine $c; done | xargs)"
+kv plan -q hand.ini --csv --set workload.trace=grows.csv --set engine.preemption=offload --set 'policy mine.kind=snapkv' \
+    --set 'policy mine.window_size=2' --set 'policy mine.keep=50%' --set 'policy mine.chunk=16' --set 'hardware.link_bandwidth=10 GB/s'
+is "an answer that outgrows the pool: what is offloaded never fits again" 1 "$(cell out mine refused_requests)"
+
 # ---- pages that come back --------------------------------------------------------------------------------------------
 
 # Full to the last page: each decoded token takes a page more, and the eviction behind it gives that page back.

@@ -401,10 +401,21 @@ static struct slow_engine *slow_route(struct slow_replicas *s, const struct slow
     return best;
 }
 
+/* Too long; larger than the pool where nothing is evicted; or, of an engine that serves nothing else, refused. */
 static bool slow_can_never_run(const struct slow_engine *e, const struct slow_request *r)
 {
     int64_t tokens = r->is.prompt + r->is.output;
-    return tokens > e->rules->max_model_len || (e->plain && slow_ceil(tokens - 1, e->holder->page) > e->pool.n);
+    if (tokens > e->rules->max_model_len)
+        return true;
+    if (e->plain)
+        return slow_ceil(tokens - 1, e->holder->page) > e->pool.n;
+    struct kv_engine_rules rules = *e->rules;
+    struct slow_request one = {.is = {.prompt = r->is.prompt, .output = r->is.output}, .after = -1};
+    struct slow_engine *alone = KV_NEW(e->arena, struct slow_engine);
+    rules.watermark = 0;
+    slow_open(alone, &rules, e->holder, e->timing, &one, 1, e->arena);
+    slow_run(alone, INFINITY);
+    return one.state == SLOW_REFUSED;
 }
 
 static void slow_arrives(struct slow_replicas *s, struct slow_request *r)
