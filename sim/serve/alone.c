@@ -22,8 +22,13 @@ static bool fits_whole(const struct kv_alone *a, int64_t tokens)
     return kv_pages_of(a->holder, tokens + a->holder->policy->when.patch) <= a->rules->pages / tables;
 }
 
-/* The j-th decode of a run has the pages it asks for: sarathi's asks for a free one before it looks whether it needs
- * it. */
+static bool offloads(const struct kv_alone *a)
+{
+    return a->rules->offload && !a->holder->policy->when.patch;
+}
+
+/* The j-th decode of a run has the pages it asks for. Sarathi's asks for a free one before it looks whether it needs
+ * it; that much the way to the host and back gives it. */
 static bool decode_fits(const struct kv_alone *a, const struct kv_hold_pass *p, int64_t j)
 {
     enum kv_layout layout = a->rules->layout;
@@ -32,7 +37,7 @@ static bool decode_fits(const struct kv_alone *a, const struct kv_hold_pass *p, 
         before = kv_hold_pages(&a->hold, layout, j);
         during = kv_hold_pages(&a->hold, layout, j + 1) + kv_hold_rise(a->holder, p, layout, j);
     }
-    if (a->rules->scheduler == KV_SCHEDULER_SARATHI)
+    if (a->rules->scheduler == KV_SCHEDULER_SARATHI && !offloads(a))
         during = kv_most(during, before + a->holder->table[layout]->tables);
     return during <= a->rules->pages;
 }
@@ -66,7 +71,7 @@ static bool walk(struct kv_alone *a, int64_t prompt, int64_t output)
             generated += fit;
         if (!p)
             return true;
-        if (r->offload && !a->holder->policy->when.patch)
+        if (offloads(a))
             return false;
         prompt += generated + fit;
         output -= generated + fit;
