@@ -143,10 +143,13 @@ static double prefill_ms(const struct step_time *s, const struct kv_step_chunk *
 static void cost(const struct kv_timing *t, const struct kv_step *step, struct kv_step_cost *out)
 {
     const struct step_time *s = t->own;
-    double dense = dense_ms(s, step->tokens, &out->outside), decode = 0, prefill = 0, until = 0;
-    if (step->decodes > 0)
-        decode =
-            decode_ms(s, step->decodes, step->decode_kv, &out->outside, &until) * (step->decodes > 1 ? s->batching : 1);
+    double dense = dense_ms(s, step->tokens, &out->outside), decode = 0, prefill = 0, until = 0, ignored = 1;
+    if (step->decodes > 0) {
+        decode = decode_ms(s, step->decodes, step->decode_kv, &out->outside, &until);
+        if (t->kv_share != 1)
+            decode = kv_timing_by_bytes(t, decode_ms(s, step->decodes, 0, &ignored, &(double){0}), decode);
+        decode *= step->decodes > 1 ? s->batching : 1;
+    }
     out->until = until;
     if (step->n_chunks > 0)
         prefill = prefill_ms(s, step->chunk, step->n_chunks, &out->outside) * (step->n_chunks > 1 ? s->batching : 1);
@@ -302,6 +305,7 @@ bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, con
     s->batching = 1 + t->settings->timing.attention_batching_overhead;
     t->own = s;
     t->cost = cost;
+    kv_timing_measured_with(t, m, KV_BF16);
     t->stamp =
         kv_format(t->arena, "table '%s': step times per layer as given, for %lld layers", folder, (long long)m->layers);
     return read_grid(&s->dense, t, folder, "dense_ms_per_layer.csv", "tokens", NULL, e) &&

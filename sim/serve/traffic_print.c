@@ -192,6 +192,19 @@ static void fill_rates(const struct kv_traffic *t, const struct kv_served *r, co
     kv_set_real(table, row, "cost_per_million_tokens", cost(t, r));
 }
 
+static const char *by_bytes(const struct kv_traffic *t, const struct kv_served *r)
+{
+    return kv_timing_by_bytes_note(t->asked[r - t->row].timing);
+}
+
+static const char *note_of(const struct kv_traffic *t, const struct kv_served *r, struct kv_arena *a)
+{
+    const char *times = by_bytes(t, r), *note = r->policy.note;
+    if (r->policy.kind->reads && r->policy.kind->reads->trained)
+        note = r->policy.kind->reads->trained;
+    return note && times ? kv_format(a, "%s; %s", note, times) : times ? times : note;
+}
+
 /* What a search came to, and intervals over seeds. */
 static void fill_found(const struct kv_traffic *t, int i, const struct kv_table *table, struct kv_cell *row,
                        struct kv_arena *a)
@@ -280,9 +293,7 @@ static void fill_row(const struct kv_traffic *t, const struct kv_served *r, stru
     if (r->finished)
         kv_set_whole(table, row, "pareto", on_front(t, r));
     kv_set_whole(table, row, "complete", r->complete);
-    kv_set_text(table, row, "note",
-                r->policy.kind->reads && r->policy.kind->reads->trained ? r->policy.kind->reads->trained
-                                                                        : r->policy.note);
+    kv_set_text(table, row, "note", note_of(t, r, a));
 }
 
 static bool is_shown(const struct kv_traffic *t, const char *key)
@@ -357,7 +368,7 @@ static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
            count_text(a, r->arrived), rate, count_text(a, r->counted ? r->prompt_tokens / r->counted : 0),
            count_text(a, r->counted ? r->output_tokens / r->counted : 0), count_text(a, r->replicas),
            r->replicas == 1 ? "" : "s");
-    printf("Time: %s\n\n", kv_timing_stamp(t->timing[0]));
+    printf("Time: %s\n\n", kv_timing_stamp(t->timing));
 }
 
 static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
@@ -465,6 +476,8 @@ static void say_refused(const struct kv_traffic *t, struct kv_arena *a)
                    r->unfinished == 1 ? " was" : "s were",
                    kv_interrupted() ? "the run was interrupted" : "the horizon came first",
                    r->overdue ? kv_format(a, " %lld of them had missed [slo] by then.", (long long)r->overdue) : "");
+        if (by_bytes(t, r))
+            printf("  %s: %s.\n", r->name, by_bytes(t, r));
         if (r->sums.outside > 1)
             printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->sums.outside);
     }
