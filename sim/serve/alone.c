@@ -19,7 +19,8 @@ static bool fits_whole(const struct kv_alone *a, int64_t tokens)
     int64_t tables = 0;
     for (int64_t i = 0; i < a->holder->n_tables[layout]; i++)
         tables += a->holder->table[layout][i].tables;
-    return kv_pages_of(a->holder, tokens + a->holder->policy->when.patch) <= a->rules->pages / tables;
+    tokens += a->holder->plain ? 0 : a->holder->policy->when.patch;
+    return kv_pages_of(a->holder, tokens) <= a->rules->pages / tables;
 }
 
 static bool offloads(const struct kv_alone *a)
