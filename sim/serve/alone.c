@@ -8,19 +8,12 @@
 
 void kv_alone_open(struct kv_alone *a, const struct kv_holder *holder, const struct kv_engine_rules *rules)
 {
+    int64_t tables = 0;
     *a = (struct kv_alone){.holder = holder, .rules = rules};
     kv_hold_open(&a->hold, holder);
-}
-
-/* With nothing evicted. */
-static bool fits_whole(const struct kv_alone *a, int64_t tokens)
-{
-    enum kv_layout layout = a->rules->layout;
-    int64_t tables = 0;
-    for (int64_t i = 0; i < a->holder->n_tables[layout]; i++)
-        tables += a->holder->table[layout][i].tables;
-    tokens += a->holder->plain ? 0 : a->holder->policy->when.patch;
-    return kv_pages_of(a->holder, tokens) <= a->rules->pages / tables;
+    for (int64_t i = 0; i < holder->n_tables[rules->layout]; i++)
+        tables += holder->table[rules->layout][i].tables;
+    a->whole = rules->pages / tables * holder->page - (holder->plain ? 0 : holder->policy->when.patch);
 }
 
 static bool offloads(const struct kv_alone *a)
@@ -57,7 +50,7 @@ static int64_t decodes_that_fit(const struct kv_alone *a, const struct kv_hold_p
     return low;
 }
 
-static bool walk(struct kv_alone *a, int64_t prompt, int64_t output)
+static bool comes_through(struct kv_alone *a, int64_t prompt, int64_t output)
 {
     const struct kv_engine_rules *r = a->rules;
     const struct kv_hold_pass *p;
@@ -79,15 +72,12 @@ static bool walk(struct kv_alone *a, int64_t prompt, int64_t output)
     }
 }
 
-bool kv_alone_fits(struct kv_alone *a, int64_t prompt, int64_t output)
+bool kv_alone_walk(struct kv_alone *a, int64_t prompt, int64_t output)
 {
-    int64_t tokens = prompt + output - 1; /* the last one is never fed */
-    if (fits_whole(a, tokens))
-        return true;
     if (a->holder->plain)
         return false;
     if (prompt != a->prompt || output != a->output) {
-        a->fits = walk(a, prompt, output);
+        a->fits = comes_through(a, prompt, output);
         a->prompt = prompt;
         a->output = output;
     }
