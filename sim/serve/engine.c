@@ -76,10 +76,15 @@ static void idle_until(struct kv_engine *e, double until)
     e->clock = until;
 }
 
+void kv_engine_rest(struct kv_engine *e, double until)
+{
+    if (!e->n_running && !e->n_waiting && until > e->clock)
+        idle_until(e, until);
+}
+
 void kv_engine_add(struct kv_engine *e, struct kv_job *job)
 {
-    if (!e->n_running && !e->n_waiting && job->arrival_s > e->clock)
-        idle_until(e, job->arrival_s);
+    kv_engine_rest(e, job->arrival_s);
     job->scheduled_s = job->first_token_s = job->last_token_s = job->finish_s = NAN;
     job->target = job->is.prompt;
     job->left = job->is.output;
@@ -392,9 +397,41 @@ bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err)
 
 /* ---- what others ask ---- */
 
-const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e)
+struct kv_engine_sums kv_engine_sums(const struct kv_engine *e)
 {
-    return &e->sums;
+    struct kv_engine_sums sums = e->sums;
+    for (int32_t i = e->oldest; i >= 0; i = e->slot[i]->newer)
+        if (e->slot[i]->decoding)
+            kv_slot_add_returned(e, e->slot[i], sums.returned_pages);
+    return sums;
+}
+
+void kv_engine_sums_add(struct kv_engine_sums *to, const struct kv_engine_sums *from)
+{
+    to->dropped_sessions += from->dropped_sessions;
+    to->offloaded_bytes += from->offloaded_bytes;
+    to->steps += from->steps;
+    to->preemptions += from->preemptions;
+    to->recomputed_tokens += from->recomputed_tokens;
+    to->cached_tokens += from->cached_tokens;
+    to->prompt_tokens += from->prompt_tokens;
+    to->output_tokens += from->output_tokens;
+    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        if (from->peak_pages[layout] > to->peak_pages[layout])
+            to->peak_pages[layout] = from->peak_pages[layout];
+        to->returned_pages[layout] += from->returned_pages[layout];
+        to->page_area[layout] += from->page_area[layout];
+    }
+    to->held_area += from->held_area;
+    to->busy_s += from->busy_s;
+    for (int i = 0; i < KV_TIME_PARTS; i++)
+        to->part_s[i] += from->part_s[i];
+    to->recompute_s += from->recompute_s;
+    for (int i = 0; i < KV_LIMITS; i++)
+        to->limit_s[i] += from->limit_s[i];
+    to->waited_s += from->waited_s;
+    if (from->outside > to->outside)
+        to->outside = from->outside;
 }
 
 int64_t kv_engine_waiting(const struct kv_engine *e)

@@ -105,7 +105,12 @@ double kv_engine_clock(const struct kv_engine *e);
  * when the program is interrupted. */
 bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err);
 
-const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e);
+/* Nothing arrives any more before `until`: what sessions keep is held up to then, if nothing runs. */
+void kv_engine_rest(struct kv_engine *e, double until);
+
+struct kv_engine_sums kv_engine_sums(const struct kv_engine *e); /* up to now */
+/* Those of several replicas: peaks and `outside` are the largest of any, the rest adds up. */
+void kv_engine_sums_add(struct kv_engine_sums *to, const struct kv_engine_sums *from);
 int64_t kv_engine_waiting(const struct kv_engine *e);
 int64_t kv_engine_running(const struct kv_engine *e);
 /* Pages held within the step that is told of. */

@@ -152,6 +152,8 @@ bool kv_slot_next_run(struct kv_engine *e, int32_t number);
 void kv_slot_begin_run(struct kv_engine *e, int32_t number); /* the same, of the pass that is there */
 void kv_slot_stop(struct kv_engine *e, int32_t number);      /* its run leaves the sums, before this step */
 int64_t kv_slot_generated(const struct kv_engine *e, const struct kv_slot *s);
+/* Pages that evictions of its run gave back until now. */
+void kv_slot_add_returned(const struct kv_engine *e, const struct kv_slot *s, int64_t returned[KV_LAYOUTS]);
 
 /* Pages this decode takes in the step that begins, those it gives back at its end included. */
 int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s);

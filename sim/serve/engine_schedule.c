@@ -313,18 +313,13 @@ static int64_t find_blocks(struct kv_engine *e, struct kv_slot *s, int64_t *unus
  * layers that evict as their own attention ends hold more. */
 static int64_t prefill_peak(struct kv_engine *e, struct kv_slot *s)
 {
-    int64_t peak = 0, budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
-    int64_t limit = threshold && threshold < budget ? threshold : budget;
-    const struct kv_hold_pass *p;
+    int64_t budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
     if (s->job->peak_of == s->job->target)
         return s->job->prefill_peak;
-    do {
-        p = kv_hold_next(&s->hold, limit);
-        peak = most(peak, p->during[e->rules.layout]);
-    } while (!p->last);
     s->job->peak_of = s->job->target;
-    s->job->prefill_peak = peak;
-    return peak;
+    s->job->prefill_peak =
+        kv_hold_prefill_peak(&s->hold, e->rules.layout, threshold && threshold < budget ? threshold : budget);
+    return s->job->prefill_peak;
 }
 
 static struct kv_request request_of(const struct kv_job *job)
@@ -434,6 +429,8 @@ static enum admission admit(struct kv_engine *e, double cutoff)
     int32_t number;
     if (job->arrival_s > cutoff)
         return NOT_NOW;
+    if (token_limit(e) <= e->holder->policy->when.patch) /* a chunk ends with a patch */
+        return NOT_NOW;
     e->limit = KV_LIMIT_SEQUENCES;
     if (e->n_running == e->rules.max_num_seqs)
         return NOT_NOW;
@@ -510,6 +507,8 @@ bool kv_engine_schedule(struct kv_engine *e, double cutoff)
     if (e->blocks)
         name_blocks(e);
     preempted &= e->rules.scheduler == KV_SCHEDULER_VLLM; /* sarathi admits in such a step too */
+    if (preempted)
+        e->limit = KV_LIMIT_PAGES;
     enum admission last = ADMITTED;
     while (!preempted && !e->full && e->first_waiting && e->budget > 0 && last == ADMITTED)
         last = admit(e, cutoff);

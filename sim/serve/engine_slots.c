@@ -244,19 +244,30 @@ void kv_slot_begin_run(struct kv_engine *e, int32_t number)
     sift_up(e, e->n_events++, (struct kv_event){.step = e->step + s->pass->passes, .order = s->order, .slot = number});
 }
 
+/* In a run each pass gives back what it needed beyond what it left (kv_hold_rise). */
+void kv_slot_add_returned(const struct kv_engine *e, const struct kv_slot *s, int64_t returned[KV_LAYOUTS])
+{
+    const struct kv_hold_pass *p = s->pass;
+    int64_t passes = e->step - s->start;
+    if (e->holder->plain || !passes)
+        return;
+    int64_t dips = kv_pages_of(e->holder, p->grows_from + passes) - kv_pages_of(e->holder, p->grows_from);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        returned[layout] += s->single ? p->returned[layout] : passes * p->rise[layout] + dips * p->dip[layout];
+}
+
 void kv_slot_stop(struct kv_engine *e, int32_t number)
 {
     struct kv_slot *s = e->slot[number];
     const struct kv_hold_pass *p = s->pass;
     int64_t passes = e->step - s->start;
     for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        if (s->single && passes) { /* sums did not tell */
+        if (s->single && passes) /* sums did not tell */
             e->pages[layout] += p->after[layout] - p->before[layout];
-            e->sums.returned_pages[layout] += p->returned[layout];
-        }
         s->pages[layout] = s->single ? (passes ? p->after[layout] : p->before[layout])
                                      : kv_hold_pages(&s->hold, (enum kv_layout)layout, passes);
     }
+    kv_slot_add_returned(e, s, e->sums.returned_pages);
     count_decode(e, s, passes, -1);
     if (e->blocks)
         enter_phase(e, number, false);

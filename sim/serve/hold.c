@@ -297,6 +297,17 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     return p;
 }
 
+int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit)
+{
+    const struct kv_hold_pass *p;
+    int64_t peak = 0;
+    do {
+        p = kv_hold_next(h, limit);
+        peak = most(peak, p->during[layout]);
+    } while (!p->last);
+    return peak;
+}
+
 int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
 {
     const struct kv_holder *holder = h->holder;

@@ -87,6 +87,9 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit);
 /* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);
 
+/* The most pages of any pass of the prefill, of at most `limit` tokens each: from its first pass to its last. */
+int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit);
+
 /* What the j-th pass of a run of decodes needs within it. */
 static inline int64_t kv_hold_rise(const struct kv_holder *h, const struct kv_hold_pass *p, enum kv_layout layout,
                                    int64_t j)

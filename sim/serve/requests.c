@@ -75,9 +75,11 @@ static void write_row(const struct kv_jobs *j, const struct kv_entry *entry)
     *at++ = ',';
     at = put_whole(at, job->preemptions);
     *at++ = ',';
-    at = put_fixed(at, job->entry_steps / job->full_steps, 6);
+    if (!isnan(job->finish_s)) /* not known of a part */
+        at = put_fixed(at, job->entry_steps / job->full_steps, 6);
     *at++ = ',';
-    at = put_whole(at, job->peak_pages * j->page_bytes);
+    if (!isnan(job->finish_s))
+        at = put_whole(at, job->peak_pages * j->page_bytes);
     *at++ = ',';
     fwrite(row, 1, (size_t)(at - row), j->out);
     kv_csv_put(j->policy, j->out);
@@ -151,6 +153,14 @@ struct kv_job *kv_jobs_begin(struct kv_jobs *j, const struct kv_arrival *arrival
     j->n++;
     j->follow += arrival->follows;
     return copy_blocks(entry, arrival) ? &entry->job : NULL;
+}
+
+const struct kv_job *kv_jobs_in_flight(const struct kv_jobs *j, const struct kv_job *last)
+{
+    const struct kv_entry *entry = last ? ((const struct kv_entry *)(const void *)last)->next : j->first;
+    while (entry && entry->ended)
+        entry = entry->next;
+    return entry ? &entry->job : NULL;
 }
 
 void kv_jobs_end(struct kv_jobs *j, struct kv_job *job)

@@ -26,4 +26,7 @@ void kv_jobs_close(struct kv_jobs *j);
 struct kv_job *kv_jobs_begin(struct kv_jobs *j, const struct kv_arrival *arrival);
 void kv_jobs_end(struct kv_jobs *j, struct kv_job *job);
 
+/* The first in flight that arrived behind `last`, or behind nobody (NULL). NULL: none. */
+const struct kv_job *kv_jobs_in_flight(const struct kv_jobs *j, const struct kv_job *last);
+
 #endif

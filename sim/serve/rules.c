@@ -101,7 +101,6 @@ void kv_serve_rules(struct kv_engine_rules *rules, const struct kv_serve_asked *
         .max_num_seqs = s->engine.max_num_seqs,
         .max_num_batched_tokens = batched_tokens(s),
         .max_model_len = s->engine.max_model_len == KV_UNSET ? positions : s->engine.max_model_len,
-        .long_prefill_token_threshold = s->engine.long_prefill_token_threshold,
         .prefix_caching = asked->prefix_caching && s->engine.scheduler == KV_SCHEDULER_VLLM,
         .async_scheduling = s->engine.async_scheduling && s->engine.scheduler == KV_SCHEDULER_VLLM,
         .reserve_prompt = s->engine.reserve_full_prompt,
@@ -109,8 +108,10 @@ void kv_serve_rules(struct kv_engine_rules *rules, const struct kv_serve_asked *
         .offload = s->engine.preemption,
         .between = (enum kv_between_turns)s->workload.between_turns,
     };
-    if (s->engine.scheduler == KV_SCHEDULER_VLLM) /* which does not start with more, and takes less when not told */
+    if (s->engine.scheduler == KV_SCHEDULER_VLLM) { /* which does not start with more, and takes less when not told */
         rules->max_num_seqs = kv_least(rules->max_num_seqs, rules->max_num_batched_tokens);
+        rules->long_prefill_token_threshold = s->engine.long_prefill_token_threshold;
+    }
     if (s->engine.scheduler == KV_SCHEDULER_VLLM && !s->engine.enforce_eager)
         make_graph_sizes(rules, s, a);
 }

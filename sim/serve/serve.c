@@ -5,6 +5,7 @@
 #include "sim/core/paper.h"
 #include "sim/interrupt.h"
 #include "sim/progress.h"
+#include "sim/serve/alone.h"
 #include "sim/serve/requests.h"
 #include "sim/serve/rules.h"
 #include "sim/serve/turns.h"
@@ -36,6 +37,7 @@ struct run {
     struct kv_classes classes;
     struct kv_holder holder;
     struct kv_engine_rules rules;
+    struct kv_alone alone;
     struct replica *replica;
     int64_t replicas, next_replica;
     struct kv_arrival next; /* of the stream, which is asked for later turns before this one arrives */
@@ -51,6 +53,8 @@ struct run {
     double footprint_sum, paper_sum;
     struct kv_quantiles *service; /* seconds of an answer, from when it is scheduled */
     struct kv_err follow_error;   /* of a turn that could not be read */
+    bool asks_again;              /* the client of the request refused last */
+    struct kv_arrival refused;
     struct kv_progress progress;
     struct kv_arena *arena;
 };
@@ -102,9 +106,50 @@ static void count_request(struct run *r, const struct kv_job *job)
     r->paper_sum += paper_footprint(r, job);
 }
 
+/* In flight at that time: what it takes is at least what it took until then. */
+static void count_in_flight(struct run *r, const struct kv_job *job, double now)
+{
+    double first = isnan(job->first_token_s) ? now : job->first_token_s;
+    double tpot = job->is.output > 1 ? (now - first) / (double)(job->is.output - 1) : 0;
+    if (job->arrival_s < r->first_counted_s || job->arrival_s > r->last_counted_s)
+        return;
+    r->out->overdue += !meets_slo(r->settings, first - job->arrival_s, tpot, now - job->arrival_s);
+}
+
+double kv_served_slo_share(const struct kv_served *s)
+{
+    return (double)s->good / (double)(s->counted + s->overdue);
+}
+
+static bool is_closed(const struct run *r)
+{
+    return r->settings->workload.arrivals == KV_CLOSED;
+}
+
+/* The turn after this one, whose answer ended then, or whose client was told then that there is none. */
+static bool add_next(struct run *r, const struct kv_arrival *is, double at, int64_t replica)
+{
+    struct kv_arrival next;
+    if (r->follow_error.n || !kv_workload_follow(r->workload, is, &next, &r->follow_error))
+        return false;
+    at += next.arrival_s;
+    if (is_closed(r) && at >= r->settings->workload.duration) /* false when there is none: it is NaN */
+        return false;
+    if (!is_closed(r)) { /* a session's prompts begin alike: what was named of one is named so in the next */
+        next.block = is->block;
+        next.n_blocks = is->n_blocks;
+        next.block_tokens = is->block_tokens;
+    }
+    return kv_turns_add(&r->turns, at, replica, &next) ||
+           kv_fail(&r->follow_error, KV_ENV, "no memory for the turns of %lld sessions", (long long)r->turns.n);
+}
+
+/* A closed loop's client asks anew after a refusal as after an answer; a session has ended. */
 static void refuse(struct run *r, struct kv_job *job, const char *why)
 {
     struct kv_served *out = r->out;
+    r->asks_again = is_closed(r) && job->is.follows;
+    r->refused = job->is;
     if (!out->refused++)
         out->refused_first =
             kv_format(r->arena, "request %lld (%lld prompt and %lld output tokens) %s", (long long)job->is.request,
@@ -123,37 +168,27 @@ static void stretch(const struct run *r, struct kv_arrival *arrival)
     arrival->prompt = arrival->context + added;
 }
 
-static bool is_session(const struct run *r, const struct kv_arrival *arrival)
+static void ask_again(struct run *r, double at)
 {
-    return r->settings->workload.arrivals != KV_CLOSED && (arrival->turn || arrival->follows);
+    if (r->asks_again)
+        add_next(r, &r->refused, at, -1);
+    r->asks_again = false;
 }
 
-/* A session's prompts begin alike: what was named of one is named so in the next. */
-static bool add_turn(struct replica *at, const struct kv_job *job, struct kv_arrival *next)
+static bool is_session(const struct run *r, const struct kv_arrival *arrival)
 {
-    struct run *r = at->run;
-    if (is_session(r, next)) {
-        next->block = job->is.block;
-        next->n_blocks = job->is.n_blocks;
-        next->block_tokens = job->is.block_tokens;
-    }
-    return kv_turns_add(&r->turns, job->finish_s + next->arrival_s, at - r->replica, next);
+    return !is_closed(r) && (arrival->turn || arrival->follows);
 }
 
 static void end_request(struct replica *at, struct kv_job *job)
 {
     struct run *r = at->run;
-    struct kv_arrival next;
     r->out->finished++;
     if (job->finish_s > r->last_finish_s)
         r->last_finish_s = job->finish_s;
     count_request(r, job);
-    if (job->is.follows && !r->follow_error.n) {
-        if (!kv_workload_follow(r->workload, &job->is, &next, &r->follow_error))
-            kv_engine_forget(at->engine, job->is.request);
-        else if (!add_turn(at, job, &next))
-            kv_fail(&r->follow_error, KV_ENV, "no memory for the turns of %lld sessions", (long long)r->turns.n);
-    }
+    if (job->is.follows && !add_next(r, &job->is, job->finish_s, at - r->replica))
+        kv_engine_forget(at->engine, job->is.request);
     kv_progress_add(&r->progress, 1);
     kv_jobs_end(&r->jobs, job);
 }
@@ -182,10 +217,12 @@ static void told(void *context, enum kv_engine_event what, struct kv_job *job, i
         kv_timeline_at(at->timeline, kv_engine_now(at->engine))->preemptions++;
     else if (what == KV_FINISHED)
         end_request(at, job);
-    else if (what == KV_REFUSED)
+    else if (what == KV_REFUSED) {
         refuse(at->run, job,
                job->generated ? "grew beyond the whole KV pool"
                               : "can never be admitted: the free KV pool does not hold its prompt");
+        ask_again(at->run, kv_engine_now(at->engine));
+    }
 }
 
 /* ---- open ---- */
@@ -245,11 +282,19 @@ static bool make_policy(struct run *r, struct kv_err *e)
                        "[policy %s]",
                        s->path, (long long)r->rules.max_num_batched_tokens, (long long)out->policy.when.patch,
                        r->asked->name);
+    if (r->rules.long_prefill_token_threshold && r->rules.long_prefill_token_threshold <= out->policy.when.patch)
+        return kv_fail(
+            e, KV_USAGE,
+            "%s: [engine] long_prefill_token_threshold = %lld leaves no room beside the patch of %lld tokens "
+            "of [policy %s]",
+            s->path, (long long)r->rules.long_prefill_token_threshold, (long long)out->policy.when.patch,
+            r->asked->name);
     return open_fullest(r, e);
 }
 
 static bool open_replicas(struct run *r, struct kv_err *e)
 {
+    kv_alone_open(&r->alone, &r->holder, &r->rules);
     r->replicas = r->out->replicas = r->asked->replicas;
     r->replica = KV_NEW_N(r->arena, struct replica, r->replicas);
     r->out->timeline = kv_alloc_many(r->arena, (size_t)r->replicas, sizeof *r->out->timeline, "timelines", e);
@@ -388,8 +433,7 @@ static bool arrive(struct run *r, double at, int64_t home, const struct kv_arriv
         refuse(r, job, "is longer than max_model_len");
         return true;
     }
-    if (r->holder.plain && (tokens - 1 + r->holder.page - 1) / r->holder.page >
-                               r->rules.pages / r->holder.table[r->rules.layout]->tables) {
+    if (!kv_alone_fits(&r->alone, job->is.prompt, job->is.output)) {
         give_up_session(r, home, job);
         refuse(r, job, "can never fit: the whole KV pool is smaller");
         return true;
@@ -437,8 +481,11 @@ static bool run_all(struct run *r, struct kv_err *e)
             return kv_fail(e, r->follow_error.status, "%s", r->follow_error.text);
         if (!there)
             continue; /* answers may have brought turns */
-        if (until >= horizon)
+        if (until >= horizon) {
+            for (int64_t i = 0; i < r->replicas && isfinite(horizon); i++)
+                kv_engine_rest(r->replica[i].engine, horizon);
             break;
+        }
         if (turn <= stream) {
             struct kv_turn next = kv_turns_take(&r->turns);
             bool good = arrive(r, next.at, next.replica, &next.arrival, e);
@@ -448,6 +495,7 @@ static bool run_all(struct run *r, struct kv_err *e)
         } else if (!arrive(r, stream, -1, &r->next, e) || !read_next(r, e)) {
             return false;
         }
+        ask_again(r, fmin(turn, stream)); /* behind those who ask for the first time */
     }
     r->out->complete =
         !kv_interrupted() && !r->more && !r->turns.n && r->out->finished + r->out->refused == r->out->arrived;
@@ -455,34 +503,6 @@ static bool run_all(struct run *r, struct kv_err *e)
 }
 
 /* ---- what came of it ---- */
-
-static void add_sums(struct kv_engine_sums *to, const struct kv_engine_sums *from)
-{
-    to->dropped_sessions += from->dropped_sessions;
-    to->offloaded_bytes += from->offloaded_bytes;
-    to->steps += from->steps;
-    to->preemptions += from->preemptions;
-    to->recomputed_tokens += from->recomputed_tokens;
-    to->cached_tokens += from->cached_tokens;
-    to->prompt_tokens += from->prompt_tokens;
-    to->output_tokens += from->output_tokens;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        if (from->peak_pages[layout] > to->peak_pages[layout])
-            to->peak_pages[layout] = from->peak_pages[layout];
-        to->returned_pages[layout] += from->returned_pages[layout];
-        to->page_area[layout] += from->page_area[layout];
-    }
-    to->held_area += from->held_area;
-    to->busy_s += from->busy_s;
-    for (int i = 0; i < KV_TIME_PARTS; i++)
-        to->part_s[i] += from->part_s[i];
-    to->recompute_s += from->recompute_s;
-    for (int i = 0; i < KV_LIMITS; i++)
-        to->limit_s[i] += from->limit_s[i];
-    to->waited_s += from->waited_s;
-    if (from->outside > to->outside)
-        to->outside = from->outside;
-}
 
 /* How long it takes after the last arrival until who is left was answered; when the run was cut off, how long those who
  * wait would take at the rate at which others were answered. */
@@ -511,11 +531,26 @@ static enum kv_verdict judge(const struct run *r)
     return kv_quantile(&out->queue, 0.99) > 0.5 * usual ? KV_BACKLOGGED : KV_STABLE;
 }
 
+/* When the run was cut off: at the horizon, or where the replica that is furthest behind is. */
+static double cut_off_s(const struct run *r)
+{
+    double behind = INFINITY;
+    if (!kv_interrupted())
+        return r->settings->run.horizon;
+    for (int64_t i = 0; i < r->replicas; i++)
+        behind = fmin(behind, kv_engine_clock(r->replica[i].engine));
+    return isinf(behind) ? r->arrivals_end_s : behind;
+}
+
 static void finish(struct run *r)
 {
     struct kv_served *out = r->out;
-    for (int64_t i = 0; i < r->replicas; i++)
-        add_sums(&out->sums, kv_engine_sums(r->replica[i].engine));
+    for (const struct kv_job *job = NULL; (job = kv_jobs_in_flight(&r->jobs, job));)
+        count_in_flight(r, job, cut_off_s(r));
+    for (int64_t i = 0; i < r->replicas; i++) {
+        struct kv_engine_sums sums = kv_engine_sums(r->replica[i].engine);
+        kv_engine_sums_add(&out->sums, &sums);
+    }
     out->unfinished = out->arrived - out->finished - out->refused;
     out->arrivals_s = r->arrivals_end_s - r->first_s;
     out->span_s = out->finished ? r->last_finish_s - r->first_s : 0;

@@ -38,8 +38,9 @@ struct kv_served {
     int64_t pages, page_bytes[KV_LAYOUTS], blocks; /* of a replica */
     bool prefix_caching;
 
-    /* Of the requests that count: those that arrived behind the warm-up and before the drain, and ended. */
-    int64_t counted, good;
+    /* Of the requests that count: those that arrived behind the warm-up and before the drain, and ended. Overdue are
+     * those of them that did not, and can meet [slo] no more. */
+    int64_t counted, good, overdue;
     struct kv_quantiles ttft, tpot, e2e, queue, peak_bytes;
     double footprint_actual, footprint_paper; /* means; NaN where the paper has no form */
     int64_t prompt_tokens, output_tokens;
@@ -61,6 +62,9 @@ struct kv_served {
 
 /* KV_USAGE, KV_DATA, KV_NO, KV_ENV. Interrupted: true, with complete = false. */
 bool kv_serve(struct kv_served *out, const struct kv_serve_asked *asked, struct kv_arena *a, struct kv_err *e);
+
+/* Of the requests whose fate under [slo] is known, those that meet it; NaN: there are none. */
+double kv_served_slo_share(const struct kv_served *s);
 
 /* First lines of requests.csv and of a log of steps. */
 extern const char kv_serve_request_header[], kv_serve_step_header[];

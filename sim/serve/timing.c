@@ -18,6 +18,14 @@ const char *kv_timing_where(const struct kv_timing *t)
     return kv_format(t->arena, "%s: [timing]", t->settings->path ? t->settings->path : "config");
 }
 
+void kv_timing_measured_with(struct kv_timing *t, const struct kv_model *m, enum kv_dtype dtype)
+{
+    t->kv_share = (double)kv_store_token_bytes(m, t->stored) / (double)kv_store_token_bytes(m, dtype);
+    if (t->kv_share != 1)
+        t->by_bytes = kv_format(t->arena, "decodes over %s entries extrapolated from %s by bytes",
+                                kv_dtype_names[t->stored], kv_dtype_names[dtype]);
+}
+
 bool kv_timing_rows(struct kv_timing *t, const char *path, const char *const *column, int keys, bool text,
                     bool (*take)(void *self, const struct kv_csv *c, int text_column, const int64_t *key, double time,
                                  struct kv_err *e),
@@ -114,6 +122,8 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
     struct kv_timing *t = KV_NEW(a, struct kv_timing);
     t->arena = a;
     t->settings = s;
+    t->stored = kv_dtype_of_choice(s->engine.kv_cache_dtype, kv_cache_dtype_of(m));
+    t->kv_share = 1;
     t->strict = s->timing.on_missing == KV_MISSING_ERROR;
     t->overhead = s->timing.step_overhead;
     t->scale = s->timing.scale > 0 ? s->timing.scale : 1; /* a config says 0.001 at least */
@@ -132,6 +142,8 @@ bool kv_timing_open(struct kv_timing **out, const struct kv_settings *s, const s
                                                       : open_table(t, m, &share, e);
     if (good && !t->knows_evictions)
         t->stamp = kv_format(a, "%s; evictions by bytes", t->stamp);
+    if (good && t->by_bytes)
+        t->stamp = kv_format(a, "%s; %s", t->stamp, t->by_bytes);
     return good;
 }
 
@@ -189,6 +201,11 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
 const char *kv_timing_stamp(const struct kv_timing *t)
 {
     return t->stamp;
+}
+
+const char *kv_timing_by_bytes_note(const struct kv_timing *t)
+{
+    return t->by_bytes;
 }
 
 const char *const *kv_timing_files(const struct kv_timing *t)

@@ -66,6 +66,9 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
 
 /* "roofline, not calibrated"; "table of A100 ..., measured"; "fitted to ..., mean error 3.1 % on 12 rows kept out". */
 const char *kv_timing_stamp(const struct kv_timing *t);
+/* What of it was measured with entries of another type than those read, and is reckoned by their bytes; NULL: nothing.
+ * It is in the stamp too. */
+const char *kv_timing_by_bytes_note(const struct kv_timing *t);
 /* Files it read, for provenance.json; NULL at the end. */
 const char *const *kv_timing_files(const struct kv_timing *t);
 

@@ -20,7 +20,8 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     double tokens = (double)step->tokens, decodes = (double)step->decodes;
     out->shared =
         c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * larger(f->knee, tokens) + c[KV_FIT_SEQUENCE] * (double)step->sequences;
-    out->decode = c[KV_FIT_DECODE_KV] * step->decode_kv + c[KV_FIT_BESIDE_KV] * (step->n_chunks ? step->decode_kv : 0);
+    double entry_s = c[KV_FIT_DECODE_KV] * t->kv_share, beside_s = c[KV_FIT_BESIDE_KV] * t->kv_share;
+    out->decode = entry_s * step->decode_kv + beside_s * (step->n_chunks ? step->decode_kv : 0);
     out->prefill = c[KV_FIT_PAIR] * chunks.pairs + c[KV_FIT_PREFIX] * chunks.prefixes;
     out->sum = out->shared + out->decode + out->prefill;
     if ((f->there[KV_FIT_MOVED] || !(step->moved_bytes > 0)) && (f->there[KV_FIT_SCORED] || !(step->scored_bytes > 0)))
@@ -28,7 +29,7 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     if (tokens <= most->tokens && decodes <= most->decodes && step->decode_kv <= most->length * decodes &&
         chunks.tokens <= most->chunk && chunks.longest <= most->prefix) {
         out->until = most->length * decodes;
-        out->per_kv = c[KV_FIT_DECODE_KV];
+        out->per_kv = entry_s;
         return;
     }
     const double asked[] = {tokens, decodes, step->decodes ? step->decode_kv / decodes : 0, chunks.tokens,
@@ -56,6 +57,7 @@ bool kv_timing_open_fitted(struct kv_timing *t, const struct kv_model *m, const 
     of = last && last[1] ? last + 1 : of;
     t->own = &f->fit;
     t->cost = cost;
+    kv_timing_measured_with(t, m, kv_cache_dtype_of(m));
     t->knows_evictions = f->fit.there[KV_FIT_MOVED] && f->fit.there[KV_FIT_SCORED];
     t->stamp = kv_format(t->arena, "fitted to %s%s, %s", of, f->n_sources > 1 ? " and more" : "", error);
     return true;

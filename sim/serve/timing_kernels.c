@@ -12,7 +12,8 @@
  * Products are interpolated in n and k, and beyond the largest of the table go on along the line (said in the stamp); a
  * model whose n or k lie below the table's is refused. Several chunks are asked for as that many prompts of one length
  * without prefix that make as many pairs; a chunk on a prefix likewise. Unequal decodes are taken as equal: no table
- * says more. */
+ * says more. Attention is that of rows of the type the cache holds; where there are none, that of bf16, of decodes by
+ * bytes. */
 #include "sim/serve/gemms.h"
 #include "sim/serve/ragged.h"
 #include "sim/serve/timing_kind.h"
@@ -21,6 +22,7 @@
 #include <string.h>
 
 static const double ms = 1e-3;
+static const char bf16[] = "bfloat16"; /* in kv_cache_dtype */
 
 struct kernels {
     struct kv_curve products, last; /* milliseconds of a step, by tokens and by sequences */
@@ -36,8 +38,11 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
                    kv_curve_at(&k->last, step->sequences, &out->outside)) *
                       ms +
                   (double)step->tokens * k->element_s;
-    if (n > 0)
-        out->decode = k->layers * kv_ragged_at(&k->decode, (double[]){n, step->decode_kv / n}, &out->outside) * ms;
+    if (n > 0) {
+        double ignored = 1, least = t->kv_share == 1 ? 0 : kv_ragged_at(&k->decode, (double[]){n, 0}, &ignored),
+               taken = kv_ragged_at(&k->decode, (double[]){n, step->decode_kv / n}, &out->outside);
+        out->decode = k->layers * kv_timing_by_bytes(t, least, taken) * ms;
+    }
     if (chunks > 0)
         out->prefill =
             k->layers * kv_ragged_at(&k->prefill, (double[]){chunks, sqrt(2 * pairs / chunks)}, &out->outside) * ms;
@@ -55,28 +60,36 @@ static bool take_product(void *self, const struct kv_csv *c, int text, const int
     return kv_ragged_add(self, (int64_t[]){key[1], key[2], key[0]}, time, c->line, e); /* n, k, m */
 }
 
+/* Rows of the type that is asked for, and of the one that all tables have. */
 struct attention {
-    struct kv_ragged *table;
     const char *dtype;
+    struct kv_ragged own, bf16;
 };
 
 static bool take_attention(void *self, const struct kv_csv *c, int text, const int64_t *key, double time,
                            struct kv_err *e)
 {
     struct attention *a = self;
-    return strcmp(c->cell[text], a->dtype) || kv_ragged_add(a->table, key, time, c->line, e);
+    if (!strcmp(c->cell[text], a->dtype))
+        return kv_ragged_add(&a->own, key, time, c->line, e);
+    return strcmp(c->cell[text], bf16) || kv_ragged_add(&a->bf16, key, time, c->line, e);
 }
 
+/* *own: rows of the stored type were there; else those of bf16 are taken. */
 static bool read_attention(struct kv_timing *t, struct kv_ragged *out, const char *folder, const char *file,
-                           const char *length, const char *dtype, struct kv_err *e)
+                           const char *length, bool *own, struct kv_err *e)
 {
     const char *const column[] = {"batch_size", length, "latency_ms", "kv_cache_dtype"};
     const char *path = kv_format(t->arena, "%s/%s", folder, file);
-    struct attention a = {out, dtype};
+    bool two_bytes = t->stored == KV_BF16 || t->stored == KV_FP16;
+    struct attention a = {two_bytes ? bf16 : kv_dtype_names[t->stored], *out, *out};
     bool good = kv_timing_rows(t, path, column, 2, true, take_attention, &a, e);
+    *own = a.own.n_rows > 0;
+    *out = *own ? a.own : a.bf16;
     if (good && !out->n_rows)
-        good = kv_fail(e, KV_DATA, "%s: no rows of kv_cache_dtype '%s'", path, dtype);
+        good = kv_fail(e, KV_DATA, "%s: no rows of kv_cache_dtype '%s'", path, a.dtype);
     good = good && kv_ragged_build(out, path, t->arena, e);
+    kv_ragged_drop(*own ? &a.bf16 : &a.own);
     kv_ragged_drop(out);
     return good;
 }
@@ -131,7 +144,7 @@ bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const
     struct kernels *k = KV_NEW(t->arena, struct kernels);
     struct kv_ragged products = {.keys = 3};
     struct kv_gemms gemms;
-    enum kv_dtype dtype = kv_dtype_of_choice(t->settings->engine.kv_cache_dtype, kv_cache_dtype_of(m));
+    bool own_decode, own_prefill;
     const char *beyond = "", *shape = kv_format(t->arena, "h%lld_kv%lld_d%lld", (long long)m->q_heads,
                                                 (long long)m->kv_heads, (long long)m->head_dim);
     double bandwidth = t->settings->hardware.memory_bandwidth * t->settings->timing.bandwidth_efficiency;
@@ -146,16 +159,18 @@ bool kv_timing_open_kernels(struct kv_timing *t, const struct kv_model *m, const
     if (!(bandwidth > 0))
         return kv_fail(e, KV_USAGE, "%s tables of kernels need [hardware] memory_bandwidth for norms and activations",
                        kv_timing_where(t));
-    kv_gemms_of(&gemms, m, dtype);
+    kv_gemms_of(&gemms, m, t->stored);
     k->element_s = gemms.element_bytes / bandwidth;
     const char *path = kv_format(t->arena, "%s/gemm_bf16.csv", folder);
-    const char *type = dtype == KV_FP8 ? "fp8" : "bfloat16";
-    bool good =
-        kv_timing_rows(t, path, product_columns, 3, false, take_product, &products, e) &&
-        kv_ragged_build(&products, path, t->arena, e) &&
-        read_attention(t, &k->decode, folder, kv_format(t->arena, "attn_decode_%s.csv", shape), "kv_len", type, e) &&
-        read_attention(t, &k->prefill, folder, kv_format(t->arena, "attn_prefill_%s.csv", shape), "isl", type, e);
+    bool good = kv_timing_rows(t, path, product_columns, 3, false, take_product, &products, e) &&
+                kv_ragged_build(&products, path, t->arena, e) &&
+                read_attention(t, &k->decode, folder, kv_format(t->arena, "attn_decode_%s.csv", shape), "kv_len",
+                               &own_decode, e) &&
+                read_attention(t, &k->prefill, folder, kv_format(t->arena, "attn_prefill_%s.csv", shape), "isl",
+                               &own_prefill, e);
     kv_ragged_drop(&products);
+    if (good && !own_decode)
+        kv_timing_measured_with(t, m, KV_BF16);
     for (int i = 0; good && i < gemms.n; i++)
         good = add_product(t, k, &products, &gemms.gemm[i], &beyond, e);
     t->stamp = kv_format(t->arena, "table '%s': measured kernels for %s; norms and activations by bytes%s", folder,

@@ -31,11 +31,23 @@ struct kv_timing {
     double reduce_s;        /* of all-reduces, a token */
     double move_s_per_byte; /* of device memory; NaN: the hardware does not say */
     double link_s_per_byte;
-    const char *stamp;
+    enum kv_dtype stored;         /* type of the entries that steps read */
+    double kv_share;              /* their bytes, over those of the entries that the kind was measured with */
+    const char *stamp, *by_bytes; /* NULL: nothing is */
     const char *file[KV_TIMING_FILES + 1];
     int n_files;
     struct kv_arena *arena;
 };
+
+/* Says with which entries the kind was measured: sets kv_share. A kind that goes by bytes itself need not. */
+void kv_timing_measured_with(struct kv_timing *t, const struct kv_model *m, enum kv_dtype dtype);
+
+/* Seconds of decodes whose entries are of another type than those measured, which take `s`: what that is beyond
+ * `least`, the time over the shortest lengths measured, goes by bytes. */
+static inline double kv_timing_by_bytes(const struct kv_timing *t, double least, double s)
+{
+    return t->kv_share == 1 || s <= least ? s : least + (s - least) * t->kv_share;
+}
 
 /* Notes a file that is read, for provenance. */
 void kv_timing_reads(struct kv_timing *t, const char *path);

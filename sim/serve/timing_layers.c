@@ -96,6 +96,12 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     }
     double all = s->layers * kv_layer_attention_us(&s->attention, chunk, prefix, n, mean, deviation, &out->outside);
     double ignored = 1, alone = n > 0 && chunk > 0 ? s->layers * attention(&s->attention, 0, 0, n, mean, &ignored) : 0;
+    if (n > 0 && t->kv_share != 1) {
+        double least = s->layers * attention(&s->attention, 0, 0, n, 0, &ignored), decodes = chunk > 0 ? alone : all,
+               by_bytes = kv_timing_by_bytes(t, least, decodes);
+        all = fmax(all + (by_bytes - decodes), by_bytes);
+        alone = by_bytes;
+    }
     out->shared =
         (kv_curve_at(&s->dense, step->tokens, &out->outside) + kv_curve_at(&s->heads, step->sequences, &out->outside)) *
         us;
@@ -311,6 +317,7 @@ bool kv_timing_open_layers(struct kv_timing *t, const struct kv_model *m, const 
     s->layers = (double)m->layers;
     t->own = s;
     t->cost = cost;
+    kv_timing_measured_with(t, m, KV_BF16);
     if (m->experts)
         return kv_fail(e, KV_USAGE, "%s '%s' is a mixture of experts, whose operators these tables do not have",
                        kv_timing_where(t), m->name);

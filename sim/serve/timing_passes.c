@@ -27,8 +27,11 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     kv_step_one_chunk(step, &chunk, &prefix);
     if (chunk > 0)
         out->prefill = kv_ragged_at(&p->prefill, (double[]){chunk, prefix}, &out->outside);
-    if (n > 0)
-        out->decode = kv_ragged_at(&p->decode, (double[]){n, step->decode_kv / n}, &out->outside);
+    if (n > 0) {
+        double ignored = 1, least = t->kv_share == 1 ? 0 : kv_ragged_at(&p->decode, (double[]){n, 0}, &ignored);
+        out->decode =
+            kv_timing_by_bytes(t, least, kv_ragged_at(&p->decode, (double[]){n, step->decode_kv / n}, &out->outside));
+    }
     if (chunk > 0 && n > 0) {
         double least = fmin(p->weights, fmin(out->prefill, out->decode));
         out->shared = least;
@@ -111,6 +114,7 @@ bool kv_timing_open_passes(struct kv_timing *t, const struct kv_model *m, const 
     p->weights = INFINITY;
     t->own = p;
     t->cost = cost;
+    kv_timing_measured_with(t, m, kv_cache_dtype_of(m));
     bool good = kv_timed_passes_read(path, m, &pass, &n, t->arena, e);
     kv_timing_reads(t, path);
     for (int i = 0; good && i < n; i++) {

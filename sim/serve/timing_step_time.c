@@ -28,7 +28,7 @@ enum { MOST_KEY = 1 << 24, MOST_CELLS = 1 << 24 };
 
 /* (rows, columns) milliseconds at row x row_step, column x column_step. */
 struct grid {
-    const double *ms;
+    double *ms;
     int64_t *width; /* (rows,) columns that a row has, from 0 on; never more than the row before */
     int64_t rows, columns, row_step, column_step;
     int64_t full;     /* the last row that has them all */
@@ -295,6 +295,16 @@ static bool read_grid(struct grid *g, struct kv_timing *t, const char *folder, c
     return good;
 }
 
+/* Decodes over entries of another type: all lengths of a row at once. */
+static void go_by_bytes(const struct kv_timing *t, struct grid *g)
+{
+    for (int64_t row = 0; row < g->rows; row++)
+        for (int64_t i = g->width[row] - 1; i > 0; i--) {
+            double *ms = &g->ms[row * g->columns];
+            ms[i] = kv_timing_by_bytes(t, ms[0], ms[i]);
+        }
+}
+
 bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, const char *folder, struct kv_err *e)
 {
     struct step_time *s = KV_NEW(t->arena, struct step_time);
@@ -302,9 +312,13 @@ bool kv_timing_open_step_time(struct kv_timing *t, const struct kv_model *m, con
     s->batching = 1 + t->settings->timing.attention_batching_overhead;
     t->own = s;
     t->cost = cost;
+    kv_timing_measured_with(t, m, KV_BF16);
     t->stamp =
         kv_format(t->arena, "table '%s': step times per layer as given, for %lld layers", folder, (long long)m->layers);
-    return read_grid(&s->dense, t, folder, "dense_ms_per_layer.csv", "tokens", NULL, e) &&
-           read_grid(&s->decode, t, folder, "attn_decode_ms_per_layer.csv", "decode_requests", "avg_kv", e) &&
-           read_grid(&s->prefill, t, folder, "attn_prefill_ms_per_layer.csv", "rms_chunk", "sum_kv", e);
+    if (!read_grid(&s->dense, t, folder, "dense_ms_per_layer.csv", "tokens", NULL, e) ||
+        !read_grid(&s->decode, t, folder, "attn_decode_ms_per_layer.csv", "decode_requests", "avg_kv", e) ||
+        !read_grid(&s->prefill, t, folder, "attn_prefill_ms_per_layer.csv", "rms_chunk", "sum_kv", e))
+        return false;
+    go_by_bytes(t, &s->decode);
+    return true;
 }

@@ -77,22 +77,23 @@ static bool make_rows(struct kv_traffic *t, enum kv_dtype dtype, struct kv_arena
     return true;
 }
 
-/* fp8 entries are read in half the time, where the timing goes by bytes. */
+/* How long it takes to read entries depends on their type: rows of one type share a timing. */
 static bool open_timing(struct kv_traffic *t, enum kv_dtype dtype, struct kv_arena *a, struct kv_err *e)
 {
-    if (!kv_timing_open(&t->timing[0], t->settings, &t->model, a, e))
+    struct kv_timing *timing[KV_INT4 + 1] = {0};
+    if (!kv_timing_open(&t->timing, t->settings, &t->model, a, e))
         return false;
+    timing[dtype] = t->timing;
     for (int i = 0; i < t->n_rows; i++) {
         enum kv_dtype own = kv_dtype_of_choice(t->asked[i].policy->keys.kv_cache_dtype, dtype);
-        t->asked[i].timing = t->timing[own == KV_FP8 && dtype != KV_FP8];
-        if (t->asked[i].timing)
-            continue;
-        struct kv_settings *fp8 = KV_NEW(a, struct kv_settings);
-        *fp8 = *t->settings;
-        fp8->engine.kv_cache_dtype = KV_FP8 + 1; /* choices begin with "auto" */
-        if (!kv_timing_open(&t->timing[1], fp8, &t->model, a, e))
-            return false;
-        t->asked[i].timing = t->timing[1];
+        if (!timing[own]) {
+            struct kv_settings *other = KV_NEW(a, struct kv_settings);
+            *other = *t->settings;
+            other->engine.kv_cache_dtype = (int)own + 1; /* choices begin with "auto" */
+            if (!kv_timing_open(&timing[own], other, &t->model, a, e))
+                return false;
+        }
+        t->asked[i].timing = timing[own];
     }
     return true;
 }
@@ -118,7 +119,7 @@ static void read_figures(const struct kv_served *r, enum kv_layout layout, doubl
     figure[2] = kv_quantile(&r->e2e, 0.99);
     figure[3] = r->span_s > 0 ? (double)r->sums.output_tokens / r->span_s : 0;
     figure[4] = (double)r->sums.peak_pages[layout] / (double)r->pages;
-    figure[5] = r->counted ? (double)r->good / (double)r->counted : 0;
+    figure[5] = r->counted + r->overdue ? kv_served_slo_share(r) : 0;
 }
 
 /* The other seeds, and what all of them come to. */

@@ -32,7 +32,7 @@ struct kv_spread {
 struct kv_traffic {
     const struct kv_settings *settings;
     struct kv_model model;
-    struct kv_timing *timing[2];  /* of the run's entries, and of fp8 ones; the second NULL: not asked for */
+    struct kv_timing *timing;     /* of the run's type of entries; rows of another have their own */
     struct kv_serve_asked *asked; /* (rows,) */
     struct kv_served *row;        /* (rows,) of the first seed */
     struct kv_found *found;       /* (rows,) */

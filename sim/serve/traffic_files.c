@@ -119,7 +119,7 @@ json_t *kv_traffic_json(const struct kv_traffic *t, struct kv_arena *a)
     json_object_set_new(root, "kv_pool_origin", json_string(r->pool.measured ? "as given" : "estimated, not measured"));
     json_object_set_new(root, "replicas", json_integer(r->replicas));
     json_object_set_new(root, "requests", json_integer(r->arrived));
-    json_object_set_new(root, "time", kv_json_text(kv_timing_stamp(t->timing[0])));
+    json_object_set_new(root, "time", kv_json_text(kv_timing_stamp(t->timing)));
     json_object_set_new(root, "complete", json_boolean(t->complete));
     json_object_set_new(root, "fits", json_boolean(kv_traffic_answer(t)));
     json_object_set_new(root, "policies", kv_table_json(&table));
@@ -145,7 +145,7 @@ static bool write_config(const struct kv_traffic *t, FILE *out, struct kv_arena 
 static bool write_provenance(const struct kv_traffic *t, FILE *out, struct kv_arena *a, struct kv_err *e)
 {
     (void)e;
-    const char *const *timing = kv_timing_files(t->timing[0]);
+    const char *const *timing = kv_timing_files(t->timing);
     int n = 0, n_timing = 0;
     while (timing[n_timing])
         n_timing++;

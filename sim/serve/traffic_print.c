@@ -61,6 +61,7 @@ static const struct kv_column columns[] = {
     {"counted_requests", NULL, KV_CELL_COUNT},
     {"refused_requests", NULL, KV_CELL_COUNT},
     {"unfinished_requests", NULL, KV_CELL_COUNT},
+    {"overdue_requests", NULL, KV_CELL_COUNT},
     {"requests_per_s", NULL, KV_CELL_REAL},
     {"prompt_tokens_per_s", NULL, KV_CELL_REAL},
     {"output_tokens_per_s", "output\ntokens/s", KV_CELL_REAL},
@@ -176,17 +177,32 @@ static void fill_rates(const struct kv_traffic *t, const struct kv_served *r, co
     kv_set_whole(table, row, "counted_requests", r->counted);
     kv_set_whole(table, row, "refused_requests", r->refused);
     kv_set_whole(table, row, "unfinished_requests", r->unfinished);
+    if (promises(t->settings))
+        kv_set_whole(table, row, "overdue_requests", r->overdue);
+    if (promises(t->settings) && r->counted + r->overdue)
+        kv_set_real(table, row, "slo_share", kv_served_slo_share(r));
     if (!(r->span_s > 0))
         return;
     kv_set_real(table, row, "requests_per_s", (double)r->finished / r->span_s);
     kv_set_real(table, row, "prompt_tokens_per_s", (double)r->sums.prompt_tokens / r->span_s);
     kv_set_real(table, row, "output_tokens_per_s", (double)r->sums.output_tokens / r->span_s);
-    if (promises(t->settings) && r->counted) {
-        double share = (double)r->good / (double)r->counted;
-        kv_set_real(table, row, "slo_share", share);
-        kv_set_real(table, row, "good_requests_per_s", share * (double)r->finished / r->span_s);
-    }
+    if (promises(t->settings) && r->counted)
+        kv_set_real(table, row, "good_requests_per_s",
+                    (double)r->good / (double)r->counted * (double)r->finished / r->span_s);
     kv_set_real(table, row, "cost_per_million_tokens", cost(t, r));
+}
+
+static const char *by_bytes(const struct kv_traffic *t, const struct kv_served *r)
+{
+    return kv_timing_by_bytes_note(t->asked[r - t->row].timing);
+}
+
+static const char *note_of(const struct kv_traffic *t, const struct kv_served *r, struct kv_arena *a)
+{
+    const char *times = by_bytes(t, r), *note = r->policy.note;
+    if (r->policy.kind->reads && r->policy.kind->reads->trained)
+        note = r->policy.kind->reads->trained;
+    return note && times ? kv_format(a, "%s; %s", note, times) : times ? times : note;
 }
 
 /* What a search came to, and intervals over seeds. */
@@ -277,9 +293,7 @@ static void fill_row(const struct kv_traffic *t, const struct kv_served *r, stru
     if (r->finished)
         kv_set_whole(table, row, "pareto", on_front(t, r));
     kv_set_whole(table, row, "complete", r->complete);
-    kv_set_text(table, row, "note",
-                r->policy.kind->reads && r->policy.kind->reads->trained ? r->policy.kind->reads->trained
-                                                                        : r->policy.note);
+    kv_set_text(table, row, "note", note_of(t, r, a));
 }
 
 static bool is_shown(const struct kv_traffic *t, const char *key)
@@ -313,7 +327,7 @@ bool kv_traffic_meets(const struct kv_traffic *t, const struct kv_served *r)
 {
     if (r->refused || !r->counted)
         return false;
-    return !promises(t->settings) || (double)r->good >= t->settings->slo.attainment * (double)r->counted;
+    return !promises(t->settings) || (double)r->good >= t->settings->slo.attainment * (double)(r->counted + r->overdue);
 }
 
 bool kv_traffic_answer(const struct kv_traffic *t)
@@ -354,7 +368,7 @@ static void print_traffic(const struct kv_traffic *t, struct kv_arena *a)
            count_text(a, r->arrived), rate, count_text(a, r->counted ? r->prompt_tokens / r->counted : 0),
            count_text(a, r->counted ? r->output_tokens / r->counted : 0), count_text(a, r->replicas),
            r->replicas == 1 ? "" : "s");
-    printf("Time: %s\n\n", kv_timing_stamp(t->timing[0]));
+    printf("Time: %s\n\n", kv_timing_stamp(t->timing));
 }
 
 static void say_memory(const struct kv_traffic *t, struct kv_arena *a)
@@ -450,7 +464,7 @@ static void say_lost(const struct kv_traffic *t)
     }
 }
 
-static void say_refused(const struct kv_traffic *t)
+static void say_refused(const struct kv_traffic *t, struct kv_arena *a)
 {
     for (int i = 0; i < t->n_rows; i++) {
         const struct kv_served *r = &t->row[i];
@@ -458,9 +472,12 @@ static void say_refused(const struct kv_traffic *t)
             printf("  %s: %lld request%s refused; %s%s.\n", r->name, (long long)r->refused,
                    r->refused == 1 ? " was" : "s were", r->refused_first, r->refused > 1 ? ", the first of them" : "");
         if (r->unfinished)
-            printf("  %s: %lld request%s not finished: %s.\n", r->name, (long long)r->unfinished,
+            printf("  %s: %lld request%s not finished: %s.%s\n", r->name, (long long)r->unfinished,
                    r->unfinished == 1 ? " was" : "s were",
-                   kv_interrupted() ? "the run was interrupted" : "the horizon came first");
+                   kv_interrupted() ? "the run was interrupted" : "the horizon came first",
+                   r->overdue ? kv_format(a, " %lld of them had missed [slo] by then.", (long long)r->overdue) : "");
+        if (by_bytes(t, r))
+            printf("  %s: %s.\n", r->name, by_bytes(t, r));
         if (r->sums.outside > 1)
             printf("  %s: times are extrapolated, up to %.2g times outside the tables.\n", r->name, r->sums.outside);
     }
@@ -478,7 +495,7 @@ void kv_traffic_print(const struct kv_traffic *t, struct kv_arena *a)
     printf("\nReading\n");
     say_memory(t, a);
     say_layout(t, a);
-    say_refused(t);
+    say_refused(t, a);
     say_sessions(t);
     say_lost(t);
     say_found(t);

@@ -179,7 +179,7 @@ static double run_engine(struct bench *b, const struct kv_settings *s, const str
             kv_engine_add(e, &job[i]);
     }
     double s_all = seconds(CLOCK_THREAD_CPUTIME_ID) - start;
-    *steps = kv_engine_sums(e)->steps;
+    *steps = kv_engine_sums(e).steps;
     if (finished != b->n) {
         kv_fail(&b->e, KV_NO, "%lld of %lld requests finished", (long long)finished, (long long)b->n);
         fail(&b->e);

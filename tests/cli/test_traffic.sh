@@ -133,6 +133,11 @@ INI
 works "many" plan -q many.ini -o many -j 1
 is "many: baselines stand beside policies" "full + prefix caching,full + fp8,snap,stream" "$(column many/policies.csv policy | paste -sd,)"
 is "many: rows of requests" 1200 "$(column many/requests.csv request | wc -l)"
+fp8="decodes over fp8 entries extrapolated from bf16 by bytes"
+is "many: times of another type than the tables' are marked" "$fp8 - - -" \
+    "$(for p in "full + fp8" "full + prefix caching" snap stream; do echo "$(cell many/policies.csv "$p" note | sed 's/^$/-/')"; done | xargs)"
+works "many, as text" plan -q many.ini
+has "many, as text: so does the reading" "full + fp8: $fp8." out
 (mkdir two && cp -r many.ini ten_ms two && cd two && timeout 60 "$KVSIM" plan -q many.ini -o many -j 2 </dev/null >/dev/null 2>&1)
 if diff -r many two/many >differ; then pass "many: -j 1 and -j 2"; else fail "many: -j 1 and -j 2" "$(head -n 5 differ)"; fi
 printf '[policy l2]\nkind = l2\nkeep = 30 %%\n' | cat many.ini - >more.ini

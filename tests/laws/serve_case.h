@@ -24,6 +24,12 @@ struct step_log {
     int64_t lanes;
 };
 
+/* A whole number of ticks, up to so many. */
+static double log_ticks(uint64_t h, uint64_t most)
+{
+    return (double)(1 + h % most) * tick_s;
+}
+
 static void log_line(struct step_log *log, const char *line)
 {
     if (log->n == log->room) {
@@ -50,10 +56,13 @@ static void log_step(const struct kv_timing *t, const struct kv_step *step, stru
             squares = log_entries(log, step->decode_kv_squares * (double)log->lanes);
     uint64_t h = kv_random((uint64_t)step->tokens, (uint64_t)step->sequences, (uint64_t)step->decodes, (uint64_t)held);
     char line[CASE_LINE];
-    int n = snprintf(line, sizeof line, "%lld tokens of %lld, %lld decodes over %lld (%lld), %.0f bytes moved",
-                     (long long)step->tokens, (long long)step->sequences, (long long)step->decodes, (long long)held,
-                     (long long)squares, step->offload_bytes);
+    int n =
+        snprintf(line, sizeof line,
+                 "%lld tokens of %lld, %lld decodes over %lld (%lld), %.0f bytes offloaded, %.0f moved, %.1f scored",
+                 (long long)step->tokens, (long long)step->sequences, (long long)step->decodes, (long long)held,
+                 (long long)squares, step->offload_bytes, step->moved_bytes, step->scored_bytes);
     h = kv_mix(h ^ (uint64_t)squares);
+    h = kv_random(h, (uint64_t)llrint(step->moved_bytes), (uint64_t)llrint(2 * step->scored_bytes), 0);
     for (int64_t i = 0; i < step->n_chunks; i++) {
         int64_t prefix = log_entries(log, step->chunk[i].prefix);
         h = kv_random(h, (uint64_t)step->chunk[i].tokens, (uint64_t)prefix, (uint64_t)i);
@@ -62,9 +71,10 @@ static void log_step(const struct kv_timing *t, const struct kv_step *step, stru
                           (long long)prefix);
     }
     log_line(log, kv_copy_text(log->arena, line));
-    out->shared = (double)(1 + h % 64) * tick_s;
-    out->sum = out->shared;
-    out->evict = 0;
+    out->shared = log_ticks(h, 64);
+    out->decode = step->decodes > 0 ? log_ticks(h >> 8, 16) : 0;
+    out->prefill = step->n_chunks > 0 ? log_ticks(h >> 16, 32) : 0;
+    out->sum = out->shared + out->decode + out->prefill;
 }
 
 /* ---- a case ---- */
@@ -77,6 +87,7 @@ struct serve_case {
     struct kv_engine_rules rules;
     struct kv_timing timing[2];
     struct step_log log[2];
+    double horizon; /* INFINITY: none */
     int64_t sizes[CASE_SIZES];
     int64_t n;
     struct slow_request request[SLOW_REQUESTS];
@@ -111,6 +122,8 @@ static void roll_rules(struct serve_case *c, struct dice *r)
         rules->prefix_caching = one_in(r, 2);
         rules->async_scheduling = one_in(r, 3);
         rules->reserve_prompt = !one_in(r, 4);
+        if (one_in(r, 4)) /* a chunk that ends with a patch is longer than that */
+            rules->long_prefill_token_threshold = c->subject.policy.when.patch + roll_size(r, 1, 60);
     } else
         rules->restart_bug = one_in(r, 3);
     rules->offload = one_in(r, 2);
@@ -200,6 +213,17 @@ static void roll_pool(struct serve_case *c, struct dice *r)
         c->rules.watermark = roll(r, 0, c->rules.pages / 10);
 }
 
+/* Evictions cost nothing, or a power of two, so that sums stay exact. */
+static double roll_move_s_per_byte(struct serve_case *c, struct dice *r)
+{
+    double cost = tick_s;
+    if (one_in(r, 2))
+        return 0;
+    while (cost * c->holder.entry_bytes > tick_s / 16)
+        cost /= 2;
+    return cost;
+}
+
 static inline void case_make(struct serve_case *c, const struct bench *b, uint64_t number)
 {
     struct dice r = dice_for(FOR_SERVING, number);
@@ -208,11 +232,16 @@ static inline void case_make(struct serve_case *c, const struct bench *b, uint64
     roll_rules(c, &r);
     roll_requests(c, &r);
     roll_pool(c, &r);
+    c->horizon = one_in(&r, 3) ? (double)roll_size(&r, 1, 20000) * tick_s : INFINITY;
+    double move_s_per_byte = roll_move_s_per_byte(c, &r);
     for (int side = 0; side < 2; side++) {
         c->log[side] = (struct step_log){.arena = c->subject.arena,
                                          .lanes = c->subject.shape.layers * c->subject.shape.store_heads};
-        c->timing[side] =
-            (struct kv_timing){.cost = log_step, .scale = 1, .link_s_per_byte = tick_s, .own = &c->log[side]};
+        c->timing[side] = (struct kv_timing){.cost = log_step,
+                                             .scale = 1,
+                                             .move_s_per_byte = move_s_per_byte,
+                                             .link_s_per_byte = tick_s,
+                                             .own = &c->log[side]};
     }
 }
 
@@ -223,7 +252,8 @@ static const char *case_text(const struct serve_case *c)
     return kv_format(c->subject.arena,
                      "case %llu: %s, %s%s%s%s%s%s, between turns %s, %lld bytes a page, layout %s, scope %s, %lld "
                      "pages of %lld, max_num_seqs %lld, "
-                     "max_num_batched_tokens %lld, watermark %lld, %lld graph sizes, %lld requests\n%s",
+                     "max_num_batched_tokens %lld, long_prefill_token_threshold %lld, watermark %lld, %lld graph "
+                     "sizes, %lld requests, horizon %g s\n%s",
                      (unsigned long long)c->number, c->holder.plain ? "plain" : "evicting",
                      r->scheduler == KV_SCHEDULER_SARATHI ? "sarathi" : "vllm",
                      r->prefix_caching ? ", prefix caching" : "", r->async_scheduling ? ", async" : "",
@@ -231,8 +261,8 @@ static const char *case_text(const struct serve_case *c)
                      r->offload ? ", offload" : "", between[r->between], (long long)r->page_bytes,
                      kv_layout_names[r->layout], kv_scope_names[c->holder.scope], (long long)r->pages,
                      (long long)c->holder.page, (long long)r->max_num_seqs, (long long)r->max_num_batched_tokens,
-                     (long long)r->watermark, (long long)r->n_graph_sizes, (long long)c->n,
-                     draw_text(&c->subject.draw, c->subject.arena));
+                     (long long)r->long_prefill_token_threshold, (long long)r->watermark, (long long)r->n_graph_sizes,
+                     (long long)c->n, c->horizon, draw_text(&c->subject.draw, c->subject.arena));
 }
 
 #endif

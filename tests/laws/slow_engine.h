@@ -41,7 +41,7 @@ struct slow_request {
     double kept_at;
     int64_t to_move; /* pages of those kept, until a step has waited for them */
 
-    double scheduled_s, first_token_s, last_token_s, finish_s;
+    double refused_s, scheduled_s, first_token_s, last_token_s, finish_s;
     int64_t generated, preemptions, cached_tokens, peak_pages, was_computed;
     int64_t lost_tokens; /* computed, and dropped by a preemption */
     double entry_steps, full_steps;
@@ -56,6 +56,7 @@ struct slow_item {
     int64_t again;           /* of n_new, those of a prefill that were computed before */
     bool decode, yields;
     double before, left; /* entries before and after it, mean over lanes */
+    double moved_bytes, scored_bytes;
     int64_t most[KV_LAYOUTS], after[KV_LAYOUTS];
 };
 
@@ -67,9 +68,16 @@ struct slow_holding {
     int64_t n_table, *table;
 };
 
+/* What the schedulers decided on, from first to last. */
+struct slow_decisions {
+    int64_t preemptions, cached_tokens, prompt_tokens, dropped_sessions;
+};
+
 struct slow_step {
     int64_t n, n_held;
-    int64_t moved_bytes; /* to the host and from it */
+    enum kv_limit limit;           /* what held back the first of those who waited when it was scheduled */
+    struct slow_decisions decided; /* up to it */
+    int64_t moved_bytes;           /* to the host and from it */
     struct slow_item item[SLOW_SEQS];
     struct slow_holding held[SLOW_REQUESTS];
     int64_t computed[SLOW_REQUESTS]; /* of all requests, with it */
@@ -92,9 +100,12 @@ struct slow_engine {
     int64_t moved_bytes; /* to the host and from it, which the next step waits for */
     double now;
     struct slow_step *step, *next; /* the one under way, and with async scheduling the one behind it */
+    int64_t n_left_out;            /* requests that waited when the step under way began */
+    struct slow_pool begun;        /* with the names that steps which have begun gave */
     int64_t *mark;                 /* (blocks,) work space */
 
     struct kv_engine_sums sums;
+    struct slow_decisions decided; /* of steps that have begun */
     int64_t gaps, refused;
     int64_t tokens; /* of all steps, patches included */
     double gap_sum, gap_most;
@@ -149,9 +160,17 @@ static int64_t slow_free_pages(const struct slow_engine *s)
 
 /* ---- passes ---- */
 
-/* The next pass, of at most `limit` tokens; nothing is taken yet. */
-static struct slow_item slow_plan(struct slow_engine *s, struct slow_request *r, int64_t limit)
+/* Tokens of one prompt in a step that has so many left. */
+static int64_t slow_share(const struct slow_engine *s, int64_t budget)
 {
+    int64_t threshold = s->rules->long_prefill_token_threshold;
+    return threshold > 0 ? slow_least(budget, threshold) : budget;
+}
+
+/* The next pass, in a step that has `budget` tokens left; nothing is taken yet. */
+static struct slow_item slow_plan(struct slow_engine *s, struct slow_request *r, int64_t budget)
+{
+    int64_t limit = slow_share(s, budget);
     struct slow_item it = {
         .r = r, .decode = r->computed >= r->target, .seen = r->computed, .before = (double)r->computed};
     if (s->plain) {
@@ -167,6 +186,8 @@ static struct slow_item slow_plan(struct slow_engine *s, struct slow_request *r,
         it.n_tokens = r->hold.n_tokens;
         it.before = r->hold.before;
         it.left = r->hold.left;
+        it.moved_bytes = r->hold.moved_bytes;
+        it.scored_bytes = r->hold.scored_bytes;
         memcpy(it.most, r->hold.most, sizeof it.most);
         memcpy(it.after, r->hold.after, sizeof it.after);
     }
@@ -225,7 +246,7 @@ static void slow_begin(struct slow_engine *s, struct slow_request *r, int64_t se
 /* Chunks end with a patch, which the rest of a step's tokens may be too few for. */
 static bool slow_too_few(const struct slow_engine *s, int64_t budget)
 {
-    return budget <= s->holder->policy->when.patch;
+    return slow_share(s, budget) <= s->holder->policy->when.patch;
 }
 
 static struct kv_request slow_as_request(const struct slow_request *r)
@@ -239,7 +260,7 @@ static int64_t slow_whole(struct slow_engine *s, struct slow_request *r)
     if (s->plain)
         return slow_ceil(r->target, s->holder->page);
     struct kv_request asked = slow_as_request(r);
-    return slow_hold_peak(&r->hold, &asked, s->rules->max_num_batched_tokens, s->rules->layout);
+    return slow_hold_peak(&r->hold, &asked, slow_share(s, s->rules->max_num_batched_tokens), s->rules->layout);
 }
 
 #endif

@@ -14,6 +14,7 @@ struct slow_hold {
     int64_t most[KV_LAYOUTS], after[KV_LAYOUTS]; /* pages within the pass and at its end */
     double before, left;                         /* entries, mean over lanes; left: after the pass */
     int64_t n_tokens;                            /* patch included */
+    double moved_bytes, scored_bytes;            /* by its eviction */
 };
 
 /* What a lane of the class holds in layer `layer` while layer `at` runs; at < 0: all layers run at once; at = layers:
@@ -50,6 +51,24 @@ static int64_t slow_pages(const struct slow_hold *h, enum kv_layout layout, int6
     return layout == KV_SHARED ? slow_ceil(longest, h->page) : sum;
 }
 
+/* An eviction ranks all entries of a lane that could go, reading their keys unless the score is their place; those that
+ * stay move into the holes of those that go, as long as there are any. */
+static void slow_count_eviction(struct slow_hold *h)
+{
+    const struct kv_classes *c = h->walk.classes;
+    const struct kv_policy *p = h->walk.policy;
+    int64_t moved = 0, scored = 0, entry = kv_store_entry_bytes(&p->store);
+    for (int64_t i = 0; i < c->n; i++) {
+        int64_t go = h->run.pass.n_new - h->run.gain[i], stay = h->run.before[i] + h->run.gain[i] - h->run.frozen[i];
+        if (go <= 0)
+            continue;
+        moved += c->at[i].lanes * (stay < 0 ? 0 : stay < go ? stay : go);
+        scored += c->at[i].lanes * (stay + go);
+    }
+    h->moved_bytes = (double)(moved * entry);
+    h->scored_bytes = p->score->positional ? 0 : (double)(scored * entry) / 2;
+}
+
 /* The next pass, of at most `limit` tokens. False: there is none. */
 static bool slow_hold_next(struct slow_hold *h, int64_t limit)
 {
@@ -74,6 +93,7 @@ static bool slow_hold_next(struct slow_hold *h, int64_t limit)
             h->most[layout] = pages > h->most[layout] ? pages : h->most[layout];
         }
     }
+    slow_count_eviction(h);
     return true;
 }
 

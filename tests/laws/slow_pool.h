@@ -37,6 +37,12 @@ static void slow_pool_open(struct slow_pool *p, int64_t n, struct kv_arena *a)
         p->free[i] = i;
 }
 
+/* The names that there are now, and who uses what, for later. */
+static void slow_pool_copy(struct slow_pool *to, const struct slow_pool *from)
+{
+    memcpy(to->block, from->block, sizeof *to->block * (size_t)from->n);
+}
+
 static void slow_pool_unlist(struct slow_pool *p, int64_t at)
 {
     memmove(p->free + at, p->free + at + 1, sizeof *p->free * (size_t)(p->n_free - at - 1));

@@ -14,13 +14,14 @@ static bool slow_fits(const struct slow_engine *s, const struct slow_item *it)
     return slow_needs(s, it) - it->r->n_table <= s->pool.n_free;
 }
 
-/* Blocks at the front of a waiting request that are there already: full ones, and not the last token. */
-static int64_t slow_hits(const struct slow_engine *s, const struct slow_request *r, int64_t *block)
+/* Blocks at the front of a waiting request that are in the pool already: full ones, and not the last token. */
+static int64_t slow_hits(const struct slow_engine *s, const struct slow_pool *pool, const struct slow_request *r,
+                         int64_t *block)
 {
     int64_t n = 0, most = (r->known - 1) / s->holder->page;
     if (!s->rules->prefix_caching || !s->plain)
         return 0;
-    while (n < most && (block[n] = slow_pool_find(&s->pool, slow_name_of(s, r, n))) >= 0)
+    while (n < most && (block[n] = slow_pool_find(pool, slow_name_of(s, r, n))) >= 0)
         n++;
     return n;
 }
@@ -29,7 +30,7 @@ static int64_t slow_hits(const struct slow_engine *s, const struct slow_request 
 static bool slow_admit_vllm(struct slow_engine *s, struct slow_step *b, int64_t *budget)
 {
     struct slow_request *r = s->waiting[0];
-    int64_t *hit = r->table, n_hits = slow_hits(s, r, hit), unused = 0, computed = r->computed;
+    int64_t *hit = r->table, n_hits = slow_hits(s, &s->pool, r, hit), unused = 0, computed = r->computed;
     if (computed == 0)
         r->target = r->known;
     struct slow_return back = slow_return_of(s, r);

@@ -47,6 +47,22 @@ static void slow_load_link(struct slow_engine *s, struct slow_step *b)
         s->kept[i]->to_move = 0;
 }
 
+/* What keeps the first who waits out of the step: no token of it is left; as many run as may; or there are no pages,
+ * for which somebody was even preempted. */
+static enum kv_limit slow_limit(const struct slow_engine *s, const struct slow_step *b, bool preempted)
+{
+    int64_t tokens = 0, running = 0;
+    for (int64_t i = 0; i < b->n; i++)
+        tokens += b->item[i].n_tokens;
+    for (int64_t i = 0; i < s->n_requests; i++)
+        running += s->request[i].at == s && s->request[i].state == SLOW_RUNNING;
+    if (preempted && s->rules->scheduler == KV_SCHEDULER_VLLM)
+        return KV_LIMIT_PAGES;
+    if (s->n_waiting == 0 || slow_too_few(s, s->rules->max_num_batched_tokens - tokens))
+        return KV_LIMIT_TOKENS; /* nobody waits: who comes while it runs is too late for it */
+    return running == s->rules->max_num_seqs ? KV_LIMIT_SEQUENCES : KV_LIMIT_PAGES;
+}
+
 static void slow_schedule(struct slow_engine *s, struct slow_step *b)
 {
     int64_t preempted = s->sums.preemptions;
@@ -69,6 +85,9 @@ static void slow_schedule(struct slow_engine *s, struct slow_step *b)
     slow_load_link(s, b);
     slow_note_held(s, b);
     s->in_vain = s->sums.preemptions == preempted;
+    b->limit = slow_limit(s, b, !s->in_vain);
+    b->decided = (struct slow_decisions){s->sums.preemptions, s->sums.cached_tokens, s->sums.prompt_tokens,
+                                         s->sums.dropped_sessions};
 }
 
 /* What all of them hold together while the step runs, a block of several users once. */
@@ -107,15 +126,16 @@ static int64_t slow_padded(const struct kv_engine_rules *r, int64_t tokens)
     return tokens;
 }
 
-static bool slow_time(struct slow_engine *s, const struct slow_step *b, double *seconds)
+static bool slow_time(struct slow_engine *s, const struct slow_step *b, struct kv_step_time *time)
 {
     struct kv_step_chunk chunk[SLOW_SEQS];
     struct kv_step step = {.sequences = b->n, .chunk = chunk, .offload_bytes = (double)b->moved_bytes};
-    struct kv_step_time time;
     struct kv_err e = {0};
     for (int64_t i = 0; i < b->n; i++) {
         const struct slow_item *it = &b->item[i];
         step.tokens += it->n_tokens;
+        step.moved_bytes += it->moved_bytes;
+        step.scored_bytes += it->scored_bytes;
         if (it->decode) {
             step.decodes++;
             step.decode_kv += it->before + 1;
@@ -124,10 +144,18 @@ static bool slow_time(struct slow_engine *s, const struct slow_step *b, double *
             chunk[step.n_chunks++] = (struct kv_step_chunk){it->n_tokens, it->before};
     }
     step.tokens = slow_padded(s->rules, step.tokens);
-    if (!kv_timing_step(s->timing, &step, &time, &e))
-        return false;
-    *seconds = time.s;
-    return true;
+    return kv_timing_step(s->timing, &step, time, &e);
+}
+
+/* Of the time of prompts what went into tokens that had been computed before. */
+static double slow_recompute_s(const struct slow_step *b, double prefill_s)
+{
+    int64_t again = 0, all = 0;
+    for (int64_t i = 0; i < b->n; i++) {
+        again += b->item[i].again;
+        all += b->item[i].decode ? 0 : b->item[i].n_tokens;
+    }
+    return again > 0 ? prefill_s * (double)again / (double)all : 0;
 }
 
 static void slow_token(struct slow_engine *s, struct slow_request *r, double now)
@@ -177,6 +205,8 @@ static void slow_update(struct slow_engine *s, const struct slow_step *b)
         const struct slow_item *it = &b->item[i];
         struct slow_request *r = it->r;
         bool runs = r->state == SLOW_RUNNING;
+        for (int layout = 0; layout < KV_LAYOUTS && !s->plain; layout++)
+            s->sums.returned_pages[layout] += it->most[layout] - it->after[layout];
         if (runs && !s->plain && !s->rules->async_scheduling)
             slow_evict(s, it);
         if (it->yields) {
@@ -194,9 +224,10 @@ static void slow_update(struct slow_engine *s, const struct slow_step *b)
 
 static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
 {
-    double seconds;
-    if (!slow_time(s, b, &seconds))
+    struct kv_step_time time;
+    if (!slow_time(s, b, &time))
         return false;
+    double seconds = time.s;
     for (int64_t i = 0; i < s->n_requests; i++)
         if (s->request[i].at == s)
             s->request[i].begun = b->computed[i];
@@ -214,7 +245,11 @@ static bool slow_run_step(struct slow_engine *s, const struct slow_step *b)
     s->sums.steps++;
     s->sums.offloaded_bytes += (double)b->moved_bytes;
     s->sums.busy_s += seconds;
-    s->sums.waited_s += seconds * (double)s->n_waiting;
+    for (int i = 0; i < KV_TIME_PARTS; i++)
+        s->sums.part_s[i] += time.part[i];
+    s->sums.recompute_s += slow_recompute_s(b, time.part[KV_TIME_PREFILL]);
+    s->sums.waited_s += seconds * (double)s->n_left_out;
+    s->sums.limit_s[b->limit] += s->n_left_out > 0 ? seconds : 0;
     slow_count_pages(s, b, seconds);
     s->now += seconds;
     slow_update(s, b);
@@ -244,6 +279,22 @@ static void slow_arrive(struct slow_engine *s, struct slow_request *r)
 
 /* ---- from first to last ---- */
 
+static void slow_request_open(const struct slow_engine *s, struct slow_request *r)
+{
+    struct kv_request asked = {r->is.prompt, r->is.output, r->is.prompt};
+    r->state = SLOW_NOT_THERE;
+    r->arrived_s = r->after < 0 ? r->arrival_s : NAN;
+    r->target = r->known = r->is.prompt;
+    r->table = KV_NEW_N(s->arena, int64_t, s->pool.n + r->is.prompt + r->is.output);
+    r->pass = KV_NEW_N(s->arena, int64_t, r->is.prompt + r->is.output);
+    r->scheduled_s = r->first_token_s = r->last_token_s = r->finish_s = NAN;
+    if (!s->plain) {
+        r->hold.page = s->holder->page;
+        r->hold.scope = s->holder->scope;
+        kv_walk_start(&r->hold.walk, s->holder->policy, s->holder->shape, s->holder->classes, &asked, s->arena);
+    }
+}
+
 static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules, const struct kv_holder *holder,
                       const struct kv_timing *timing, struct slow_request *request, int64_t n, struct kv_arena *a)
 {
@@ -262,24 +313,12 @@ static void slow_open(struct slow_engine *s, const struct kv_engine_rules *rules
     }
     s->spare = rules->pages % s->unit[rules->layout];
     slow_pool_open(&s->pool, rules->pages / s->unit[rules->layout], a);
+    slow_pool_open(&s->begun, s->pool.n, a);
     s->mark = KV_NEW_N(a, int64_t, s->pool.n + 1);
     s->step = KV_NEW(a, struct slow_step);
     s->next = KV_NEW(a, struct slow_step);
-    for (int64_t i = 0; i < n; i++) {
-        struct slow_request *r = &request[i];
-        struct kv_request asked = {r->is.prompt, r->is.output, r->is.prompt};
-        r->state = SLOW_NOT_THERE;
-        r->arrived_s = r->after < 0 ? r->arrival_s : NAN;
-        r->target = r->known = r->is.prompt;
-        r->table = KV_NEW_N(a, int64_t, s->pool.n + r->is.prompt + r->is.output);
-        r->pass = KV_NEW_N(a, int64_t, r->is.prompt + r->is.output);
-        r->scheduled_s = r->first_token_s = r->last_token_s = r->finish_s = NAN;
-        if (!s->plain) {
-            r->hold.page = holder->page;
-            r->hold.scope = holder->scope;
-            kv_walk_start(&r->hold.walk, holder->policy, shape, holder->classes, &asked, a);
-        }
-    }
+    for (int64_t i = 0; i < n; i++)
+        slow_request_open(s, &request[i]);
 }
 
 /* Nothing runs and the head of the queue cannot begin: it never can. */
@@ -291,6 +330,7 @@ static bool slow_refuse(struct slow_engine *s)
     if (kept)
         slow_forget(s, kept);
     s->waiting[0]->state = SLOW_REFUSED;
+    s->waiting[0]->refused_s = s->now;
     slow_remove(s->waiting, &s->n_waiting, s->waiting[0]);
     s->refused++;
     return true;
@@ -311,8 +351,11 @@ static bool slow_go_on(struct slow_engine *s)
     struct slow_step *b = s->step, *next = s->next;
     if (b->n == 0) /* nothing is under way, or nothing could be scheduled then */
         slow_schedule(s, b);
+    s->decided = b->decided;
+    slow_pool_copy(&s->begun, &s->pool);
     if (b->n == 0)
         return slow_refuse(s) || !s->in_vain;
+    s->n_left_out = s->n_waiting;
     next->n = 0;
     if (s->rules->async_scheduling) {
         for (int64_t i = 0; i < b->n && !s->plain; i++)
@@ -327,21 +370,27 @@ static bool slow_go_on(struct slow_engine *s)
     return !s->wrong;
 }
 
-static inline void slow_run(struct slow_engine *s)
+/* Arrivals and steps before the horizon; what is kept at the end is held up to it. */
+static inline void slow_run(struct slow_engine *s, double horizon)
 {
     while (!s->wrong) {
         struct slow_request *r = slow_next_arrival(s);
+        if (r && r->arrived_s >= horizon)
+            r = NULL;
         if (r && r->arrived_s <= s->now)
             slow_arrive(s, r);
-        else if (slow_go_on(s))
+        else if (s->now < horizon && slow_go_on(s))
             continue;
         else if (r)
             slow_idle(s, r->arrived_s);
         else
             break;
     }
-    if (s->n_waiting + s->n_running > 0 && !s->wrong)
+    bool rests = s->n_waiting + s->n_running == 0;
+    if (!rests && isinf(horizon) && !s->wrong)
         s->wrong = "requests wait and no step begins";
+    if (rests && isfinite(horizon) && s->now < horizon)
+        slow_idle(s, horizon);
 }
 
 #endif

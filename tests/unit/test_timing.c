@@ -424,9 +424,9 @@ static void kernels_by_hand(void **state)
 
 /* ---- whole passes ---- */
 
-static void passes_by_hand(void **state)
+/* A prompt takes 1 + 0.01 s a token + 1e-6 s a pair; decodes 1 + 0.01 s each + 1e-5 s an entry. */
+static const char *pass_table(void)
 {
-    (void)state;
     char text[8192];
     static const char tail[] = "m,cpu,2,64,1000,32,8,128";
     size_t at =
@@ -444,7 +444,13 @@ static void passes_by_hand(void **state)
     at += (size_t)snprintf(text + at, sizeof text - at, "scores,1,100,300,0.4,1,1,3,%s\nevict,1,100,300,0.6,1,1,3,%s\n",
                            tail, tail);
     snprintf(text + at, sizeof text - at, "prefill,1,256,0,3.5,1,1,3,%s\n", tail); /* without prefixes */
-    struct kv_settings s = settings(KV_TIMING_TABLE, write_file("profile.csv", text));
+    return write_file("profile.csv", text);
+}
+
+static void passes_by_hand(void **state)
+{
+    (void)state;
+    struct kv_settings s = settings(KV_TIMING_TABLE, pass_table());
     struct kv_model m = model("Llama-3.1-8B");
     struct kv_timing *t = opened(&s, &m);
     struct kv_step step = decodes(3, 500);
@@ -468,6 +474,77 @@ static void passes_by_hand(void **state)
     assert_false(kv_timing_open(&t, &s, &m, arena, &e));
     assert_non_null(strstr(e.text, "profile.csv:2:"));
     assert_non_null(strstr(e.text, "layers '32' is not that of the model, 16"));
+}
+
+/* ---- entries of other types than the tables' ---- */
+
+static struct kv_timing *opened_for(enum kv_timing_format format, const char *profile, enum kv_dtype dtype)
+{
+    struct kv_settings s = settings(KV_TIMING_TABLE, profile);
+    struct kv_model m = model("Llama-3.1-8B");
+    s.timing.format = (int)format;
+    s.engine.kv_cache_dtype = (int)dtype + 1; /* choices begin with "auto" */
+    return opened(&s, &m);
+}
+
+static double half_way(double least, double s)
+{
+    return least + (s - least) / 2;
+}
+
+static void check_stamp(const struct kv_timing *t, const char *what)
+{
+    const char *note = kv_timing_by_bytes_note(t);
+    if (!what)
+        assert_null(note);
+    else if (!note || strcmp(note, what) || !strstr(kv_timing_stamp(t), what))
+        fail_msg("stamped '%s', expected '%s' in it", kv_timing_stamp(t), what);
+}
+
+/* fp8 has half the bytes: attention beyond that of the shortest lengths takes half as long. */
+static void other_types(void **state)
+{
+    (void)state;
+    static const char fp8[] = "decodes over fp8 entries extrapolated from bf16 by bytes";
+    struct kv_timing *t = opened_for(KV_TABLES_STEP_TIME, step_time_tables(), KV_FP8);
+    struct kv_step step = decodes(3, 128);
+    check_s(answer(t, &step).s, 32 * (2 + half_way(3, 9) * 1.1) * 1e-3, "decodes of step-time tables");
+    struct kv_step_chunk chunk = {3, 64};
+    step = prompt(&chunk, 1);
+    check_s(answer(t, &step).s, 32 * (2 + 0.25 + 3 * (64 + 1.5)) * 1e-3, "a chunk of step-time tables");
+    check_stamp(t, fp8);
+    check_stamp(opened_for(KV_TABLES_STEP_TIME, folder, KV_FP16), NULL);
+
+    t = opened_for(KV_TABLES_LAYERS, layer_tables(), KV_FP8);
+    step = decodes(2, 200);
+    double least = attention_us(0, 0, 2, 16), alone = attention_us(0, 0, 2, 200);
+    check_s(answer(t, &step).s, 1e-6 * (32 * (8 * 12. + half_way(least, alone)) + 2 * 12 + 102 + 12), "of layers");
+    chunk = (struct kv_step_chunk){40, 0};
+    step = prompt(&chunk, 1);
+    step.tokens += 2, step.decodes = 2, step.decode_kv = 400, step.decode_kv_squares = 80000;
+    double saved = alone - half_way(least, alone);
+    check_s(answer(t, &step).s, 1e-6 * (32 * (8 * 52. + attention_us(40, 0, 2, 200) - saved) + 2 * 52 + 101 + 11),
+            "of layers, beside a chunk");
+    check_stamp(t, fp8);
+
+    double products = 1e-9 * (32 * 4096. * (6144 + 4096 + 3 * 14336) + 4096. * 128256) * (1 + 4 / 64.);
+    double element = 4 * 64. * (8 * 4096 + 2 * 6144 + 3 * 14336) / 1.6e12;
+    t = opened_for(KV_TABLES_KERNELS, kernel_tables(), KV_FP8);
+    step = decodes(4, 300);
+    check_s(answer(t, &step).s, 1e-3 * (products + 32 * 9.) + element, "kernels with rows of fp8");
+    check_stamp(t, NULL);
+    struct kv_model m = model("Llama-3.1-8B");
+    double share = (double)kv_store_token_bytes(&m, KV_INT8) / (double)kv_store_token_bytes(&m, KV_BF16);
+    double shortest = 0.01 + 1e-6 * 4 * 2, taken = 0.01 + 1e-6 * 4 * 300;
+    t = opened_for(KV_TABLES_KERNELS, folder, KV_INT8);
+    check_s(answer(t, &step).s, 1e-3 * (products + 32 * (shortest + share * (taken - shortest))) + element,
+            "kernels without rows of int8");
+    check_stamp(t, "decodes over int8 entries extrapolated from bf16 by bytes");
+
+    t = opened_for(KV_TABLES_PASSES, pass_table(), KV_FP8);
+    step = decodes(3, 500);
+    check_s(answer(t, &step).s, half_way(1.03 + 1e-5 * 3 * 69, 1.03 + 1e-5 * 1500), "of passes");
+    check_stamp(t, fp8);
 }
 
 /* ---- roofline ---- */
@@ -525,14 +602,9 @@ static void roofline_of_experts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(step_time_by_the_rule),
-        cmocka_unit_test(step_time_beyond),
-        cmocka_unit_test(extras),
-        cmocka_unit_test(step_time_refuses),
-        cmocka_unit_test(layers_by_hand),
-        cmocka_unit_test(kernels_by_hand),
-        cmocka_unit_test(passes_by_hand),
-        cmocka_unit_test(roofline_by_hand),
+        cmocka_unit_test(step_time_by_the_rule), cmocka_unit_test(step_time_beyond), cmocka_unit_test(extras),
+        cmocka_unit_test(step_time_refuses),     cmocka_unit_test(layers_by_hand),   cmocka_unit_test(kernels_by_hand),
+        cmocka_unit_test(passes_by_hand),        cmocka_unit_test(other_types),      cmocka_unit_test(roofline_by_hand),
         cmocka_unit_test(roofline_of_experts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

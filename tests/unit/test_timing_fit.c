@@ -228,6 +228,15 @@ static void files_read_back(void **state)
         fail_msg("%s", e.text);
     assert_non_null(strstr(kv_timing_stamp(t), "fitted to profile.csv, mean error "));
     assert_non_null(strstr(kv_timing_stamp(t), " rows kept out"));
+    struct kv_step decodes = {.tokens = 4, .sequences = 4, .decodes = 4, .decode_kv = 2000};
+    struct kv_step_time own, half;
+    struct kv_timing *fp8;
+    s.engine.kv_cache_dtype = KV_FP8 + 1; /* choices begin with "auto" */
+    if (!kv_timing_open(&fp8, &s, &m, arena, &e) || !kv_timing_step(t, &decodes, &own, &e) ||
+        !kv_timing_step(fp8, &decodes, &half, &e))
+        fail_msg("%s", e.text);
+    assert_true(fabs(own.s - half.s - f.fit.c[KV_FIT_DECODE_KV] * 1000) <= 1e-12 * own.s);
+    assert_non_null(strstr(kv_timing_stamp(fp8), "decodes over fp8 entries extrapolated from bf16 by bytes"));
     int on_line = 0;
     for (int i = 0; i < n; i++) {
         const double *x = row[i].x;
