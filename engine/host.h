@@ -29,6 +29,8 @@ struct kv_host {
     bool quiet;
 };
 
+#define KV_HOST_DTYPE_HELP "element type of KV entries: with cuda bf16 (default), fp16 or fp8 (e4m3); with cpu fp32"
+
 /* Options that these commands share; KV_HOST_OPTIONS goes into their tables. */
 #define KV_HOST_OPTIONS                                                                                                \
     {.name = "prompt", .letter = 'p', .value = "TEXT", .repeat = true, .help = "a prompt"},                            \
@@ -43,6 +45,7 @@ struct kv_host {
         {.name = "block-size", .value = "N", .help = "entries of a page (default 64)"},                                \
         {.name = "pool", .value = "BYTES", .help = "most memory for KV pages (default: half of what is free)"},        \
         {.name = "backend", .value = "NAME", .help = "cpu (default), in f32; or cuda, in bf16, on an NVIDIA device"},  \
+        {.name = "kv-dtype", .value = "T", .help = KV_HOST_DTYPE_HELP},                                                \
     {                                                                                                                  \
         .name = "threads", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"               \
     }

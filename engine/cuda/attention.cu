@@ -246,7 +246,7 @@ static void launch_pieces(struct kv_gpu *g, const struct kv_attention *a, const 
 
 extern "C" void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                                   const struct kv_cuda_part *part_host, const int32_t *const *host_length, int n_parts,
-                                  int32_t layer, const kv_bf16 *q, kv_bf16 *out, float *lse, void *work,
+                                  int32_t layer, const kv_query *q, kv_bf16 *out, float *lse, void *work,
                                   int64_t work_bytes, void *lists, int64_t list_bytes)
 {
     struct asked k = {s, part_host, host_length, n_parts, kv_gpu_about(g)->multiprocessors};

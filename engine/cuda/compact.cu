@@ -12,7 +12,7 @@ struct moves {
     struct kv_cuda_shape s;
     const struct kv_cuda_part *part;
     const int32_t *keep;
-    int32_t layer, head, n;
+    int32_t layer, head, n, units; /* units: of a row */
 };
 
 /* The batch that begins at `first`: to *from and *some what a thread moves; *from is where it lies already if it does.
@@ -27,7 +27,7 @@ static __device__ __forceinline__ void read_batch(const struct moves &m, const i
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         from[k] = i < m.n ? m.keep[i] : i;
         if (from[k] != i)
-            some[k] = ((const unit *)(const void *)kv_row_of(m.s, table, from[k]))[column];
+            some[k] = ((const unit *)m.s.pool)[kv_row_number(m.s, table, from[k]) * m.units + column];
     }
 }
 
@@ -40,20 +40,20 @@ static __device__ __forceinline__ void write_batch(const struct moves &m, const 
     for (int k = 0; k < AT_ONCE; k++) {
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         if (from[k] != i)
-            ((unit *)(void *)kv_row_of(m.s, table, i))[column] = some[k];
+            ((unit *)m.s.pool)[kv_row_number(m.s, table, i) * m.units + column] = some[k];
     }
 }
 
-/* `units` of a row; blocks of gridDim.x / 2 columns for K, then as many for V. */
-template <typename unit> __global__ __launch_bounds__(THREADS) void move_together(struct moves m, int32_t units)
+/* Blocks of gridDim.x / 2 columns for K, then as many for V. */
+template <typename unit> __global__ __launch_bounds__(THREADS) void move_together(struct moves m)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), batch = THREADS / across * AT_ONCE;
     const int32_t *table = kv_table_of(*m.part, m.layer, m.head);
     int32_t half = (int32_t)gridDim.x / 2, block = (int32_t)blockIdx.x;
     int32_t column = block % half * across + (int32_t)threadIdx.x % across, from[AT_ONCE];
     unit some[AT_ONCE];
-    bool mine = column < units;
-    column += block / half * m.s.page * units;
+    bool mine = column < m.units;
+    column += block / half * m.s.page * m.units;
     for (int32_t first = 0; first < m.n; first += batch) {
         if (mine)
             read_batch(m, table, first, column, from, some);
@@ -63,20 +63,24 @@ template <typename unit> __global__ __launch_bounds__(THREADS) void move_togethe
     }
 }
 
-template <typename unit> static dim3 blocks_of(int32_t units)
+template <typename unit> static void launch(struct kv_gpu *g, struct moves *m, int32_t row_bytes)
 {
-    int32_t across = COLUMN_BYTES / (int32_t)sizeof(unit);
-    return dim3((unsigned)(2 * ((units + across - 1) / across)));
+    unsigned blocks = 2 * (unsigned)((row_bytes + COLUMN_BYTES - 1) / COLUMN_BYTES);
+    m->units = row_bytes / (int32_t)sizeof(unit);
+    KV_LAUNCH(g, move_together<unit>, dim3(blocks), dim3(THREADS), 0, *m);
 }
 
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, const int32_t *keep, int64_t n)
 {
-    struct moves m = {*s, part, keep, layer, head, (int32_t)n};
+    struct moves m = {*s, part, keep, layer, head, (int32_t)n, 0};
+    int32_t row_bytes = s->d * kv_cuda_entry_bytes(s->entry);
     if (n <= 0)
         return;
-    if (s->d % 8 == 0)
-        KV_LAUNCH(g, move_together<uint4>, blocks_of<uint4>(s->d / 8), dim3(THREADS), 0, m, s->d / 8);
+    if (row_bytes % 16 == 0)
+        launch<uint4>(g, &m, row_bytes);
+    else if (row_bytes % 4 == 0)
+        launch<uint32_t>(g, &m, row_bytes);
     else
-        KV_LAUNCH(g, move_together<uint32_t>, blocks_of<uint32_t>(s->d / 2), dim3(THREADS), 0, m, s->d / 2);
+        launch<uint16_t>(g, &m, row_bytes);
 }

@@ -19,7 +19,7 @@ struct kv_cuda_seq {
     int32_t *table, *host_table;
     int32_t *length, *host_length; /* (layers, heads) before the pass that is on */
     int64_t room;
-    kv_bf16 *query; /* (layers, window, q heads, d) */
+    kv_query *query; /* (layers, window, q heads, d) */
 };
 
 /* Memory of the device that grows to what is asked for. */
@@ -54,7 +54,8 @@ struct kv_cuda {
     int parts_room;
     int32_t *token_host, *token;
     float *x, *lse;
-    kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
+    kv_bf16 *normed, *qkv, *attention, *gate_up, *act;
+    kv_query *q;
     struct kv_cuda_buffer work, logits, scores, scratch, from, keep;
     struct kv_err late; /* what failed where nothing could be said, within a hook: the pass ends with it */
     float *scores_host; /* (scores_room,) */

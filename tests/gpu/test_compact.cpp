@@ -41,11 +41,11 @@ static bool stays(enum pattern pattern, int64_t i, int64_t n)
     }
 }
 
-static void compact_once(struct kv_gpu *g, int d, int page, int entries, enum pattern pattern)
+static void compact_once(struct kv_gpu *g, enum kv_cuda_entry kind, int d, int page, int entries, enum pattern pattern)
 {
     enum { LAYER = 1, HEAD = 2 };
     struct lanes l;
-    lanes_open(&l, g, 3, 3, d, page, 2);
+    lanes_open(&l, g, kind, 3, 3, d, page, 2);
     lanes_add(&l, 3, 2, 0, 9, false, 0);
     lanes_add(&l, 3, 1, 2, entries, false, 0);
     const struct kv_cuda_part *p = &l.part[1];
@@ -54,17 +54,18 @@ static void compact_once(struct kv_gpu *g, int d, int page, int entries, enum pa
     for (int64_t i = 0; i < length - p->n_patch; i++)
         if (stays(pattern, i, length - p->n_patch))
             keep[n++] = (int32_t)i;
-    const kv_bf16 *was = l.shape.pool;
-    std::vector<kv_bf16> expected(was, was + l.pool_elements);
+    const char *was = (const char *)l.shape.pool;
+    int64_t size = kv_cuda_entry_bytes(kind);
+    std::vector<char> expected(was, was + l.pool_elements * size);
     for (int64_t i = 0; i < n; i++) {
-        memcpy(expected.data() + (lane_key(&l, 1, LAYER, HEAD, i) - was), lane_key(&l, 1, LAYER, HEAD, keep[i]),
-               sizeof *was * (size_t)d);
-        memcpy(expected.data() + (lane_value(&l, 1, LAYER, HEAD, i) - was), lane_value(&l, 1, LAYER, HEAD, keep[i]),
-               sizeof *was * (size_t)d);
+        memcpy(expected.data() + lane_key(&l, 1, LAYER, HEAD, i) * size,
+               was + lane_key(&l, 1, LAYER, HEAD, keep[i]) * size, (size_t)(d * size));
+        memcpy(expected.data() + lane_value(&l, 1, LAYER, HEAD, i) * size,
+               was + lane_value(&l, 1, LAYER, HEAD, keep[i]) * size, (size_t)(d * size));
     }
     kv_cuda_compact(g, &l.shape, p, LAYER, HEAD, keep, n);
     wait_for(g);
-    assert_memory_equal(expected.data(), l.shape.pool, sizeof *was * (size_t)l.pool_elements);
+    assert_memory_equal(expected.data(), l.shape.pool, expected.size());
     drop(g, keep);
     lanes_close(&l);
 }
@@ -76,7 +77,8 @@ static void test_patterns(void **state)
     (void)state;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int pattern = 0; pattern < PATTERNS; pattern++)
-            compact_once(g, shapes[s][0], shapes[s][1], shapes[s][2], (enum pattern)pattern);
+            for (enum kv_cuda_entry kind : entry_kinds)
+                compact_once(g, kind, shapes[s][0], shapes[s][1], shapes[s][2], (enum pattern)pattern);
     kv_gpu_close(g);
 }
 
@@ -86,8 +88,10 @@ static void test_long_lanes(void **state)
     struct kv_gpu *g = open_device();
     (void)state;
     for (int pattern = EVERY_OTHER; pattern < PATTERNS; pattern++) {
-        compact_once(g, 16, 16, 9000, (enum pattern)pattern);
-        compact_once(g, 18, 64, 2500, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_BF16, 16, 16, 9000, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_BF16, 18, 64, 2500, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_FP8, 16, 16, 5000, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_FP8, 18, 64, 2500, (enum pattern)pattern);
     }
     kv_gpu_close(g);
 }
