@@ -29,7 +29,7 @@
 #define TESTED      kv_backend_cuda
 #define TYPE(type)  ((void)(type), KV_TENSOR_BF16)
 #define NARROW(f)   ((f)->dtype == KV_FP8)
-#define LOGIT_GATE  (NARROW(f) ? 0.5 : 0.2)
+#define LOGIT_GATE  (NARROW(f) ? 0.35 : 0.2)
 #define SCORE_GATE  (NARROW(f) ? 0.6 : 0.25)
 #define SCORE_NOISE (NARROW(f) ? 8e-2 : 2e-2)
 #define KEY_GATE    (NARROW(f) ? 0.12 : 6e-2)

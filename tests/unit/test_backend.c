@@ -566,7 +566,6 @@ int main(void)
 #ifdef KV_TESTED_CUDA /* and of other entries, what touches them */
         TEST_OF(logits_and_channels_are_the_references, fp16),
         TEST_OF(logits_and_channels_are_the_references, fp8),
-        TEST_OF(evicted_entries_are_not_seen, fp16),
         TEST_OF(evicted_entries_are_not_seen, fp8),
         TEST_OF(places_are_positions_among_survivors, fp8),
         TEST_OF(a_full_pool_is_said, fp8),
