@@ -78,8 +78,9 @@ static inline void kv_parts_end(struct kv_part *part, int n, bool good)
 typedef bool kv_layer_hook(void *context, int64_t layer, struct kv_err *e);
 
 struct kv_backend_asked {
-    int64_t page;       /* entries of a page */
-    int64_t pool_bytes; /* of pages at most; 0: half of what is free (a device's) */
+    enum kv_dtype dtype; /* of entries: one that the backend has */
+    int64_t page;        /* entries of a page */
+    int64_t pool_bytes;  /* of pages at most; 0: half of what is free (a device's) */
     int threads;
     bool no_graph; /* a device's steps of decodes are asked for launch by launch */
 };
@@ -95,8 +96,9 @@ struct kv_backend_use {
 struct kv_backend;
 
 struct kv_backend_ops {
-    const char *name;
-    enum kv_dtype dtype; /* of entries */
+    const char *name, *computes; /* computes: the type of weights and activations, as traces say it */
+    const enum kv_dtype *dtype;  /* (n_dtypes,) that entries can be; the first, where nothing else is asked */
+    int n_dtypes;
     bool (*open)(struct kv_backend **b, const struct kv_weights *w, const struct kv_backend_asked *asked,
                  struct kv_err *e);
     void (*close)(struct kv_backend *b);
@@ -140,7 +142,7 @@ struct kv_backend {
 };
 
 extern const struct kv_backend_ops kv_backend_cpu;
-/* Where kvengine is built with CUDA. Weights, entries and activations are bf16, sums fp32. */
+/* Where kvengine is built with CUDA. Weights and activations are bf16, sums fp32; entries bf16, fp16 or fp8. */
 extern const struct kv_backend_ops kv_backend_cuda;
 
 #endif

@@ -274,6 +274,7 @@ const struct kv_command kv_command_generate = {
 static const struct kv_column columns[] = {
     {"policy", "policy", KV_CELL_TEXT},
     {"prompt", "prompt", KV_CELL_TEXT},
+    {"kv_dtype", NULL, KV_CELL_TEXT},
     {"prompt_tokens", "prompt\ntokens", KV_CELL_COUNT},
     {"generated_tokens", "generated", KV_CELL_COUNT},
     {"kv_footprint", "KV\nfootprint", KV_CELL_SHARE},
@@ -316,6 +317,7 @@ static void fill_row(const struct kv_host *h, const struct sequence *s, struct k
     struct kv_cell *row = kv_table_row(t);
     kv_set_text(t, row, "policy", l->policy.name);
     kv_set_text(t, row, "prompt", s->prompt);
+    kv_set_text(t, row, "kv_dtype", kv_dtype_names[h->asked.dtype]);
     kv_set_whole(t, row, "prompt_tokens", l->request.prompt);
     kv_set_whole(t, row, "generated_tokens", s->generated);
     kv_set_real(t, row, "kv_footprint", (double)g->entry_steps / (lanes * steps * (steps + 1) / 2));

@@ -165,15 +165,38 @@ static bool choose_backend(struct kv_host *h, const struct kv_args *args, struct
                                           "CUDA Toolkit and build it again");
 }
 
+/* Entries of what type: --kv-cache-dtype, if the backend holds such. */
+static bool choose_dtype(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
+{
+    const struct kv_backend_ops *ops = h->ops;
+    int asked = (int)ops->dtype[0];
+    const char *has = "";
+    if (!kv_arg_choice(args, "kv-cache-dtype", kv_dtype_names, &asked, a, e))
+        return false;
+    h->asked.dtype = (enum kv_dtype)asked;
+    for (int i = 0; i < ops->n_dtypes; i++) {
+        if (ops->dtype[i] == h->asked.dtype)
+            return true;
+        has = kv_format(a, "%s%s%s", has,
+                        !i                       ? ""
+                        : i + 1 == ops->n_dtypes ? " or "
+                                                 : ", ",
+                        kv_dtype_names[ops->dtype[i]]);
+    }
+    bool narrow = h->asked.dtype == KV_BF16 || h->asked.dtype == KV_FP16 || h->asked.dtype == KV_FP8;
+    return kv_fail(e, KV_USAGE, "--kv-cache-dtype %s: the %s backend holds entries in %s%s", kv_dtype_names[asked],
+                   ops->name, has, narrow ? "; take --backend cuda" : "");
+}
+
 static bool read_options(struct kv_host *h, const struct kv_args *args, struct kv_arena *a, struct kv_err *e)
 {
     int64_t threads = kv_team_cores(), pool = free_bytes() / 2;
     const char *bytes = kv_arg_text(args, "pool", NULL);
-    if (!choose_backend(h, args, e))
+    if (!choose_backend(h, args, e) || !choose_dtype(h, args, a, e))
         return false;
     if (h->ops != &kv_backend_cpu)
         pool = 0; /* half of what is free there */
-    h->run = (struct kv_defaults){.chunk = 512, .dtype = h->ops->dtype};
+    h->run = (struct kv_defaults){.chunk = 512, .dtype = h->asked.dtype};
     h->output = 32;
     h->quiet = kv_arg_flag(args, "quiet");
     h->asked.page = 64;

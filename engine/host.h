@@ -29,6 +29,8 @@ struct kv_host {
     bool quiet;
 };
 
+#define KV_HOST_DTYPE_HELP "element type of KV entries: with cuda bf16 (default), fp16 or fp8 (e4m3); with cpu fp32"
+
 /* Options that these commands share; KV_HOST_OPTIONS goes into their tables. */
 #define KV_HOST_OPTIONS                                                                                                \
     {.name = "prompt", .letter = 'p', .value = "TEXT", .repeat = true, .help = "a prompt"},                            \
@@ -45,6 +47,7 @@ struct kv_host {
         {.name = "backend", .value = "NAME", .help = "cpu (default), in f32; or cuda, in bf16, on an NVIDIA device"},  \
         {.name = "no-graph",                                                                                           \
          .help = "with --backend cuda: ask for each kernel of a decode step instead of repeating a recorded one"},     \
+        {.name = "kv-cache-dtype", .value = "T", .help = KV_HOST_DTYPE_HELP},                                          \
     {                                                                                                                  \
         .name = "threads", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"               \
     }

@@ -17,6 +17,14 @@ static bool check_channels(const struct kv_policy *p, struct kv_err *e)
                              p->score->name, kv_channels[__builtin_ctz(wants)].name);
 }
 
+/* A policy's entries are the backend's: bytes would be counted that nobody holds. */
+static bool check_dtype(const struct kv_policy *p, const struct kv_defaults *run, struct kv_err *e)
+{
+    return p->store.dtype == run->dtype ||
+           kv_fail(e, KV_USAGE, "%s kv_cache_dtype = %s, and entries of this run are %s; say it with --kv-cache-dtype",
+                   p->where, kv_dtype_names[p->store.dtype], kv_dtype_names[run->dtype]);
+}
+
 bool kv_live_open(struct kv_live *l, struct kv_backend *b, const struct kv_weights *w, const struct kv_policy *policy,
                   const struct kv_defaults *run, const int32_t *prompt, int64_t n_prompt, int64_t output,
                   int64_t window, int64_t page, bool in_place, struct kv_arena *a, struct kv_err *e)
@@ -25,7 +33,8 @@ bool kv_live_open(struct kv_live *l, struct kv_backend *b, const struct kv_weigh
     *l = (struct kv_live){.backend = b, .weights = w, .policy = *policy, .limit = INT64_MAX};
     kv_config_model(&w->config, &m);
     l->request = (struct kv_request){.prompt = n_prompt, .output = output, .prefill = n_prompt};
-    if (!check_channels(&l->policy, e) || !kv_policy_prepare(&l->policy, &m, run, &l->shape, a, e))
+    if (!check_channels(&l->policy, e) || !kv_policy_prepare(&l->policy, &m, run, &l->shape, a, e) ||
+        !check_dtype(&l->policy, run, e))
         return false;
     int64_t tokens = n_prompt + output, heads = l->shape.store_heads;
     l->words = kv_words(tokens);

@@ -7,7 +7,7 @@
  *     prefix_tokens   that each holds in every lane before it
  *     seconds         of the whole pass (scores, evict: of what they add to it), median
  *     least_s, most_s, runs
- *     model, backend, threads, block_size, parameters, layers, kv_heads, head_dim
+ *     model, backend, threads, block_size, parameters, layers, kv_heads, head_dim, kv_dtype
  */
 #include "engine/host.h"
 
@@ -30,6 +30,7 @@ static const struct kv_option options[] = {
     {.name = "pool", .value = "BYTES", .help = "most memory for KV pages (default: half of what is free)"},
     {.name = "threads", .letter = 'j', .value = "N", .help = "threads (default: the cores there are)"},
     {.name = "backend", .value = "NAME", .help = "cpu (default), in f32; or cuda, in bf16, on an NVIDIA device"},
+    {.name = "kv-cache-dtype", .value = "T", .help = KV_HOST_DTYPE_HELP},
     KV_HOST_RANDOM,
     KV_OPTIONS_COMMON,
 };
@@ -40,7 +41,7 @@ static const struct kv_column columns[] = {
     {"most_s", NULL, KV_CELL_REAL},         {"runs", NULL, KV_CELL_COUNT},    {"model", NULL, KV_CELL_TEXT},
     {"backend", NULL, KV_CELL_TEXT},        {"threads", NULL, KV_CELL_COUNT}, {"block_size", NULL, KV_CELL_COUNT},
     {"parameters", NULL, KV_CELL_COUNT},    {"layers", NULL, KV_CELL_COUNT},  {"kv_heads", NULL, KV_CELL_COUNT},
-    {"head_dim", NULL, KV_CELL_COUNT},
+    {"head_dim", NULL, KV_CELL_COUNT},      {"kv_dtype", NULL, KV_CELL_TEXT},
 };
 
 enum { MOST_RUNS = 64, MOST_BATCH = 64, DECODE_STEPS = 8 };
@@ -83,6 +84,7 @@ static void add_row(struct profile *p, const char *kind, int64_t batch, int64_t 
     kv_set_whole(t, row, "layers", h->weights.config.layers);
     kv_set_whole(t, row, "kv_heads", h->weights.config.kv_heads);
     kv_set_whole(t, row, "head_dim", h->weights.config.head_dim);
+    kv_set_text(t, row, "kv_dtype", kv_dtype_names[h->asked.dtype]);
 }
 
 static bool pass(struct profile *p, struct kv_seq *seq, int batch, int64_t n, double *second, struct kv_err *e)

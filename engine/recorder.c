@@ -353,7 +353,8 @@ bool kv_recorder_open(struct kv_recorder **out, const char *path, const struct k
         return false;
     r->about = (struct kv_trace_about){.producer = "kvengine",
                                        .model = asked->model,
-                                       .compute_dtype = "f32",
+                                       .compute_dtype = l->backend->ops->computes,
+                                       .kv_dtype = kv_dtype_names[l->policy.store.dtype],
                                        .layers = c->layers,
                                        .q_heads = c->q_heads,
                                        .kv_heads = c->kv_heads,

@@ -144,6 +144,7 @@ static void print_head(const struct info *f, struct kv_arena *a)
                             *b->revision ? " " : "", b->revision, *b->model ? ": " : "", (long long)b->layers,
                             (long long)b->q_heads, (long long)b->kv_heads, (long long)b->head_dim));
     line("computed", b->compute_dtype);
+    line("KV entries", b->kv_dtype);
     line("request", kv_format(a, "prompt %lld, output %lld tokens%s", (long long)b->n_prompt, (long long)b->n_output,
                               b->prefill != b->n_prompt
                                   ? kv_format(a, "; %lld before the first decode pass", (long long)b->prefill)
@@ -273,6 +274,7 @@ static void print_json(const struct info *f, struct kv_arena *a)
     put_text(o, "model", b->model);
     put_text(o, "revision", b->revision);
     put_text(o, "compute_dtype", b->compute_dtype);
+    put_text(o, "kv_dtype", b->kv_dtype);
     put_whole(o, "layers", b->layers);
     put_whole(o, "q_heads", b->q_heads);
     put_whole(o, "kv_heads", b->kv_heads);

@@ -121,7 +121,8 @@ static bool read_model(struct kv_trace *t, struct kv_trace_about *b, struct kv_e
                 kv_index_int(x, g, "head_dim", 1, 65536, NULL, &b->head_dim, e) &&
                 kv_index_text(x, g, "name", "", &b->model, t->own, e) &&
                 kv_index_text(x, g, "revision", "", &b->revision, t->own, e) &&
-                kv_index_text(x, g, "compute_dtype", "", &b->compute_dtype, t->own, e);
+                kv_index_text(x, g, "compute_dtype", "", &b->compute_dtype, t->own, e) &&
+                kv_index_text(x, g, "kv_dtype", "", &b->kv_dtype, t->own, e);
     if (good && b->q_heads % b->kv_heads)
         good = kv_index_bad(x, g, e, "%lld query heads do not share %lld KV heads evenly", (long long)b->q_heads,
                             (long long)b->kv_heads);

@@ -58,7 +58,7 @@ bool kv_mark_read(struct kv_mark *m, const char *text, int64_t tokens, struct kv
 struct kv_trace_about {
     const char *producer, *producer_version, *created_utc, *uuid;
     bool complete;
-    const char *model, *revision, *compute_dtype;
+    const char *model, *revision, *compute_dtype, *kv_dtype; /* kv_dtype: of cached keys and values */
     int64_t layers, q_heads, kv_heads, head_dim;
     int64_t n_prompt, n_output;
     int64_t prefill;    /* tokens run before the first decode pass */

@@ -44,7 +44,7 @@ static bool put_model(hid_t file, const struct kv_trace_about *b)
     bool good = id >= 0 && kv_h5_put_int(id, "n_layer", b->layers) && kv_h5_put_int(id, "n_q_head", b->q_heads) &&
                 kv_h5_put_int(id, "n_kv_head", b->kv_heads) && kv_h5_put_int(id, "head_dim", b->head_dim) &&
                 kv_h5_put_text(id, "name", b->model) && kv_h5_put_text(id, "revision", b->revision) &&
-                kv_h5_put_text(id, "compute_dtype", b->compute_dtype);
+                kv_h5_put_text(id, "compute_dtype", b->compute_dtype) && kv_h5_put_text(id, "kv_dtype", b->kv_dtype);
     return id >= 0 && H5Gclose(id) >= 0 && good;
 }
 

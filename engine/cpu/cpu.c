@@ -76,6 +76,7 @@ static bool cpu_open(struct kv_backend **out, const struct kv_weights *w, const 
     if (w->drawn)
         return kv_fail(e, KV_USAGE, "random weights are drawn on a device; take --backend cuda, or a checkpoint");
     struct kv_cpu *b = calloc(1, sizeof *b);
+    KV_ASSERT(asked->dtype == KV_FP32);
     if (!b)
         return kv_fail(e, KV_ENV, "no memory for a backend");
     b->base.ops = &kv_backend_cpu;
@@ -441,9 +442,13 @@ static struct kv_backend_use cpu_use(const struct kv_backend *backend)
                                    .weight_bytes = b->weights->bytes};
 }
 
+static const enum kv_dtype dtypes[] = {KV_FP32};
+
 const struct kv_backend_ops kv_backend_cpu = {
     .name = "cpu",
-    .dtype = KV_FP32,
+    .computes = "f32",
+    .dtype = dtypes,
+    .n_dtypes = sizeof dtypes / sizeof *dtypes,
     .open = cpu_open,
     .close = cpu_close,
     .seq_open = cpu_seq_open,

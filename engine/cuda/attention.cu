@@ -267,7 +267,7 @@ extern "C" void kv_cuda_attention_lists(const struct kv_cuda_shape *s, const str
 }
 
 extern "C" void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
-                                  const struct kv_cuda_attention_size *size, int32_t layer, const kv_bf16 *q,
+                                  const struct kv_cuda_attention_size *size, int32_t layer, const kv_query *q,
                                   kv_bf16 *out, float *lse, const void *lists, void *work)
 {
     struct kv_attention a = {*s, part, q, out, lse, layer};

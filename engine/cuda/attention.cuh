@@ -9,7 +9,7 @@
 struct kv_attention {
     struct kv_cuda_shape s;
     const struct kv_cuda_part *part;
-    const kv_bf16 *q;
+    const kv_query *q;
     kv_bf16 *out;
     float *lse;
     int32_t layer;
@@ -69,11 +69,11 @@ void kv_attention_merge_pieces(struct kv_gpu *g, const struct kv_attention *a, c
                                int64_t most, int32_t heads);
 
 /* The same as kv_row_of where entries fit 32 bits, without a division of 64. */
-static __device__ __forceinline__ const kv_bf16 *kv_entry_of(const struct kv_cuda_shape &s, const int32_t *table,
-                                                             uint32_t i)
+template <typename E = kv_bf16>
+static __device__ __forceinline__ const E *kv_entry_of(const struct kv_cuda_shape &s, const int32_t *table, uint32_t i)
 {
     uint32_t page = (uint32_t)s.page, number = i / page;
-    return s.pool + ((int64_t)table[number] * 2 * page + (i - number * page)) * s.d;
+    return (const E *)s.pool + ((int64_t)table[number] * 2 * page + (i - number * page)) * s.d;
 }
 
 /* A query head's row of one token: in q and out times d, in lse as it is. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* Attention of parts of one token: a block for each piece of a lane, then a merge of the pieces in their order. A
- * thread holds 8 elements of some rows and copies its own share of K and V ahead through shared memory, where nobody
- * else reads it: many copies are under way without registers or barriers for them. */
+ * thread holds 8 elements of some rows. K and V are copied ahead through shared memory, 16 bytes at a time: of 16-bit
+ * elements a thread copies its own share, which nobody else reads; of fp8 that of two threads of its warp, which then
+ * wait for each other. So many copies are under way without registers or barriers of the block. */
 #include "engine/cuda/attention.cuh"
 
 enum {
@@ -18,10 +19,15 @@ template <int D> struct form {
     enum { ACROSS = D / PER_THREAD, ROWS = THREADS / ACROSS, STEP = ROWS * UNROLLED };
 };
 
+/* Copies of a step, of K and of V each, and threads that one of them is for. */
+template <typename E> struct copies {
+    enum { FOR = 16 / (PER_THREAD * (int)sizeof(E)), N = UNROLLED / FOR };
+};
+
 /* Shared memory, in bytes: copies ahead, later the rows' outputs; behind them the rows' tops and sums. */
-template <int D, int G> struct shared_form {
+template <int D, int G, typename E> struct shared_form {
     enum {
-        AHEAD = STAGES * UNROLLED * 2 * THREADS * 16,
+        AHEAD = STAGES * copies<E>::N * 2 * THREADS * 16,
         ALL = form<D>::ROWS * G * D * 4,
         TOPS = AHEAD > ALL ? AHEAD : ALL,
         BYTES = TOPS + 2 * form<D>::ROWS * G * 4
@@ -33,18 +39,12 @@ struct place {
     const int32_t *table;
     uint32_t first, behind;
     int mine, column;
-    uint4 *ahead; /* [stage][unrolled][K or V] of this thread, THREADS apart */
+    unsigned char *ahead; /* [stage][copy][K or V] of this warp, THREADS x 16 bytes apart: its rows, thread by thread */
 };
 
 template <int G> struct sums {
     float o[G][PER_THREAD], top[G], sum[G];
 };
-
-static __device__ __forceinline__ void widen(float out[PER_THREAD], const uint4 &x)
-{
-    out[0] = kv_low(x.x), out[1] = kv_high(x.x), out[2] = kv_low(x.y), out[3] = kv_high(x.y);
-    out[4] = kv_low(x.z), out[5] = kv_high(x.z), out[6] = kv_low(x.w), out[7] = kv_high(x.w);
-}
 
 /* x: elements [column, column + 8) of a row whose other half's are `across` threads off. */
 template <int D>
@@ -61,32 +61,46 @@ static __device__ __forceinline__ void rotate(const struct kv_cuda_shape &s, flo
     }
 }
 
-template <int D>
+/* Of two threads' share, the first 16 copy that of even rows of UNROLLED, the others that of odd ones. */
+template <int D, typename E>
 static __device__ __forceinline__ void copy_ahead(const struct kv_cuda_shape &s, const struct place &w, uint32_t step)
 {
-    uint4 *to = w.ahead + step % STAGES * (2 * UNROLLED * THREADS);
+    enum { FOR = copies<E>::FOR, N = copies<E>::N, THEIRS = 32 / FOR };
+    int lane = (int)threadIdx.x % 32, reader = (int)threadIdx.x - lane + lane % THEIRS * FOR;
+    unsigned char *to = w.ahead + step % STAGES * (2 * N * THREADS * 16) + lane * 16;
     KV_UNROLL
-    for (int u = 0; u < UNROLLED; u++) {
-        uint32_t i = w.first + step * form<D>::STEP + (uint32_t)(u * form<D>::ROWS + w.mine);
+    for (int k = 0; k < N; k++) {
+        int row = (k * FOR + lane / THEIRS) * form<D>::ROWS + reader / form<D>::ACROSS;
+        uint32_t i = w.first + step * form<D>::STEP + (uint32_t)row;
         bool there = i < w.behind;
-        const kv_bf16 *key = kv_entry_of(s, w.table, there ? i : w.first) + w.column;
-        kv_copy_later(to + (2 * u) * THREADS, key, there);
-        kv_copy_later(to + (2 * u + 1) * THREADS, key + (int64_t)s.page * D, there);
+        const E *key = kv_entry_of<E>(s, w.table, there ? i : w.first) + reader % form<D>::ACROSS * PER_THREAD;
+        kv_copy_later(to + (2 * k) * (THREADS * 16), key, there);
+        kv_copy_later(to + (2 * k + 1) * (THREADS * 16), key + (int64_t)s.page * D, there);
     }
     kv_copy_group();
 }
 
+/* A thread's share of row u of UNROLLED, of K or V, that was copied for a step. */
+template <typename E>
+static __device__ __forceinline__ void read_share(const struct place &w, uint32_t step, int u, bool values,
+                                                  float out[PER_THREAD])
+{
+    enum { FOR = copies<E>::FOR, N = copies<E>::N, BYTES = PER_THREAD * (int)sizeof(E) };
+    const unsigned char *from = w.ahead + step % STAGES * (2 * N * THREADS * 16);
+    from += (2 * (u / FOR) + values) * (THREADS * 16) + (u % FOR) * (32 * BYTES) + (int)threadIdx.x % 32 * BYTES;
+    kv_load<PER_THREAD>(out, (const E *)(const void *)from);
+}
+
 /* Scores of UNROLLED rows; q holds the scale. */
-template <int D, int G, bool SLOTS>
+template <int D, int G, typename E, bool SLOTS>
 static __device__ __forceinline__ void score(const struct kv_cuda_shape &s, const struct place &w, uint32_t step,
                                              const float q[G][PER_THREAD], float out[UNROLLED][G])
 {
-    const uint4 *from = w.ahead + step % STAGES * (2 * UNROLLED * THREADS);
     KV_UNROLL
     for (int u = 0; u < UNROLLED; u++) {
         uint32_t i = w.first + step * form<D>::STEP + (uint32_t)(u * form<D>::ROWS + w.mine);
         float key[PER_THREAD];
-        widen(key, from[2 * u * THREADS]);
+        read_share<E>(w, step, u, false, key);
         if (SLOTS)
             rotate<D>(s, key, w.column, i < w.behind ? i : w.first);
         KV_UNROLL
@@ -103,11 +117,10 @@ static __device__ __forceinline__ void score(const struct kv_cuda_shape &s, cons
     }
 }
 
-template <int G>
+template <int G, typename E>
 static __device__ __forceinline__ void add(const struct place &w, uint32_t step, float score[UNROLLED][G],
                                            struct sums<G> *r)
 {
-    const uint4 *from = w.ahead + step % STAGES * (2 * UNROLLED * THREADS);
     KV_UNROLL
     for (int g = 0; g < G; g++) {
         float top = r->top[g];
@@ -126,7 +139,7 @@ static __device__ __forceinline__ void add(const struct place &w, uint32_t step,
     KV_UNROLL
     for (int u = 0; u < UNROLLED; u++) {
         float value[PER_THREAD];
-        widen(value, from[(2 * u + 1) * THREADS]);
+        read_share<E>(w, step, u, true, value);
         KV_UNROLL
         for (int g = 0; g < G; g++) {
             float weight = r->top[g] == -INFINITY ? 0.0f : kv_exp2(score[u][g] - r->top[g]);
@@ -177,15 +190,16 @@ static __device__ __forceinline__ void write_piece(float *tops, float *all, cons
     }
 }
 
-template <int D, bool SLOTS>
+template <int D, typename M, bool SLOTS>
 static __device__ __forceinline__ void load_query(const struct kv_attention &a, const struct kv_cuda_part &p,
                                                   const struct place &w, int32_t head, bool there, int64_t position,
                                                   float q[PER_THREAD])
 {
-    uint4 x = make_uint4(0, 0, 0, 0);
+    KV_UNROLL
+    for (int k = 0; k < PER_THREAD; k++)
+        q[k] = 0;
     if (there)
-        x = *(const uint4 *)(const void *)(a.q + kv_query_of(a, p, 0, head) * D + w.column);
-    widen(q, x);
+        kv_load<PER_THREAD>(q, (const M *)a.q + kv_query_of(a, p, 0, head) * D + w.column);
     if (SLOTS)
         rotate<D>(a.s, q, w.column, position);
     KV_UNROLL
@@ -193,7 +207,7 @@ static __device__ __forceinline__ void load_query(const struct kv_attention &a, 
         q[k] *= 1.44269504f / sqrtf((float)D);
 }
 
-template <int D, int G, bool SLOTS>
+template <int D, int G, typename E, bool SLOTS>
 __global__ void __launch_bounds__(THREADS, G < KV_DECODE_HEADS ? 2 : 1)
     attention_decode(const struct kv_attention a, const struct kv_attention_split split)
 {
@@ -206,16 +220,16 @@ __global__ void __launch_bounds__(THREADS, G < KV_DECODE_HEADS ? 2 : 1)
     int t = (int)threadIdx.x, group = a.s.q_heads / p.heads;
     struct place w = {kv_table_of(p, a.layer, piece.head),       (uint32_t)piece.first,
                       (uint32_t)piece.first + (uint32_t)piece.n, t / form<D>::ACROSS,
-                      t % form<D>::ACROSS * PER_THREAD,          (uint4 *)(void *)shared + t};
+                      t % form<D>::ACROSS * PER_THREAD,          shared + t / 32 * (32 * 16)};
     uint32_t steps = ((uint32_t)piece.n + form<D>::STEP - 1) / form<D>::STEP;
     KV_UNROLL
     for (uint32_t step = 0; step < STAGES - 1; step++)
-        copy_ahead<D>(a.s, w, step);
+        copy_ahead<D, E>(a.s, w, step);
     float q[G][PER_THREAD];
     KV_UNROLL
     for (int g = 0; g < G; g++)
-        load_query<D, SLOTS>(a, p, w, piece.head * group + piece.sub + g, piece.sub + g < group,
-                             SLOTS ? kv_length_of(p, a.layer, piece.head) : 0, q[g]);
+        load_query<D, kv_matrix<E>, SLOTS>(a, p, w, piece.head * group + piece.sub + g, piece.sub + g < group,
+                                           SLOTS ? kv_length_of(p, a.layer, piece.head) : 0, q[g]);
     struct sums<G> r;
     KV_UNROLL
     for (int g = 0; g < G; g++) {
@@ -227,13 +241,17 @@ __global__ void __launch_bounds__(THREADS, G < KV_DECODE_HEADS ? 2 : 1)
     }
     for (uint32_t step = 0; step < steps; step++) {
         float scores[UNROLLED][G];
-        copy_ahead<D>(a.s, w, step + STAGES - 1);
+        copy_ahead<D, E>(a.s, w, step + STAGES - 1);
         kv_copy_wait<STAGES - 1>();
-        score<D, G, SLOTS>(a.s, w, step, q, scores);
-        add<G>(w, step, scores, &r);
+        if (copies<E>::FOR > 1)
+            __syncwarp(); /* the others' copies are here */
+        score<D, G, E, SLOTS>(a.s, w, step, q, scores);
+        add<G, E>(w, step, scores, &r);
+        if (copies<E>::FOR > 1)
+            __syncwarp(); /* they may be overwritten */
     }
     kv_copy_wait<0>();
-    write_piece<D, G>((float *)(void *)(shared + shared_form<D, G>::TOPS), (float *)(void *)shared, w, &r, split,
+    write_piece<D, G>((float *)(void *)(shared + shared_form<D, G, E>::TOPS), (float *)(void *)shared, w, &r, split,
                       number);
 }
 
@@ -288,12 +306,15 @@ struct launch {
 
 template <int D, int G> static void launch_as(const struct launch *l, bool slots)
 {
-    if (slots)
-        KV_LAUNCH(l->g, (attention_decode<D, G, true>), dim3((unsigned)l->most), dim3(THREADS),
-                  (shared_form<D, G>::BYTES), *l->a, *l->split);
-    else
-        KV_LAUNCH(l->g, (attention_decode<D, G, false>), dim3((unsigned)l->most), dim3(THREADS),
-                  (shared_form<D, G>::BYTES), *l->a, *l->split);
+    kv_with_elements(&l->a->s, [&](auto element) {
+        typedef decltype(element) E;
+        if (slots)
+            KV_LAUNCH(l->g, (attention_decode<D, G, E, true>), dim3((unsigned)l->most), dim3(THREADS),
+                      (shared_form<D, G, E>::BYTES), *l->a, *l->split);
+        else
+            KV_LAUNCH(l->g, (attention_decode<D, G, E, false>), dim3((unsigned)l->most), dim3(THREADS),
+                      (shared_form<D, G, E>::BYTES), *l->a, *l->split);
+    });
 }
 
 template <int D> static void launch_for(const struct launch *l, bool slots, int32_t heads)

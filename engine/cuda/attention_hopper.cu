@@ -446,8 +446,9 @@ bool kv_attention_hopper(struct kv_gpu *g, const struct kv_attention *a, const s
     const struct kv_cuda_shape *s = &a->s;
     int64_t rows = s->pages * (2 * PAGE);
     struct kv_gpu_boxes map;
-    if (facts->major != 9 || facts->minor != 0 || s->page != PAGE || (s->d != 64 && s->d != 128) || rows < 1 ||
-        rows > INT32_MAX || !kv_gpu_make_boxes(g, &map, s->pool, rows, s->d, PAGE, KV_TILE_COLUMNS))
+    if (facts->major != 9 || facts->minor != 0 || s->entry != KV_CUDA_BF16 || s->page != PAGE ||
+        (s->d != 64 && s->d != 128) || rows < 1 || rows > INT32_MAX ||
+        !kv_gpu_make_boxes(g, &map, s->pool, rows, s->d, PAGE, KV_TILE_COLUMNS))
         return false;
     if (!n)
         return true;

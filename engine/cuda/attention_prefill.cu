@@ -3,7 +3,8 @@
  * the group's query heads, so that each key is loaded once for all of them) and walks the lane 64 entries at a time.
  * While a tile is worked on the next one is copied. Rows in shared memory are chunks of 16 bytes, their places mixed so
  * that the 8 rows that a matrix load takes lie in different banks. Weights go from one product's registers into the
- * other's. */
+ * other's. Products are of bf16 for entries in bf16, of fp16 for others: fp8 arrives as it is, and is widened before
+ * its tile is worked on. */
 #include "engine/cuda/attention.cuh"
 
 enum {
@@ -67,40 +68,59 @@ static __device__ __forceinline__ void copy_queries(const struct kv_attention &a
     }
 }
 
-/* Entries [first, first + KEYS), zeros behind the last. */
-template <int D>
+/* Entries [first, first + KEYS), zeros behind the last; fp8 as bare rows. */
+template <int D, typename E>
 static __device__ __forceinline__ void copy_tile(const struct kv_attention &a, const struct place &w, int32_t first,
                                                  unsigned char *keys, unsigned char *values)
 {
-    enum { STEP = THREADS / form<D>::CHUNKS };
-    int chunk = (int)threadIdx.x % form<D>::CHUNKS, mine = (int)threadIdx.x / form<D>::CHUNKS;
+    enum { PER_CHUNK = 16 / (int)sizeof(E), CHUNKS = D / PER_CHUNK, STEP = THREADS / CHUNKS };
+    int chunk = (int)threadIdx.x % CHUNKS, mine = (int)threadIdx.x / CHUNKS;
     int64_t values_behind = (int64_t)a.s.page * D;
     bool whole = a.s.page % KEYS == 0; /* one page has the tile */
-    const kv_bf16 *tile = kv_entry_of(a.s, w.table, (uint32_t)first);
+    const E *tile = kv_entry_of<E>(a.s, w.table, (uint32_t)first);
     KV_UNROLL_BY(2) /* all at once, addresses take the registers that sums need */
     for (int i = 0; i < KEYS / STEP; i++) {
         int r = mine + i * STEP;
         bool there = first + r < w.entries;
-        const kv_bf16 *key = tile + r * D;
+        const E *key = tile + r * D;
         if (!whole)
-            key = kv_entry_of(a.s, w.table, (uint32_t)(there ? first + r : first));
-        kv_copy_later(keys + chunk_at<D>(r, chunk), key + chunk * 8, there);
-        kv_copy_later(values + chunk_at<D>(r, chunk), key + values_behind + chunk * 8, there);
+            key = kv_entry_of<E>(a.s, w.table, (uint32_t)(there ? first + r : first));
+        uint32_t at = sizeof(E) == 2 ? chunk_at<D>(r, chunk) : (uint32_t)((r * CHUNKS + chunk) * 16);
+        kv_copy_later(keys + at, key + chunk * PER_CHUNK, there);
+        kv_copy_later(values + at, key + values_behind + chunk * PER_CHUNK, there);
     }
     kv_copy_group();
 }
 
+/* K rows and V rows behind them, from fp8 to chunks of fp16. A thread's rows are STEP apart, whose chunks are mixed
+ * alike. */
+template <int D, bool SLOTS>
+static __device__ __forceinline__ void widen_tile(const unsigned char *from, unsigned char *to)
+{
+    enum { CHUNKS = form<D>::CHUNKS, STEP = THREADS / CHUNKS };
+    int t = SLOTS ? kv_thread_anew() : (int)threadIdx.x; /* registers are few there */
+    static_assert(STEP % (8 * form<D>::SHARE) == 0, "rows mixed alike");
+    from += 8 * t;
+    to += chunk_at<D>(t / CHUNKS, t % CHUNKS);
+    KV_UNROLL_BY(8)
+    for (int i = 0; i < 2 * KEYS / STEP; i++)
+        *(uint4 *)(void *)(to + i * (STEP * CHUNKS * 16)) =
+            kv_matrix_words((const kv_fp8 *)(const void *)(from + i * (8 * THREADS)));
+}
+
 /* Pairs (first, second), two of each, rotated. */
+template <typename M>
 static __device__ __forceinline__ void rotate_pair(uint32_t *first, uint32_t *second, const float *cosine,
                                                    const float *sine)
 {
-    float a = kv_low(*first), b = kv_high(*first), c = kv_low(*second), d = kv_high(*second);
-    *first = kv_pack(kv_turned_low(a, c, cosine[0], sine[0]), kv_turned_low(b, d, cosine[1], sine[1]));
-    *second = kv_pack(kv_turned_high(a, c, cosine[0], sine[0]), kv_turned_high(b, d, cosine[1], sine[1]));
+    float2 a = kv_pair<M>::unpack(*first), b = kv_pair<M>::unpack(*second);
+    *first = kv_pair<M>::pack(kv_turned_low(a.x, b.x, cosine[0], sine[0]), kv_turned_low(a.y, b.y, cosine[1], sine[1]));
+    *second =
+        kv_pair<M>::pack(kv_turned_high(a.x, b.x, cosine[0], sine[0]), kv_turned_high(a.y, b.y, cosine[1], sine[1]));
 }
 
 /* A row's chunk and the one half a row behind, rotated by `position`. */
-template <int D>
+template <int D, typename M>
 static __device__ __forceinline__ void rotate_chunk(const struct kv_cuda_shape &s, unsigned char *tile, int row,
                                                     int chunk, int64_t position)
 {
@@ -108,37 +128,37 @@ static __device__ __forceinline__ void rotate_chunk(const struct kv_cuda_shape &
     uint4 *behind = (uint4 *)(void *)(tile + chunk_at<D>(row, chunk + form<D>::CHUNKS / 2));
     uint4 first = *at, second = *behind;
     const float *cosine = s.cosine + position * (D / 2) + chunk * 8, *sine = s.sine + position * (D / 2) + chunk * 8;
-    rotate_pair(&first.x, &second.x, cosine, sine);
-    rotate_pair(&first.y, &second.y, cosine + 2, sine + 2);
-    rotate_pair(&first.z, &second.z, cosine + 4, sine + 4);
-    rotate_pair(&first.w, &second.w, cosine + 6, sine + 6);
+    rotate_pair<M>(&first.x, &second.x, cosine, sine);
+    rotate_pair<M>(&first.y, &second.y, cosine + 2, sine + 2);
+    rotate_pair<M>(&first.z, &second.z, cosine + 4, sine + 4);
+    rotate_pair<M>(&first.w, &second.w, cosine + 6, sine + 6);
     *at = first;
     *behind = second;
 }
 
 /* Queries by their tokens' places in the lane. */
-template <int D>
+template <int D, typename M>
 static __device__ __forceinline__ void rotate_queries(const struct kv_attention &a, const struct place &w,
                                                       unsigned char *q)
 {
     enum { PAIRS = form<D>::CHUNKS / 2 };
     for (int i = (int)threadIdx.x; i < ROWS * PAIRS; i += THREADS)
         if (w.first + i / PAIRS < w.rows)
-            rotate_chunk<D>(a.s, q, i / PAIRS, i % PAIRS, w.old + (w.first + i / PAIRS) / w.group);
+            rotate_chunk<D, M>(a.s, q, i / PAIRS, i % PAIRS, w.old + (w.first + i / PAIRS) / w.group);
 }
 
-template <int D>
+template <int D, typename M>
 static __device__ __forceinline__ void rotate_tile(const struct kv_attention &a, const struct place &w, int32_t first,
                                                    unsigned char *keys)
 {
     enum { PAIRS = form<D>::CHUNKS / 2 };
     for (int i = (int)threadIdx.x; i < KEYS * PAIRS; i += THREADS)
         if (first + i / PAIRS < w.entries)
-            rotate_chunk<D>(a.s, keys, i / PAIRS, i % PAIRS, first + i / PAIRS);
+            rotate_chunk<D, M>(a.s, keys, i / PAIRS, i % PAIRS, first + i / PAIRS);
 }
 
 /* s = q k^T of the warp's rows. */
-template <int D>
+template <int D, typename M>
 static __device__ __forceinline__ void multiply_keys(unsigned char *q, unsigned char *keys,
                                                      float s[BLOCKS][KEYS / 8][4])
 {
@@ -162,8 +182,8 @@ static __device__ __forceinline__ void multiply_keys(unsigned char *q, unsigned 
             kv_load_matrices(with, keys + (key ^ (uint32_t)(32 * k)) + n * form<D>::ROWS_16);
             KV_UNROLL
             for (int b = 0; b < BLOCKS; b++) {
-                kv_mma(s[b][2 * n], has[b], with);
-                kv_mma(s[b][2 * n + 1], has[b], with + 2);
+                kv_pair<M>::multiply(s[b][2 * n], has[b], with);
+                kv_pair<M>::multiply(s[b][2 * n + 1], has[b], with + 2);
             }
         }
     }
@@ -222,7 +242,7 @@ static __device__ __forceinline__ void take_weights(struct sums<D> *r, float s[B
 }
 
 /* o += weights v. */
-template <int D>
+template <int D, typename M>
 static __device__ __forceinline__ void multiply_values(struct sums<D> *r, float s[BLOCKS][KEYS / 8][4],
                                                        unsigned char *values)
 {
@@ -236,7 +256,7 @@ static __device__ __forceinline__ void multiply_values(struct sums<D> *r, float 
             KV_UNROLL
         for (int i = 0; i < 4; i++) {
             const float *two = &s[b][2 * k + i / 2][i % 2 * 2];
-            has[b][i] = kv_pack(two[0], two[1]);
+            has[b][i] = kv_pair<M>::pack(two[0], two[1]);
         }
         KV_UNROLL
         for (int n = 0; n < D / 16; n++) {
@@ -244,8 +264,8 @@ static __device__ __forceinline__ void multiply_values(struct sums<D> *r, float 
             kv_load_matrices_transposed(with, values + (value ^ (uint32_t)(32 * n)) + k * form<D>::ROWS_16);
             KV_UNROLL
             for (int b = 0; b < BLOCKS; b++) {
-                kv_mma(r->o[b][2 * n], has[b], with);
-                kv_mma(r->o[b][2 * n + 1], has[b], with + 2);
+                kv_pair<M>::multiply(r->o[b][2 * n], has[b], with);
+                kv_pair<M>::multiply(r->o[b][2 * n + 1], has[b], with + 2);
             }
         }
     }
@@ -307,12 +327,15 @@ template <int D> static __device__ __forceinline__ void clear(struct sums<D> *r)
     }
 }
 
-template <int D, bool SLOTS>
+template <int D, typename E, bool SLOTS>
 __global__ void __launch_bounds__(THREADS, 2)
     attention_prefill(const struct kv_attention a, const struct kv_attention_tile *list)
 {
     KV_SHARED_BYTES(shared);
+    typedef kv_matrix<E> M;
     enum { TILE = form<D>::TILE_BYTES };
+    constexpr bool widens = sizeof(E) == 1; /* then tiles arrive in the first half of the first one's room */
+    constexpr int arrives = widens ? TILE / 2 : TILE;
     const struct place w = place_of(a, list[blockIdx.x]);
     unsigned char *q = shared, *tiles = shared + form<D>::Q_BYTES;
     float scale = 1.44269504f / sqrtf((float)D);
@@ -323,27 +346,32 @@ __global__ void __launch_bounds__(THREADS, 2)
     struct sums<D> r;
     clear(&r);
     copy_queries<D>(a, w, q);
-    copy_tile<D>(a, w, 0, tiles, tiles + TILE);
+    copy_tile<D, E>(a, w, 0, tiles, tiles + arrives);
     for (int32_t first = 0, side = 0; first < w.entries; first += KEYS, side ^= 1) {
-        unsigned char *keys = tiles + side * (2 * TILE), *ahead = tiles + (side ^ 1) * (2 * TILE);
+        unsigned char *keys = tiles + (widens ? 1 : side) * (2 * TILE);
+        unsigned char *ahead = tiles + (widens ? 0 : side ^ 1) * (2 * TILE);
         kv_copy_wait<0>();
         __syncthreads(); /* all that was copied is seen, and what lay ahead of the last tile is done with */
+        if (widens) {
+            widen_tile<D, SLOTS>(ahead, keys);
+            __syncthreads();
+        }
         if (first + KEYS < w.entries)
-            copy_tile<D>(a, w, first + KEYS, ahead, ahead + TILE);
+            copy_tile<D, E>(a, w, first + KEYS, ahead, ahead + arrives);
         if (SLOTS) {
             if (first == 0)
-                rotate_queries<D>(a, w, q);
-            rotate_tile<D>(a, w, first, keys);
+                rotate_queries<D, M>(a, w, q);
+            rotate_tile<D, M>(a, w, first, keys);
             __syncthreads();
         }
         if (first >= needed)
             continue;
         float s[BLOCKS][KEYS / 8][4];
-        multiply_keys<D>(q, keys, s);
+        multiply_keys<D, M>(q, keys, s);
         if (first + KEYS > open)
             mask(w, first, s);
         take_weights<D>(&r, s, scale);
-        multiply_values<D>(&r, s, keys + TILE);
+        multiply_values<D, M>(&r, s, keys + TILE);
     }
     write_rows<D>(a, place_of(a, list[blockIdx.x]), &r, scale); /* asked again: not kept in registers till here */
 }
@@ -352,10 +380,13 @@ template <int D>
 static void launch_for(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile, int64_t n,
                        bool slots)
 {
-    if (slots)
-        KV_LAUNCH(g, (attention_prefill<D, true>), dim3((unsigned)n), dim3(THREADS), form<D>::BYTES, *a, tile);
-    else
-        KV_LAUNCH(g, (attention_prefill<D, false>), dim3((unsigned)n), dim3(THREADS), form<D>::BYTES, *a, tile);
+    kv_with_elements(&a->s, [&](auto element) {
+        typedef decltype(element) E;
+        if (slots)
+            KV_LAUNCH(g, (attention_prefill<D, E, true>), dim3((unsigned)n), dim3(THREADS), form<D>::BYTES, *a, tile);
+        else
+            KV_LAUNCH(g, (attention_prefill<D, E, false>), dim3((unsigned)n), dim3(THREADS), form<D>::BYTES, *a, tile);
+    });
 }
 
 void kv_attention_prefill(struct kv_gpu *g, const struct kv_attention *a, const struct kv_attention_tile *tile,

@@ -13,7 +13,7 @@ struct moves {
     const struct kv_cuda_part *part;
     const struct kv_cuda_stay *lane;
     const int32_t *keep;
-    int32_t layer;
+    int32_t layer, units; /* units: of a row */
 };
 
 /* A block's lane. */
@@ -34,7 +34,7 @@ static __device__ __forceinline__ void read_batch(const struct moves &m, const s
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         from[k] = i < l.n ? l.keep[i] : i;
         if (from[k] != i)
-            some[k] = ((const unit *)(const void *)kv_row_of(m.s, l.table, from[k]))[column];
+            some[k] = ((const unit *)m.s.pool)[kv_row_number(m.s, l.table, from[k]) * m.units + column];
     }
 }
 
@@ -47,12 +47,12 @@ static __device__ __forceinline__ void write_batch(const struct moves &m, const 
     for (int k = 0; k < AT_ONCE; k++) {
         int32_t i = first + down * k + (int32_t)threadIdx.x / across;
         if (from[k] != i)
-            ((unit *)(void *)kv_row_of(m.s, l.table, i))[column] = some[k];
+            ((unit *)m.s.pool)[kv_row_number(m.s, l.table, i) * m.units + column] = some[k];
     }
 }
 
-/* `units` of a row; of each lane, blocks of gridDim.x / 2 columns for K, then as many for V. */
-template <typename unit> __global__ __launch_bounds__(THREADS) void move_together(struct moves m, int32_t units)
+/* Of each lane, blocks of gridDim.x / 2 columns for K, then as many for V. */
+template <typename unit> __global__ __launch_bounds__(THREADS) void move_together(struct moves m)
 {
     constexpr int across = COLUMN_BYTES / (int)sizeof(unit), batch = THREADS / across * AT_ONCE;
     const struct kv_cuda_stay &stay = m.lane[blockIdx.y];
@@ -60,8 +60,8 @@ template <typename unit> __global__ __launch_bounds__(THREADS) void move_togethe
     int32_t half = (int32_t)gridDim.x / 2, block = (int32_t)blockIdx.x;
     int32_t column = block % half * across + (int32_t)threadIdx.x % across, from[AT_ONCE];
     unit some[AT_ONCE];
-    bool mine = column < units;
-    column += block / half * m.s.page * units;
+    bool mine = column < m.units;
+    column += block / half * m.s.page * m.units;
     for (int32_t first = 0; first < l.n; first += batch) {
         if (mine)
             read_batch(m, l, first, column, from, some);
@@ -71,20 +71,24 @@ template <typename unit> __global__ __launch_bounds__(THREADS) void move_togethe
     }
 }
 
-template <typename unit> static dim3 blocks_of(int32_t units, int64_t n_lanes)
+template <typename unit> static void launch(struct kv_gpu *g, struct moves *m, int32_t row_bytes, int64_t n_lanes)
 {
-    int32_t across = COLUMN_BYTES / (int32_t)sizeof(unit);
-    return dim3((unsigned)(2 * ((units + across - 1) / across)), (unsigned)n_lanes);
+    unsigned blocks = 2 * (unsigned)((row_bytes + COLUMN_BYTES - 1) / COLUMN_BYTES);
+    m->units = row_bytes / (int32_t)sizeof(unit);
+    KV_LAUNCH(g, move_together<unit>, dim3(blocks, (unsigned)n_lanes), dim3(THREADS), 0, *m);
 }
 
 void kv_cuda_compact(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      const struct kv_cuda_stay *lane, int64_t n_lanes, const int32_t *keep)
 {
-    struct moves m = {*s, part, lane, keep, layer};
+    struct moves m = {*s, part, lane, keep, layer, 0};
+    int32_t row_bytes = s->d * kv_cuda_entry_bytes(s->entry);
     if (n_lanes <= 0)
         return;
-    if (s->d % 8 == 0)
-        KV_LAUNCH(g, move_together<uint4>, blocks_of<uint4>(s->d / 8, n_lanes), dim3(THREADS), 0, m, s->d / 8);
+    if (row_bytes % 16 == 0)
+        launch<uint4>(g, &m, row_bytes, n_lanes);
+    else if (row_bytes % 4 == 0)
+        launch<uint32_t>(g, &m, row_bytes, n_lanes);
     else
-        KV_LAUNCH(g, move_together<uint32_t>, blocks_of<uint32_t>(s->d / 2, n_lanes), dim3(THREADS), 0, m, s->d / 2);
+        launch<uint16_t>(g, &m, row_bytes, n_lanes);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* The CUDA backend: weights, activations and entries in bf16, sums and the residual stream in fp32. The host decides
- * which page lies where, and asks for kernels in order; it waits where scores are wanted and at a pass's end. */
+/* The CUDA backend: weights and activations in bf16, entries as asked, sums and the residual stream in fp32. The host
+ * decides which page lies where, and asks for kernels in order; it waits where scores are wanted and at a pass's end.
+ */
 #include "engine/cuda/inside.h"
 
 #include <stdlib.h>
@@ -72,6 +73,12 @@ static void cuda_close(struct kv_backend *backend)
     free(b);
 }
 
+static enum kv_cuda_entry entry_of(enum kv_dtype dtype)
+{
+    KV_ASSERT(dtype == KV_BF16 || dtype == KV_FP16 || dtype == KV_FP8);
+    return dtype == KV_FP8 ? KV_CUDA_FP8 : dtype == KV_FP16 ? KV_CUDA_FP16 : KV_CUDA_BF16;
+}
+
 static bool cuda_open(struct kv_backend **out, const struct kv_weights *w, const struct kv_backend_asked *asked,
                       struct kv_err *e)
 {
@@ -85,15 +92,17 @@ static bool cuda_open(struct kv_backend **out, const struct kv_weights *w, const
     b->asked = *asked;
     *out = &b->base;
     bool good = kv_gpu_open(&b->gpu, e) && kv_cuda_load(b, e);
+    enum kv_cuda_entry entry = entry_of(asked->dtype);
+    int64_t page_bytes = 2 * asked->page * c->head_dim * kv_cuda_entry_bytes(entry);
     int64_t pool = !good || asked->pool_bytes ? asked->pool_bytes : kv_gpu_free_bytes(b->gpu) / 2;
-    if (good &&
-        kv_cuda_pool_open(&b->pool, b->gpu, 2 * asked->page * c->head_dim * (int64_t)sizeof(kv_bf16), pool, e)) {
+    if (good && kv_cuda_pool_open(&b->pool, b->gpu, page_bytes, pool, e)) {
         b->shape = (struct kv_cuda_shape){.layers = (int32_t)c->layers,
                                           .q_heads = (int32_t)c->q_heads,
                                           .kv_heads = (int32_t)c->kv_heads,
                                           .d = (int32_t)c->head_dim,
                                           .page = (int32_t)asked->page,
-                                          .pool = (kv_bf16 *)(void *)b->pool.base,
+                                          .pool = b->pool.base,
+                                          .entry = entry,
                                           .pages = b->pool.most};
         return true;
     }
@@ -554,9 +563,13 @@ static struct kv_backend_use cuda_use(const struct kv_backend *backend)
                                    .load_s = b->load_s};
 }
 
+static const enum kv_dtype dtypes[] = {KV_BF16, KV_FP16, KV_FP8};
+
 const struct kv_backend_ops kv_backend_cuda = {
     .name = "cuda",
-    .dtype = KV_BF16,
+    .computes = "bf16",
+    .dtype = dtypes,
+    .n_dtypes = sizeof dtypes / sizeof *dtypes,
     .open = cuda_open,
     .close = cuda_close,
     .seq_open = kv_cuda_seq_open,

@@ -19,7 +19,7 @@ struct kv_cuda_seq {
     int32_t *table, *host_table;
     int32_t *length, *host_length; /* (layers, heads) before the pass that is on */
     int64_t room;
-    kv_bf16 *query; /* (layers, window, q heads, d) */
+    kv_query *query; /* (layers, window, q heads, d) */
     /* Of passes whose part says who leaves: NULL until the first. (layers, heads). */
     struct kv_cuda_leave *leave, *host_leave;
     struct kv_cuda_left *left, *host_left;
@@ -68,7 +68,8 @@ struct kv_cuda {
     int parts_room;
     int32_t *token_host, *token;
     float *x, *lse;
-    kv_bf16 *normed, *qkv, *q, *attention, *gate_up, *act;
+    kv_bf16 *normed, *qkv, *attention, *gate_up, *act;
+    kv_query *q;
     struct kv_cuda_buffer lists, work, logits, scores, scratch, from, keep;
     /* Of parts that say who leaves: their scores, from no entry on, the lowest of them; for so many entries of a lane.
      */

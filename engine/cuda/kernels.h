@@ -12,12 +12,24 @@ extern "C" {
 
 typedef uint16_t kv_bf16;
 
+/* Elements of entries. fp8 is e4m3 under a scale of 1: what is larger than 448 is stored as 448. */
+enum kv_cuda_entry { KV_CUDA_BF16, KV_CUDA_FP16, KV_CUDA_FP8 };
+static inline int32_t kv_cuda_entry_bytes(enum kv_cuda_entry entry)
+{
+    return entry == KV_CUDA_FP8 ? 1 : 2;
+}
+
+/* Of queries, once heads are apart: bf16 words; fp16 words where entries are fp16 or fp8, so that no bit of theirs is
+ * lost where the two are multiplied. */
+typedef uint16_t kv_query;
+
 /* What does not change from pass to pass. A page is one lane's: `page` K rows of d elements, then as many V rows. */
 struct kv_cuda_shape {
     int32_t layers, q_heads, kv_heads, d, page; /* d: 32, 64 or 128; or any even number up to 256, slowly. page: any */
-    kv_bf16 *pool;                              /* page p begins at p x 2 x page x d */
+    void *pool;                                 /* page p begins at element p x 2 x page x d */
     const float *cosine, *sine;                 /* (positions, d / 2) */
-    int64_t pages;                              /* of the pool; 0: not said, and kernels that must know are not used */
+    enum kv_cuda_entry entry;
+    int64_t pages; /* of the pool; 0: not said, and kernels that must know are not used */
 };
 
 /* As kv_leave and kv_left, of a lane. */
@@ -38,7 +50,7 @@ struct kv_cuda_part {
     int32_t n_new, n_patch;
     int64_t seen;           /* position of its first token */
     int32_t slot_positions; /* keys lie raw; they and queries are rotated by place in the lane: entry i by i */
-    const kv_bf16 *query;   /* (layers, window, q_heads, d) last queries of earlier passes, newest last; or NULL */
+    const kv_query *query;  /* (layers, window, q_heads, d) last queries of earlier passes, newest last; or NULL */
     int32_t window;
     const struct kv_cuda_leave *leave; /* (layers, heads) or NULL */
     struct kv_cuda_left *left;         /* (layers, heads) */
@@ -60,11 +72,12 @@ void kv_cuda_rms_norm(struct kv_gpu *g, const float *x, const float *weight, flo
 
 /* qkv (rows, q_heads + 2 kv_heads, d) bf16, as products left it. Adds `bias` ((q_heads + 2 kv_heads) x d fp32, or
  * NULL), norms each head of q and k by q_norm, k_norm (d,) fp32 where not NULL, rotates q and k by the tokens'
- * positions (neither where slot_positions), leaves q (rows, q_heads, d) bf16 and puts k and v behind what the layer's
- * lanes hold (pages are in the tables). A store head's entries are those of kv head = head x kv_heads / heads. */
+ * positions (neither where slot_positions), leaves q (rows, q_heads, d) and puts k and v behind what the layer's lanes
+ * hold (pages are in the tables), each rounded once. A store head's entries are those of kv head = head x kv_heads /
+ * heads. */
 void kv_cuda_append(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int n_parts,
                     int64_t rows, int32_t layer, const kv_bf16 *qkv, const float *bias, const float *q_norm,
-                    const float *k_norm, float eps, kv_bf16 *q);
+                    const float *k_norm, float eps, kv_query *q);
 
 /* out (rows, width) bf16 = silu(gate) x up; both (rows, 2 width) bf16 in gate_up, gate first; biases fp32 or NULL. */
 void kv_cuda_silu_times(struct kv_gpu *g, const kv_bf16 *gate_up, const float *gate_bias, const float *up_bias,
@@ -99,7 +112,7 @@ void kv_cuda_attention_lists(const struct kv_cuda_shape *s, const struct kv_cuda
  * exponentials of q.k / sqrt(d). Parts of one token are split over their entries and merged in a fixed order. `lists`:
  * the layer's, on the device; `work`: work_bytes of the device's, nothing of which outlives the call on its stream. */
 void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
-                       const struct kv_cuda_attention_size *size, int32_t layer, const kv_bf16 *q, kv_bf16 *out,
+                       const struct kv_cuda_attention_size *size, int32_t layer, const kv_query *q, kv_bf16 *out,
                        float *lse, const void *lists, void *work);
 
 /* Sums of softmax weights over queries, for one part: of all its store heads h, over entries [from[h], length + n_new +
@@ -111,7 +124,7 @@ void kv_cuda_attention(struct kv_gpu *g, const struct kv_cuda_shape *s, const st
  */
 int64_t kv_cuda_window_scratch(const struct kv_cuda_shape *s, int64_t queries);
 void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
-                         const struct kv_cuda_part *part_host, int32_t layer, const kv_bf16 *q, int64_t queries,
+                         const struct kv_cuda_part *part_host, int32_t layer, const kv_query *q, int64_t queries,
                          int64_t skip, const int32_t *from, int64_t most_entries, bool query_rows, float *out,
                          int64_t lane_stride, int64_t row_stride, float *scratch);
 
@@ -120,8 +133,8 @@ void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const 
 void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                    const struct kv_cuda_part *part_host, int32_t layer, bool values, float *out, int64_t lane_stride);
 
-/* Entries [first, first + n) of a lane as fp32, keys as attention sees them, rounded to bf16 where it turns them: (n,
- * d) each; values may be NULL. */
+/* Entries [first, first + n) of a lane as fp32, keys as attention sees them, rounded as queries are where it turns
+ * them: (n, d) each; values may be NULL. */
 void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int32_t layer,
                      int32_t head, int64_t first, int64_t n, float *keys, float *values);
 
@@ -167,7 +180,7 @@ void kv_cuda_close_up(struct kv_gpu *g, const struct kv_cuda_shape *s, const str
 /* query (layers, window, q_heads, d) of the layer: its last n_new rows become the part's last new tokens, older ones
  * move up. */
 void kv_cuda_keep_queries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
-                          int32_t layer, const kv_bf16 *q, kv_bf16 *query);
+                          int32_t layer, const kv_query *q, kv_query *query);
 
 /* n seeded normal numbers x scale + mean, as bf16 or (wide) fp32: number i is the same whatever the grid. */
 void kv_cuda_random(struct kv_gpu *g, void *out, int64_t n, bool wide, uint64_t seed, float mean, float scale);

@@ -96,12 +96,12 @@ static __device__ __forceinline__ void move_up(const struct kv_cuda_shape &s, co
         KV_UNROLL
         for (int k = 0; k < AT_ONCE; k++)
             if (mine && row + down * k < end - n)
-                some[k] = ((const unit *)(const void *)kv_row_of(s, table, row + down * k + n))[column];
+                some[k] = ((const unit *)s.pool)[kv_row_number(s, table, row + down * k + n) * units + column];
         __syncthreads();
         KV_UNROLL
         for (int k = 0; k < AT_ONCE; k++)
             if (mine && row + down * k < end - n)
-                ((unit *)(void *)kv_row_of(s, table, row + down * k))[column] = some[k];
+                ((unit *)s.pool)[kv_row_number(s, table, row + down * k) * units + column] = some[k];
     }
 }
 
@@ -153,7 +153,7 @@ template <typename unit>
 static void launch_close_up(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
                             int32_t heads, int32_t layer, const struct kv_cuda_lowest *lowest, int64_t chunks)
 {
-    int32_t units = s->d * (int32_t)sizeof(kv_bf16) / (int32_t)sizeof(unit),
+    int32_t units = s->d * kv_cuda_entry_bytes(s->entry) / (int32_t)sizeof(unit),
             across = COLUMN_BYTES / (int32_t)sizeof(unit);
     dim3 grid((unsigned)(2 * ((units + across - 1) / across) + 1), (unsigned)heads);
     KV_LAUNCH(g, close_up<unit>, grid, dim3(MOVE_THREADS), 0, *s, part, layer, lowest, chunks, units);
@@ -163,8 +163,11 @@ void kv_cuda_close_up(struct kv_gpu *g, const struct kv_cuda_shape *s, const str
                       const struct kv_cuda_part *part_host, int32_t layer, const struct kv_cuda_lowest *lowest,
                       int64_t chunks)
 {
-    if (s->d % 8 == 0)
+    int32_t row_bytes = s->d * kv_cuda_entry_bytes(s->entry);
+    if (row_bytes % 16 == 0)
         launch_close_up<uint4>(g, s, part, part_host->heads, layer, lowest, chunks);
-    else
+    else if (row_bytes % 4 == 0)
         launch_close_up<uint32_t>(g, s, part, part_host->heads, layer, lowest, chunks);
+    else
+        launch_close_up<uint16_t>(g, s, part, part_host->heads, layer, lowest, chunks);
 }

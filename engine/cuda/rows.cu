@@ -175,7 +175,7 @@ template <int n> static __device__ __forceinline__ void load_head(struct head &x
     }
 }
 
-template <int n> static __device__ __forceinline__ void store_head(const struct head &x, kv_bf16 *to, int half)
+template <int n, typename E> static __device__ __forceinline__ void store_head(const struct head &x, E *to, int half)
 {
     for (int k = 0; k < HALF; k += n) {
         int i = first_of(n, k);
@@ -240,13 +240,13 @@ static __device__ const struct kv_cuda_part *part_of(const struct kv_cuda_part *
 }
 
 /* A head of keys (or values) behind all lanes that store it. */
-template <int n>
+template <int n, typename E>
 static __device__ void put_head(const struct kv_cuda_shape &s, const struct kv_cuda_part *p, int64_t token,
                                 int32_t layer, int32_t kv_head, bool values, const struct head &x)
 {
     int32_t copies = p->heads / s.kv_heads;
     for (int32_t h = kv_head * copies; h < (kv_head + 1) * copies; h++) {
-        kv_bf16 *row = kv_row_of(s, kv_table_of(*p, layer, h), kv_length_of(*p, layer, h) + token);
+        E *row = kv_row_of<E>(s, kv_table_of(*p, layer, h), kv_length_of(*p, layer, h) + token);
         store_head<n>(x, row + (values ? (int64_t)s.page * s.d : 0), s.d / 2);
     }
 }
@@ -256,13 +256,13 @@ struct append {
     const struct kv_cuda_part *part;
     const kv_bf16 *qkv;
     const float *bias, *q_norm, *k_norm;
-    kv_bf16 *q;
+    kv_query *q;
     float eps;
     int32_t n_parts, layer;
 };
 
 /* A warp for each head of each row. */
-template <int n> __global__ void append_heads(struct append a)
+template <int n, typename E> __global__ void append_heads(struct append a)
 {
     const struct kv_cuda_shape &s = a.s;
     int64_t row = blockIdx.x;
@@ -282,23 +282,26 @@ template <int n> __global__ void append_heads(struct append a)
     if (!value && !p->slot_positions)
         rotate_head<n>(x, s.cosine + at, s.sine + at, half);
     if (query)
-        store_head<n>(x, a.q + (row * s.q_heads + head) * s.d, half);
+        store_head<n>(x, (kv_matrix<E> *)a.q + (row * s.q_heads + head) * s.d, half);
     else
-        put_head<n>(s, p, token, a.layer, value ? head - s.q_heads - s.kv_heads : head - s.q_heads, value, x);
+        put_head<n, E>(s, p, token, a.layer, value ? head - s.q_heads - s.kv_heads : head - s.q_heads, value, x);
 }
 
 void kv_cuda_append(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part, int n_parts,
                     int64_t rows, int32_t layer, const kv_bf16 *qkv, const float *bias, const float *q_norm,
-                    const float *k_norm, float eps, kv_bf16 *q)
+                    const float *k_norm, float eps, kv_query *q)
 {
     struct append a = {*s, part, qkv, bias, q_norm, k_norm, q, eps, n_parts, layer};
     dim3 grid((unsigned)rows, (unsigned)((s->q_heads + 2 * s->kv_heads + WARPS - 1) / WARPS));
     if (rows <= 0)
         return;
-    if (s->d % 4 == 0)
-        KV_LAUNCH(g, append_heads<2>, grid, dim3(THREADS), 0, a);
-    else
-        KV_LAUNCH(g, append_heads<1>, grid, dim3(THREADS), 0, a);
+    kv_with_elements(s, [&](auto element) {
+        typedef decltype(element) E;
+        if (s->d % 4 == 0)
+            KV_LAUNCH(g, (append_heads<2, E>), grid, dim3(THREADS), 0, a);
+        else
+            KV_LAUNCH(g, (append_heads<1, E>), grid, dim3(THREADS), 0, a);
+    });
 }
 
 /* Row i takes what is n rows on, in those kept and the n newest behind them. A thread moves a column of two elements:
@@ -325,11 +328,11 @@ __global__ void keep_queries(uint32_t *kept, const uint32_t *newest, int64_t wid
 }
 
 void kv_cuda_keep_queries(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part_host,
-                          int32_t layer, const kv_bf16 *q, kv_bf16 *query)
+                          int32_t layer, const kv_query *q, kv_query *query)
 {
     int64_t width = (int64_t)s->q_heads * s->d, window = part_host->window;
     int64_t n = part_host->n_new;
-    const kv_bf16 *newest = q + part_host->first * width;
+    const kv_query *newest = q + part_host->first * width;
     if (window > 0 && n > 0)
         KV_LAUNCH(g, keep_queries, dim3((unsigned)((width / 2 + THREADS - 1) / THREADS)), dim3(THREADS), 0,
                   (uint32_t *)(void *)(query + layer * window * width), (const uint32_t *)(const void *)newest,

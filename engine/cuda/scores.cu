@@ -5,7 +5,8 @@
  *
  * Keys are the rows of the matrix products and queries the columns, so that few queries waste little and a key's sum
  * stays in the registers of four lanes. The order of a head's elements does not matter to a dot product: a lane takes
- * 16 bytes of a row for two steps of 16 elements, of keys straight from the pages and of queries from shared memory. */
+ * 8 neighbours of a row for two steps of 16 elements, of keys straight from the pages and of queries from shared
+ * memory. */
 #include "engine/cuda/device.cuh"
 
 enum {
@@ -26,7 +27,7 @@ enum {
 struct look {
     struct kv_cuda_shape s;
     const struct kv_cuda_part *part;
-    const kv_bf16 *q;
+    const kv_query *q;
     const int32_t *from;
     float
         *scratch; /* (q_heads, queries, splits, 2): highest score of a split and sum below it; merged, one logarithm */
@@ -63,13 +64,13 @@ static __device__ __forceinline__ int32_t seen_by(const struct look &l, const st
     return a.end - (l.queries - i + l.skip) + 1;
 }
 
-static __device__ __forceinline__ const kv_bf16 *query_of(const struct look &l, const struct lane &a, int32_t i,
-                                                          int32_t head)
+static __device__ __forceinline__ const kv_query *query_of(const struct look &l, const struct lane &a, int32_t i,
+                                                           int32_t head)
 {
     int64_t back = l.queries - i + l.skip, width = (int64_t)l.s.q_heads * l.s.d;
-    const kv_bf16 *row = back <= a.tokens
-                             ? l.q + (a.p.first + a.tokens - back) * width
-                             : a.p.query + ((int64_t)(l.layer + 1) * a.p.window - (back - a.tokens)) * width;
+    const kv_query *row = back <= a.tokens
+                              ? l.q + (a.p.first + a.tokens - back) * width
+                              : a.p.query + ((int64_t)(l.layer + 1) * a.p.window - (back - a.tokens)) * width;
     return row + (int64_t)head * l.s.d;
 }
 
@@ -80,13 +81,14 @@ static __device__ __forceinline__ float *scratch_of(const struct look &l, int32_
 
 /* Eight neighbours of each half of a head, turned to a position, `at` elements into the half; rounded, as they would be
  * if they had been stored so. */
+template <typename M>
 static __device__ __forceinline__ void turn(const struct kv_cuda_shape &s, int32_t position, int32_t at, uint4 *low,
                                             uint4 *high)
 {
     int64_t angle = (int64_t)position * (s.d / 2) + at;
     float x[8], y[8], cosine[8], sine[8];
-    kv_load<8>(x, (const kv_bf16 *)low);
-    kv_load<8>(y, (const kv_bf16 *)high);
+    kv_load<8>(x, (const M *)low);
+    kv_load<8>(y, (const M *)high);
     kv_load<8>(cosine, s.cosine + angle);
     kv_load<8>(sine, s.sine + angle);
     for (int i = 0; i < 8; i++) {
@@ -94,8 +96,8 @@ static __device__ __forceinline__ void turn(const struct kv_cuda_shape &s, int32
         x[i] = kv_turned_low(was, y[i], cosine[i], sine[i]);
         y[i] = kv_turned_high(was, y[i], cosine[i], sine[i]);
     }
-    kv_store<8>((kv_bf16 *)low, x);
-    kv_store<8>((kv_bf16 *)high, y);
+    kv_store<8>((M *)low, x);
+    kv_store<8>((M *)high, y);
 }
 
 /* ---- matrices ---- */
@@ -108,7 +110,7 @@ template <int d> struct tile {
 
 /* Queries first .. of a head to shared memory, by the threads of a block or of a warp; zeros for those that there are
  * not or that see nothing. They arrive when the copies are waited for. */
-template <int d>
+template <int d, typename M>
 static __device__ void load_queries(const struct look &l, const struct lane &a, int32_t head, int32_t first,
                                     unsigned char *to, int thread, int threads)
 {
@@ -116,7 +118,7 @@ static __device__ void load_queries(const struct look &l, const struct lane &a, 
         int row = chunk / (d / 8), at = chunk % (d / 8) * 8;
         int32_t i = first + row;
         bool there = i < l.queries && seen_by(l, a, i) > a.from;
-        const kv_bf16 *query = there ? query_of(l, a, i, head) : l.q;
+        const kv_query *query = there ? query_of(l, a, i, head) : l.q;
         unsigned char *shared = to + row * tile<d>::ROW_BYTES + 2 * at;
         if (!a.p.slot_positions || !there) {
             kv_copy_later(shared, query + (there ? at : 0), there);
@@ -124,14 +126,15 @@ static __device__ void load_queries(const struct look &l, const struct lane &a, 
         }
         uint4 low = *(const uint4 *)(const void *)(query + at % (d / 2));
         uint4 high = *(const uint4 *)(const void *)(query + at % (d / 2) + d / 2);
-        turn(l.s, seen_by(l, a, i) - 1, at % (d / 2), &low, &high);
+        turn<M>(l.s, seen_by(l, a, i) - 1, at % (d / 2), &low, &high);
         *(uint4 *)(void *)shared = at < d / 2 ? low : high;
     }
     kv_copy_group();
 }
 
-/* Keys first .. first + 31 of the lane: of rows lane / 4 + 8 r, 16 bytes of every 64. Behind the end, the last one. */
-template <int d>
+/* Keys first .. first + 31 of the lane: of rows lane / 4 + 8 r, 8 elements of every 32. Behind the end, the last one.
+ */
+template <int d, typename E>
 static __device__ __forceinline__ void load_keys(const struct look &l, const struct lane &a, int32_t first,
                                                  uint4 (&keys)[4][d / 32])
 {
@@ -139,20 +142,20 @@ static __device__ __forceinline__ void load_keys(const struct look &l, const str
     KV_UNROLL
     for (int r = 0; r < 4; r++) {
         int32_t i = first + group + 8 * r < a.end ? first + group + 8 * r : a.end - 1;
-        const uint4 *row = (const uint4 *)(const void *)kv_row_of(l.s, a.table, i);
+        const E *row = kv_row_of<E>(l.s, a.table, i);
         KV_UNROLL
         for (int c = 0; c < d / 32; c++)
-            keys[r][c] = row[4 * c + in];
+            keys[r][c] = kv_matrix_words(row + 32 * c + 8 * in);
         if (!a.p.slot_positions)
             continue;
         KV_UNROLL
         for (int c = 0; c < d / 64; c++)
-            turn(l.s, i, 32 * c + 8 * in, &keys[r][c], &keys[r][c + d / 64]);
+            turn<kv_matrix<E>>(l.s, i, 32 * c + 8 * in, &keys[r][c], &keys[r][c + d / 64]);
     }
 }
 
 /* Products of 32 keys and 8 queries: out[k][0 and 1] of key lane / 4 + 8 k and queries 2 (lane % 4) and the next. */
-template <int d>
+template <int d, typename M>
 static __device__ __forceinline__ void multiply(const uint4 (&keys)[4][d / 32], const unsigned char *queries,
                                                 int matrix, float (&out)[4][2])
 {
@@ -168,8 +171,8 @@ static __device__ __forceinline__ void multiply(const uint4 (&keys)[4][d / 32], 
             const uint4 &upper = keys[2 * t][k], &lower = keys[2 * t + 1][k];
             const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
             const uint32_t second[4] = {upper.z, lower.z, upper.w, lower.w};
-            kv_mma(c[t], first, one);
-            kv_mma(c[t], second, other);
+            kv_pair<M>::multiply(c[t], first, one);
+            kv_pair<M>::multiply(c[t], second, other);
         }
     }
     KV_UNROLL
@@ -244,7 +247,7 @@ static __device__ __forceinline__ void put_split(const struct look &l, struct ru
 
 /* A block: one split of a lane's entries. A warp of it: QUERIES queries of a head, against all of those; the warps read
  * the same keys at about the same time. */
-template <int d> __global__ __launch_bounds__(THREADS) void sum_exponentials(struct look l)
+template <int d, typename E> __global__ __launch_bounds__(THREADS) void sum_exponentials(struct look l)
 {
     KV_SHARED_BYTES(shared);
     const struct lane a = lane_of(l, (int32_t)blockIdx.z);
@@ -259,19 +262,19 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_exponentials(str
     KV_UNROLL
     for (int m = 0; m < MATRICES; m++)
         of[m][0].top = of[m][1].top = LOWEST, of[m][0].sum = of[m][1].sum = 0;
-    load_queries<d>(l, a, head, query, queries, thread, 32);
+    load_queries<d, kv_matrix<E>>(l, a, head, query, queries, thread, 32);
     kv_copy_wait<0>();
     __syncwarp();
     range_of(l, a, (int32_t)blockIdx.x, &entry, &end);
     for (end = least + n - 1 < end ? least + n - 1 : end; entry < end; entry += KEYS) {
         uint4 keys[4][d / 32];
-        load_keys<d>(l, a, entry, keys);
+        load_keys<d, E>(l, a, entry, keys);
         KV_UNROLL
         for (int m = 0; m < MATRICES; m++) {
             float score[4][2];
             if (8 * m >= n)
                 break;
-            multiply<d>(keys, queries, m, score);
+            multiply<d, kv_matrix<E>>(keys, queries, m, score);
             for (int e = 0; e < 2; e++)
                 add_scores(of[m][e], score, e, l.scale, entry + KEYS <= least,
                            least + 8 * m + 2 * in + e - entry - group);
@@ -303,7 +306,7 @@ struct sums {
 
 /* Adds the weights of n queries to the sums of a warp's keys: the first sees `least` entries, each after it one more.
  */
-template <int d>
+template <int d, typename M>
 static __device__ __forceinline__ void add_weights(const struct look &l, const uint4 (&keys)[4][d / 32],
                                                    const unsigned char *queries, const float *logarithm, int32_t n,
                                                    int32_t least, int32_t entry, float (&sum)[4])
@@ -312,7 +315,7 @@ static __device__ __forceinline__ void add_weights(const struct look &l, const u
     bool whole = entry + KEYS <= least;
     for (int m = 0; 8 * m < n; m++) {
         float score[4][2];
-        multiply<d>(keys, queries, m, score);
+        multiply<d, M>(keys, queries, m, score);
         KV_UNROLL
         for (int e = 0; e < 2; e++) {
             float by = logarithm[8 * m + 2 * in + e];
@@ -340,19 +343,20 @@ static __device__ __forceinline__ void put_sums(const struct lane &a, int32_t en
 }
 
 /* A tile of a head's queries is called for; the logarithm of this thread's query comes back. */
-template <int d>
+template <int d, typename M>
 static __device__ __forceinline__ float fetch(const struct look &l, const struct lane &a, int32_t head, int32_t query,
                                               unsigned char *to)
 {
     int thread = (int)threadIdx.x;
-    load_queries<d>(l, a, head, query, to, thread, THREADS);
+    load_queries<d, M>(l, a, head, query, to, thread, THREADS);
     return thread < QUERIES && query + thread < l.queries ? *scratch_of(l, head, query + thread, 0) : INFINITY;
 }
 
 /* A block: THREADS keys of a lane, KEYS a warp, against all queries that see one of them, tile after tile of each head;
  * the next tile comes while one is worked on. */
-template <int d> __global__ __launch_bounds__(THREADS) void sum_weights(struct look l, struct sums to)
+template <int d, typename E> __global__ __launch_bounds__(THREADS) void sum_weights(struct look l, struct sums to)
 {
+    typedef kv_matrix<E> M;
     KV_SHARED_BYTES(shared);
     const struct lane a = lane_of(l, (int32_t)blockIdx.y);
     int thread = (int)threadIdx.x;
@@ -365,9 +369,9 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_weights(struct l
     int32_t bytes = l.rows * tile<d>::ROW_BYTES;
     float *logarithms = (float *)(void *)(shared + 2 * bytes), logarithm = 0, sum[4] = {0, 0, 0, 0};
     uint4 keys[4][d / 32];
-    load_keys<d>(l, a, entry, keys);
+    load_keys<d, E>(l, a, entry, keys);
     if (steps)
-        logarithm = fetch<d>(l, a, a.first_head, begin * QUERIES, shared);
+        logarithm = fetch<d, M>(l, a, a.first_head, begin * QUERIES, shared);
     for (int32_t head = 0; head < a.group; head++) {
         for (int32_t t = begin; t < tiles; t++, step++) {
             unsigned char *now = shared + step % 2 * bytes, *then = shared + (step + 1) % 2 * bytes;
@@ -379,9 +383,9 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_weights(struct l
             __syncthreads();
             if (step + 1 < steps)
                 logarithm =
-                    fetch<d>(l, a, a.first_head + (step + 1) / each, (begin + (step + 1) % each) * QUERIES, then);
+                    fetch<d, M>(l, a, a.first_head + (step + 1) / each, (begin + (step + 1) % each) * QUERIES, then);
             if (entry < a.end)
-                add_weights<d>(l, keys, now, by, n, seen_by(l, a, t * QUERIES), entry, sum);
+                add_weights<d, M>(l, keys, now, by, n, seen_by(l, a, t * QUERIES), entry, sum);
         }
         if (to.query_rows || head + 1 == a.group)
             put_sums(a, entry, sum, to.out + blockIdx.y * to.lane_stride + (to.query_rows ? head * to.row_stride : 0));
@@ -391,27 +395,36 @@ template <int d> __global__ __launch_bounds__(THREADS) void sum_weights(struct l
 /* ---- both passes for heads that do not fit the matrices, element by element ---- */
 
 /* An element of a head, as attention sees it from its place in the lane. */
-static __device__ float element(const struct look &l, bool turned, const kv_bf16 *x, int32_t place, int i)
+template <typename E>
+static __device__ float element(const struct look &l, bool turned, const E *x, int32_t place, int i)
 {
-    int half = l.s.d / 2, pair = i % half;
-    if (!turned)
-        return kv_from_bf16(x[i]);
-    int64_t at = (int64_t)place * half + pair;
-    float low = kv_from_bf16(x[pair]), high = kv_from_bf16(x[pair + half]), c = l.s.cosine[at], s = l.s.sine[at];
-    return kv_from_bf16(kv_to_bf16(i < half ? kv_turned_low(low, high, c, s) : kv_turned_high(low, high, c, s)));
+    typedef kv_pair<kv_matrix<E>> pair;
+    int half = l.s.d / 2;
+    float low, high;
+    if (!turned) {
+        kv_load<1>(&low, x + i);
+        return low;
+    }
+    int64_t at = (int64_t)place * half + i % half;
+    float c = l.s.cosine[at], s = l.s.sine[at];
+    kv_load<1>(&low, x + i % half);
+    kv_load<1>(&high, x + i % half + half);
+    return pair::unpack(pair::pack(i < half ? kv_turned_low(low, high, c, s) : kv_turned_high(low, high, c, s), 0)).x;
 }
 
 /* A query to shared memory, by the block. */
+template <typename M>
 static __device__ void plain_query(const struct look &l, const struct lane &a, int32_t head, int32_t i, float *to)
 {
     int32_t seen = seen_by(l, a, i);
     for (int e = (int)threadIdx.x; e < l.s.d && seen > a.from; e += THREADS)
-        to[e] = element(l, a.p.slot_positions, query_of(l, a, i, head), seen - 1, e);
+        to[e] = element(l, a.p.slot_positions, (const M *)query_of(l, a, i, head), seen - 1, e);
 }
 
+template <typename E>
 static __device__ float plain_score(const struct look &l, const struct lane &a, const float *query, int32_t entry)
 {
-    const kv_bf16 *key = kv_row_of(l.s, a.table, entry);
+    const E *key = kv_row_of<E>(l.s, a.table, entry);
     float sum = 0;
     for (int e = 0; e < l.s.d; e++)
         sum += query[e] * element(l, a.p.slot_positions, key, entry, e);
@@ -419,19 +432,19 @@ static __device__ float plain_score(const struct look &l, const struct lane &a, 
 }
 
 /* A block: a query (x) against a split (y). */
-__global__ void plain_exponentials(struct look l)
+template <typename E> __global__ void plain_exponentials(struct look l)
 {
     __shared__ float query[MOST_D];
     __shared__ struct running of_thread[THREADS];
     int32_t head = (int32_t)blockIdx.z, i = (int32_t)blockIdx.x, entry, end, group = l.s.q_heads / l.part->heads;
     const struct lane a = lane_of(l, head / group);
     struct running all = {LOWEST, 0};
-    plain_query(l, a, head, i, query);
+    plain_query<kv_matrix<E>>(l, a, head, i, query);
     __syncthreads();
     range_of(l, a, (int32_t)blockIdx.y, &entry, &end);
     end = seen_by(l, a, i) < end ? seen_by(l, a, i) : end;
     for (entry += (int32_t)threadIdx.x; entry < end; entry += THREADS)
-        join(all, plain_score(l, a, query, entry), 1);
+        join(all, plain_score<E>(l, a, query, entry), 1);
     of_thread[threadIdx.x] = all;
     __syncthreads();
     if (threadIdx.x)
@@ -444,7 +457,7 @@ __global__ void plain_exponentials(struct look l)
 }
 
 /* A thread: a key, against all queries. */
-__global__ void plain_weights(struct look l, struct sums to)
+template <typename E> __global__ void plain_weights(struct look l, struct sums to)
 {
     __shared__ float query[PLAIN_QUERIES][MOST_D];
     const struct lane a = lane_of(l, (int32_t)blockIdx.y);
@@ -457,12 +470,12 @@ __global__ void plain_weights(struct look l, struct sums to)
         for (int32_t first = 0; first < l.queries; first += PLAIN_QUERIES) {
             int32_t n = l.queries - first < PLAIN_QUERIES ? l.queries - first : PLAIN_QUERIES;
             for (int32_t i = 0; i < n; i++)
-                plain_query(l, a, a.first_head + head, first + i, query[i]);
+                plain_query<kv_matrix<E>>(l, a, a.first_head + head, first + i, query[i]);
             __syncthreads();
             for (int32_t i = 0; i < n; i++)
                 if (entry < seen_by(l, a, first + i))
-                    sum +=
-                        kv_exp2(plain_score(l, a, query[i], entry) - *scratch_of(l, a.first_head + head, first + i, 0));
+                    sum += kv_exp2(plain_score<E>(l, a, query[i], entry) -
+                                   *scratch_of(l, a.first_head + head, first + i, 0));
             __syncthreads();
         }
         if (entry < a.end && (to.query_rows || head + 1 == a.group))
@@ -492,31 +505,32 @@ int64_t kv_cuda_window_scratch(const struct kv_cuda_shape *s, int64_t queries)
     return 2 * s->q_heads * (queries > SPLIT_QUERIES ? queries : (int64_t)SPLIT_QUERIES);
 }
 
-template <int d>
+template <int d, typename E>
 static void launch_matrices(struct kv_gpu *g, const struct look *l, int32_t heads, int64_t most_entries,
                             const struct sums *to)
 {
     int32_t tiles = (int32_t)parts_of(l->queries, QUERIES) * (l->s.q_heads / heads), warps = WARPS;
     int32_t bytes = l->rows * tile<d>::ROW_BYTES;
     warps = tiles < warps ? tiles : warps;
-    KV_LAUNCH(g, sum_exponentials<d>, dim3((unsigned)l->splits, parts_of(tiles, warps), (unsigned)heads),
+    KV_LAUNCH(g, (sum_exponentials<d, E>), dim3((unsigned)l->splits, parts_of(tiles, warps), (unsigned)heads),
               dim3((unsigned)(32 * warps)), warps * bytes, *l);
     KV_LAUNCH(g, merge_splits, dim3(parts_of((int64_t)l->s.q_heads * l->queries, THREADS)), dim3(THREADS), 0, *l);
-    KV_LAUNCH(g, sum_weights<d>, dim3(parts_of(most_entries, THREADS), (unsigned)heads), dim3(THREADS),
+    KV_LAUNCH(g, (sum_weights<d, E>), dim3(parts_of(most_entries, THREADS), (unsigned)heads), dim3(THREADS),
               2 * bytes + 2 * QUERIES * (int)sizeof(float), *l, *to);
 }
 
+template <typename E>
 static void launch_plain(struct kv_gpu *g, const struct look *l, int32_t heads, int64_t most_entries,
                          const struct sums *to)
 {
-    KV_LAUNCH(g, plain_exponentials, dim3((unsigned)l->queries, (unsigned)l->splits, (unsigned)l->s.q_heads),
+    KV_LAUNCH(g, plain_exponentials<E>, dim3((unsigned)l->queries, (unsigned)l->splits, (unsigned)l->s.q_heads),
               dim3(THREADS), 0, *l);
     KV_LAUNCH(g, merge_splits, dim3(parts_of((int64_t)l->s.q_heads * l->queries, THREADS)), dim3(THREADS), 0, *l);
-    KV_LAUNCH(g, plain_weights, dim3(parts_of(most_entries, THREADS), (unsigned)heads), dim3(THREADS), 0, *l, *to);
+    KV_LAUNCH(g, plain_weights<E>, dim3(parts_of(most_entries, THREADS), (unsigned)heads), dim3(THREADS), 0, *l, *to);
 }
 
 void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct kv_cuda_part *part,
-                         const struct kv_cuda_part *part_host, int32_t layer, const kv_bf16 *q, int64_t queries,
+                         const struct kv_cuda_part *part_host, int32_t layer, const kv_query *q, int64_t queries,
                          int64_t skip, const int32_t *from, int64_t most_entries, bool query_rows, float *out,
                          int64_t lane_stride, int64_t row_stride, float *scratch)
 {
@@ -536,18 +550,21 @@ void kv_cuda_window_sums(struct kv_gpu *g, const struct kv_cuda_shape *s, const 
     if (queries <= 0 || most_entries <= 0)
         return;
     l.splits = splits_of(queries, most_entries);
-    if (s->d == 64)
-        launch_matrices<64>(g, &l, part_host->heads, most_entries, &to);
-    else if (s->d == 128)
-        launch_matrices<128>(g, &l, part_host->heads, most_entries, &to);
-    else
-        launch_plain(g, &l, part_host->heads, most_entries, &to);
+    kv_with_elements(s, [&](auto element) {
+        typedef decltype(element) E;
+        if (s->d == 64)
+            launch_matrices<64, E>(g, &l, part_host->heads, most_entries, &to);
+        else if (s->d == 128)
+            launch_matrices<128, E>(g, &l, part_host->heads, most_entries, &to);
+        else
+            launch_plain<E>(g, &l, part_host->heads, most_entries, &to);
+    });
 }
 
 /* ---- norms and entries ---- */
 
 /* A warp for each new token of each lane. */
-__global__ void norms(struct look l, bool values, float *out, int64_t lane_stride)
+template <typename E> __global__ void norms(struct look l, bool values, float *out, int64_t lane_stride)
 {
     const struct kv_cuda_part &p = *l.part;
     int32_t head = (int32_t)blockIdx.y, lane = (int32_t)threadIdx.x % 32;
@@ -555,7 +572,7 @@ __global__ void norms(struct look l, bool values, float *out, int64_t lane_strid
     float sum = 0;
     if (token >= p.n_new)
         return;
-    const kv_bf16 *row = kv_row_of(l.s, kv_table_of(p, l.layer, head), kv_length_of(p, l.layer, head) + token);
+    const E *row = kv_row_of<E>(l.s, kv_table_of(p, l.layer, head), kv_length_of(p, l.layer, head) + token);
     row += values ? (int64_t)l.s.page * l.s.d : 0;
     for (int32_t i = 2 * lane; i < l.s.d; i += 64) {
         float two[2];
@@ -575,19 +592,21 @@ void kv_cuda_norms(struct kv_gpu *g, const struct kv_cuda_shape *s, const struct
     l.part = part;
     l.layer = layer;
     if (part_host->n_new > 0)
-        KV_LAUNCH(g, norms, dim3(parts_of(part_host->n_new, WARPS), (unsigned)part_host->heads), dim3(THREADS), 0, l,
-                  values, out, lane_stride);
+        kv_with_elements(s, [&](auto element) {
+            KV_LAUNCH(g, norms<decltype(element)>, dim3(parts_of(part_host->n_new, WARPS), (unsigned)part_host->heads),
+                      dim3(THREADS), 0, l, values, out, lane_stride);
+        });
 }
 
 /* A block for each entry. */
-__global__ void entries(struct look l, int32_t head, int64_t first, float *keys, float *values)
+template <typename E> __global__ void entries(struct look l, int32_t head, int64_t first, float *keys, float *values)
 {
     int64_t entry = first + blockIdx.x, at = (int64_t)blockIdx.x * l.s.d;
-    const kv_bf16 *key = kv_row_of(l.s, kv_table_of(*l.part, l.layer, head), entry);
+    const E *key = kv_row_of<E>(l.s, kv_table_of(*l.part, l.layer, head), entry);
     for (int e = (int)threadIdx.x; e < l.s.d; e += THREADS) {
         keys[at + e] = element(l, l.part->slot_positions, key, (int32_t)entry, e);
         if (values)
-            values[at + e] = kv_from_bf16(key[(int64_t)l.s.page * l.s.d + e]);
+            kv_load<1>(values + at + e, key + (int64_t)l.s.page * l.s.d + e);
     }
 }
 
@@ -599,5 +618,7 @@ void kv_cuda_entries(struct kv_gpu *g, const struct kv_cuda_shape *s, const stru
     l.part = part;
     l.layer = layer;
     if (n > 0)
-        KV_LAUNCH(g, entries, dim3((unsigned)n), dim3(THREADS), 0, l, head, first, keys, values);
+        kv_with_elements(s, [&](auto element) {
+            KV_LAUNCH(g, entries<decltype(element)>, dim3((unsigned)n), dim3(THREADS), 0, l, head, first, keys, values);
+        });
 }

@@ -54,7 +54,7 @@ static void must(struct bench *b, bool good)
 
 static void open_model(struct bench *b, const struct kv_config *c, enum kv_tensor_type type, int64_t pool)
 {
-    struct kv_backend_asked asked = {.page = PAGE, .pool_bytes = pool, .threads = b->threads};
+    struct kv_backend_asked asked = {.dtype = KV_FP32, .page = PAGE, .pool_bytes = pool, .threads = b->threads};
     must(b, kv_weights_random(b->folder, c, type, 1, 0, b->a, &b->e));
     must(b, kv_weights_open(&b->w, b->folder, NULL, b->a, &b->e));
     must(b, kv_backend_cpu.open(&b->b, &b->w, &asked, &b->e));

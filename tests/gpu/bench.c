@@ -434,7 +434,7 @@ static void bench_context(struct bench *b, struct model *m, int64_t length, int 
 static void bench_model(struct bench *b, const char *folder, int n_cases, char **cases)
 {
     struct model m = {.token = NULL};
-    struct kv_backend_asked asked = {.page = 64, .threads = 1};
+    struct kv_backend_asked asked = {.dtype = KV_BF16, .page = 64, .threads = 1};
     must(b, kv_weights_blank(&m.w, folder, 1, b->a, &b->e));
     must(b, kv_backend_cuda.open(&m.backend, &m.w, &asked, &b->e));
     m.token = calloc(1 << 17, sizeof *m.token);

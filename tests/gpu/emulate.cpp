@@ -378,7 +378,7 @@ int kv_emulated_lane_number(void)
 
 /* PTX ISA, fragments of m16n8k16: group = lane / 4, in = lane % 4. A: rows group and group + 8, columns 2 in .. and
  * 8 + 2 in ..; B: rows 2 in .. and 8 + 2 in .., column group; C: rows group and group + 8, columns 2 in .. */
-void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+static void multiply(float c[4], const uint32_t a[4], const uint32_t b[2], float (*element)(uint32_t))
 {
     int lane = now % 32, group = lane / 4, in = lane % 4;
     unsigned char *mine = told(lane);
@@ -393,11 +393,21 @@ void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
             std::memcpy(has, told(row % 8 * 4 + k % 8 / 2), sizeof has);
             std::memcpy(with, told(column * 4 + k % 8 / 2) + 16, sizeof with);
             uint32_t one = has[row / 8 + 2 * (k / 8)], other = with[k / 8];
-            sum += from_bf16(k % 2 ? one >> 16 : one & 0xffff) * from_bf16(k % 2 ? other >> 16 : other & 0xffff);
+            sum += element(k % 2 ? one >> 16 : one & 0xffff) * element(k % 2 ? other >> 16 : other & 0xffff);
         }
         c[i] += sum;
     }
     kv_emulated_turn();
+}
+
+void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    multiply(c, a, b, from_bf16);
+}
+
+void kv_mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    multiply(c, a, b, kv_emulated_from_fp16);
 }
 
 void kv_load_matrices(uint32_t out[4], const void *row)

@@ -47,6 +47,10 @@ struct alignas(16) float4 {
 struct alignas(8) float2 {
     float x, y;
 };
+static inline uint2 make_uint2(uint32_t x, uint32_t y)
+{
+    return uint2{x, y};
+}
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w)
 {
     return uint4{x, y, z, w};
@@ -66,6 +70,11 @@ extern dim3 kv_emulated_thread, kv_emulated_block, kv_emulated_block_size, kv_em
 #define blockIdx  kv_emulated_block
 #define blockDim  kv_emulated_block_size
 #define gridDim   kv_emulated_grid
+
+static inline int kv_thread_anew(void)
+{
+    return (int)threadIdx.x;
+}
 
 /* Runs the kernel, or adds that to the recording that is on; the block's threads must be a multiple of 32. */
 void kv_emulate(const char *name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel);
@@ -164,6 +173,34 @@ static inline uint32_t kv_pack(float low, float high)
     return (uint32_t)kv_emulated_bf16(high) << 16 | kv_emulated_bf16(low);
 }
 
+/* To the nearest, the even one of two: what is below 2^-14 in steps of 2^-24, where fp32 rounds at 1/2. */
+static inline uint16_t kv_emulated_fp16(float x)
+{
+    uint32_t bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (x != x)
+        return 0x7fff;
+    if (size < 0x38800000)
+        return (uint16_t)(sign | (__float_as_uint(__uint_as_float(size) + 0.5f) - __float_as_uint(0.5f)));
+    if (size >= 0x477ff000)
+        return (uint16_t)(sign | 0x7c00);
+    return (uint16_t)(sign | (((size + 0xfff + (size >> 13 & 1)) >> 13) - (112 << 10)));
+}
+static inline float kv_emulated_from_fp16(uint32_t x)
+{
+    uint32_t sign = (x & 0x8000) << 16, size = (x & 0x7fff) << 13;
+    if (size >= 0x0f800000) /* infinite, or a NaN */
+        return __uint_as_float(sign | size | 0x7f800000);
+    return __uint_as_float(sign | __float_as_uint(__uint_as_float(size) * 0x1p112f));
+}
+static inline uint32_t kv_pack_fp16(float low, float high)
+{
+    return (uint32_t)kv_emulated_fp16(high) << 16 | kv_emulated_fp16(low);
+}
+static inline float2 kv_unpack_fp16(uint32_t both)
+{
+    return make_float2(kv_emulated_from_fp16(both & 0xffff), kv_emulated_from_fp16(both >> 16));
+}
+
 #define KV_UNROLL
 #define KV_UNROLL_BY(n)
 static inline float kv_exp2(float x)
@@ -173,6 +210,7 @@ static inline float kv_exp2(float x)
 }
 
 void kv_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void kv_mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]);
 /* Matrices so far whose 8 rows lay partly in the same banks of shared memory, which costs time. */
 extern long kv_emulated_conflicts;
 void kv_load_matrices(uint32_t out[4], const void *row);

@@ -4,7 +4,7 @@
 #ifndef KV_TESTS_LANES_H
 #define KV_TESTS_LANES_H
 
-#include "tests/gpu/numbers.h"
+#include "tests/gpu/entries.h"
 
 enum { LANES_PARTS = 6, LANES_POSITIONS = 2048 };
 
@@ -17,7 +17,8 @@ struct lanes {
     float *cosine, *sine;
 };
 
-static inline void lanes_open(struct lanes *l, struct kv_gpu *g, int q_heads, int kv_heads, int d, int page, int layers)
+static inline void lanes_open(struct lanes *l, struct kv_gpu *g, enum kv_cuda_entry kind, int q_heads, int kv_heads,
+                              int d, int page, int layers)
 {
     int half = d / 2;
     *l = {};
@@ -30,7 +31,7 @@ static inline void lanes_open(struct lanes *l, struct kv_gpu *g, int q_heads, in
         l->cosine[i] = (float)cos(angle);
         l->sine[i] = (float)sin(angle);
     }
-    l->shape = {layers, q_heads, kv_heads, d, page, NULL, l->cosine, l->sine, 0};
+    l->shape = {layers, q_heads, kv_heads, d, page, NULL, l->cosine, l->sine, kind, 0};
 }
 
 static inline int64_t lane_length(const struct kv_cuda_part *p, int32_t layer, int32_t head)
@@ -48,7 +49,7 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
     int64_t lanes = (int64_t)s->layers * heads, tokens = n_new + n_patch;
     int64_t table_room = (longest + tokens + s->page - 1) / s->page + 1;
     int32_t *table = room<int32_t>(l->g, lanes * table_room), *length = room<int32_t>(l->g, lanes);
-    kv_bf16 *query = window ? room<kv_bf16>(l->g, (int64_t)s->layers * window * s->q_heads * s->d) : NULL;
+    kv_query *query = window ? room<kv_query>(l->g, (int64_t)s->layers * window * s->q_heads * s->d) : NULL;
     for (int64_t i = 0; i < lanes; i++) {
         length[i] = i == lanes - 1 ? longest : i == lanes - 2 ? 0 : (int32_t)(longest * (0.6 + 0.1 * (double)(i % 4)));
         int64_t pages = (length[i] + tokens + s->page - 1) / s->page;
@@ -57,7 +58,8 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
         l->pages += pages;
     }
     if (query)
-        fill_bf16(query, (int64_t)s->layers * window * s->q_heads * s->d, 31 + (uint64_t)l->parts);
+        fill_elements(query_kind(s->entry), query, (int64_t)s->layers * window * s->q_heads * s->d,
+                      31 + (uint64_t)l->parts);
     *p = {table,  length,  table_room,  heads,          (int32_t)l->rows,
           n_new,  n_patch, longest + 7, slot_positions, query,
           window, NULL,    NULL,        NULL,           0};
@@ -65,8 +67,8 @@ static inline void lanes_add(struct lanes *l, int heads, int n_new, int n_patch,
     l->rows += tokens;
     l->pool_elements = l->pages * 2 * s->page * s->d;
     drop(l->g, l->shape.pool);
-    l->shape.pool = room<kv_bf16>(l->g, l->pool_elements);
-    fill_bf16(l->shape.pool, l->pool_elements, 41);
+    l->shape.pool = room<uint8_t>(l->g, l->pool_elements * kv_cuda_entry_bytes(s->entry));
+    fill_elements(s->entry, l->shape.pool, l->pool_elements, 41);
 }
 
 static inline void lanes_close(struct lanes *l)
@@ -76,15 +78,21 @@ static inline void lanes_close(struct lanes *l)
     drop(l->g, l->part, l->shape.pool, l->cosine, l->sine);
 }
 
-static inline kv_bf16 *lane_key(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)
+/* Where an entry's key begins, in elements of the pool. */
+static inline int64_t lane_key(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)
 {
     const struct kv_cuda_part *p = &l->part[part];
     int64_t page = p->table[((int64_t)layer * p->heads + head) * p->table_room + entry / l->shape.page];
-    return l->shape.pool + (page * 2 * l->shape.page + entry % l->shape.page) * l->shape.d;
+    return (page * 2 * l->shape.page + entry % l->shape.page) * l->shape.d;
 }
-static inline kv_bf16 *lane_value(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)
+static inline int64_t lane_value(const struct lanes *l, int part, int32_t layer, int32_t head, int64_t entry)
 {
     return lane_key(l, part, layer, head, entry) + (int64_t)l->shape.page * l->shape.d;
+}
+
+static inline double lane_element(const struct lanes *l, int64_t at)
+{
+    return element_at(l->shape.entry, l->shape.pool, at);
 }
 
 static inline void rotate_double(const struct lanes *l, double *x, int64_t position)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Attention over ragged pages against plain sums in fp64, from the same bf16 numbers. What a kernel has no business
- * with is NaN: pages that nobody has, entries behind the end, results before they are written. */
-#include "tests/gpu/numbers.h"
+/* Attention over ragged pages against plain sums in fp64, from the same numbers, whatever they are stored as. What a
+ * kernel has no business with is NaN: pages that nobody has, entries behind the end, results before they are written.
+ */
+#include "tests/gpu/entries.h"
 #ifdef KV_EMULATED
 #include "tests/gpu/emulate_hopper.h"
 #endif
@@ -22,6 +23,7 @@ struct asked {
     int d, page, q_heads, kv_heads, multiprocessors;
     std::vector<part_asked> parts;
     float peak; /* factor of queries: the higher, the fewer entries matter */
+    enum kv_cuda_entry kind = KV_CUDA_BF16;
 };
 
 enum { LAYERS = 2, LAYER = 1, POSITIONS = 4096 };
@@ -34,7 +36,9 @@ struct world {
     asked a;
     struct kv_gpu *g;
     kv_cuda_shape shape;
-    kv_bf16 *pool, *q, *out; /* the pool as the host filled it; kernels have a copy */
+    void *pool; /* as the host filled it; kernels have a copy */
+    kv_query *q;
+    kv_bf16 *out;
     int64_t pages;
     float *cosine, *sine, *lse;
     std::vector<std::vector<lane_numbers>> lane; /* of the layer: part, head */
@@ -53,13 +57,13 @@ static uint64_t draw(world *w)
     return w->seed >> 11;
 }
 
-/* Something like a normal number, as bf16. */
-static kv_bf16 draw_bf16(world *w, float factor)
+/* Something like a normal number. */
+static double draw_normal(world *w, float factor)
 {
     double sum = 0;
     for (int i = 0; i < 4; i++)
         sum += (double)(draw(w) % 4096) / 4096 - 0.5;
-    return to_bf16((float)(sum * 1.7) * factor);
+    return (double)((float)(sum * 1.7) * factor);
 }
 
 static double of(kv_bf16 x)
@@ -97,9 +101,9 @@ static void fill_lane(world *w, const int32_t *table, int n, lane_numbers *numbe
     for (int64_t i = 0; i < n; i++)
         for (int64_t which = 0; which < 2; which++)
             for (int64_t c = 0; c < d; c++) {
-                kv_bf16 x = draw_bf16(w, 1);
-                w->pool[(((int64_t)table[i / page] * 2 + which) * page + i % page) * d + c] = x;
-                (which ? numbers->v : numbers->k).push_back(of(x));
+                int64_t at = (((int64_t)table[i / page] * 2 + which) * page + i % page) * d + c;
+                put_element(w->a.kind, w->pool, at, draw_normal(w, 1));
+                (which ? numbers->v : numbers->k).push_back(element_at(w->a.kind, w->pool, at));
             }
 }
 
@@ -118,7 +122,7 @@ static ints make_pool(world *w, int32_t *table_room)
                 *table_room = n + 1 > *table_room ? n + 1 : *table_room;
             }
     w->pages = pages;
-    w->pool = room<kv_bf16>(w->g, (int64_t)pages * 2 * a.page * a.d);
+    w->pool = room<uint8_t>(w->g, (int64_t)pages * 2 * a.page * a.d * kv_cuda_entry_bytes(a.kind));
     for (int32_t i = 0; i < pages; i++)
         numbers.push_back(i);
     for (size_t i = numbers.size() - 1; i; i--)
@@ -170,14 +174,13 @@ static world *make_world(struct kv_gpu *g, const asked &a, uint64_t seed)
     w->part = room<kv_cuda_part>(g, (int64_t)a.parts.size());
     for (const part_asked &p : a.parts)
         make_part(w, p, table_room, &free_pages);
-    w->q = room<kv_bf16>(g, w->rows * a.q_heads * a.d);
+    w->q = room<kv_query>(g, w->rows * a.q_heads * a.d);
     w->out = room<kv_bf16>(g, w->rows * a.q_heads * a.d);
     w->lse = room<float>(g, w->rows * a.q_heads);
     for (int64_t i = 0; i < w->rows * a.q_heads * a.d; i++)
-        w->q[i] = draw_bf16(w, a.peak);
-    int64_t bytes = w->pages * 2 * a.page * a.d * (int64_t)sizeof(kv_bf16);
-    w->shape = {LAYERS,    a.q_heads, a.kv_heads, a.d, a.page, (kv_bf16 *)(void *)device_room(g, bytes),
-                w->cosine, w->sine,   0};
+        put_element(query_kind(a.kind), w->q, i, draw_normal(w, a.peak));
+    int64_t bytes = w->pages * 2 * a.page * a.d * kv_cuda_entry_bytes(a.kind);
+    w->shape = {LAYERS, a.q_heads, a.kv_heads, a.d, a.page, device_room(g, bytes), w->cosine, w->sine, a.kind, 0};
     kv_gpu_put(g, w->shape.pool, w->pool, (size_t)bytes);
     return w;
 }
@@ -211,7 +214,7 @@ static void run(world *w)
     drop(w->g, lists);
 }
 
-/* Matrix units want bf16, so parts of many tokens have their rotated rows rounded to it. */
+/* Matrix units want what queries are, so parts of many tokens have their rotated rows rounded to it. */
 static bool rounds(const world *w, size_t p)
 {
     return tokens_of(w->a.parts[p]) > 1 && (w->a.d == 32 || w->a.d == 64 || w->a.d == 128);
@@ -226,7 +229,7 @@ static void rotate(const world *w, size_t p, double *x, int64_t position)
         x[i] = first * (double)cosine - second * (double)sine;
         x[i + half] = second * (double)cosine + first * (double)sine;
         for (int k = i; rounds(w, p) && k < w->a.d; k += half)
-            x[k] = of(to_bf16((float)x[k]));
+            x[k] = rounded_to(query_kind(w->a.kind), x[k]);
     }
 }
 
@@ -239,7 +242,8 @@ static double reference(const world *w, size_t p, const std::vector<double> &key
     std::vector<double> q((size_t)d), s((size_t)seen);
     double top = -INFINITY, sum = 0;
     for (int64_t c = 0; c < d; c++)
-        q[(size_t)c] = of(w->q[((w->part[p].first + token) * w->a.q_heads + head) * d + c]);
+        q[(size_t)c] =
+            element_at(query_kind(w->a.kind), w->q, ((w->part[p].first + token) * w->a.q_heads + head) * d + c);
     if (w->a.parts[p].slots)
         rotate(w, p, q.data(), old + token);
     for (int64_t i = 0; i < seen; i++) {
@@ -274,8 +278,8 @@ static void compare_row(const world *w, size_t p, int token, int head, double ls
     }
     double out_error = error / range, lse_error = std::fabs(is - lse) / std::fmax(1, std::fabs(lse));
     if (!(out_error <= 8e-3) || !(lse_error <= (rotated ? 1e-3 : 1e-5)))
-        fail_msg("d %d, part %d, token %d, head %d: output off by %g of its range, lse %g instead of %g", w->a.d,
-                 (int)p, token, head, out_error, is, lse);
+        fail_msg("%s, d %d, part %d, token %d, head %d: output off by %g of its range, lse %g instead of %g",
+                 entry_names[w->a.kind], w->a.d, (int)p, token, head, out_error, is, lse);
     most[0] = std::fmax(most[0], out_error);
     most[1] = std::fmax(most[1], lse_error);
 }
@@ -297,8 +301,8 @@ static void compare(const world *w)
                 }
         }
     if (std::getenv("KV_TEST_SAYS"))
-        print_message("d %d page %d heads %d/%d: output %.2g, lse %.2g\n", w->a.d, w->a.page, w->a.q_heads,
-                      w->a.kv_heads, most[0], most[1]);
+        print_message("%s d %d page %d heads %d/%d: output %.2g, lse %.2g\n", entry_names[w->a.kind], w->a.d, w->a.page,
+                      w->a.q_heads, w->a.kv_heads, most[0], most[1]);
 }
 
 /* So far: matrices whose rows lay in the same banks; blocks that prefilled as Hopper does; boxes that those had copied.
@@ -340,7 +344,7 @@ static int hopper_tiles(const asked &a, long *all)
     *all = 0;
     for (const part_asked &p : a.parts) {
         int group = a.q_heads / p.heads, rows = tokens_of(p) * group;
-        if (a.page != 64 || (a.d != 64 && a.d != 128) || p.slots || tokens_of(p) == 1)
+        if (a.page != 64 || (a.d != 64 && a.d != 128) || a.kind != KV_CUDA_BF16 || p.slots || tokens_of(p) == 1)
             continue;
         for (int h = 0; h < p.heads; h++)
             for (int first = 0; first < rows; first += 128, n++) {
@@ -352,7 +356,7 @@ static int hopper_tiles(const asked &a, long *all)
 }
 
 /* With a pool of unknown size, which leaves all to kernels for any device, and, where another fits, of a known one. */
-static void check(struct kv_gpu *g, const asked &a, uint64_t seed)
+static void check_kind(struct kv_gpu *g, const asked &a, uint64_t seed)
 {
     world *w = make_world(g, a, seed);
     long before = conflicts(), blocks = hopper_blocks(), copied = boxes(), all;
@@ -371,6 +375,14 @@ static void check(struct kv_gpu *g, const asked &a, uint64_t seed)
         compare(w);
     }
     drop_world(w);
+}
+
+static void check(struct kv_gpu *g, asked a, uint64_t seed)
+{
+    for (enum kv_cuda_entry kind : entry_kinds) {
+        a.kind = kind;
+        check_kind(g, a, seed);
+    }
 }
 
 /* Decode: lanes of one entry, at edges of pages, of several pieces; raggedly. */
@@ -463,7 +475,7 @@ static void test_far_scores(void **)
 static void test_anything(void **)
 {
     struct kv_gpu *g = open_device();
-    for (uint64_t seed = 1; seed <= 24; seed++) {
+    for (uint64_t seed = 1; seed <= 36; seed++) {
         world r = {};
         r.seed = seed * 7919 + 5;
         auto below = [&](int n) { return (int)(draw(&r) % (uint64_t)n); };
@@ -482,7 +494,8 @@ static void test_anything(void **)
                 n = n < 0 ? 0 : n;
             a.parts.push_back(p);
         }
-        check(g, a, seed);
+        a.kind = entry_kinds[seed % ENTRY_KINDS];
+        check_kind(g, a, seed);
     }
     kv_gpu_close(g);
 }
@@ -504,7 +517,7 @@ static void test_full_device(void **)
     };
     for (const fill &f : fills) {
         long before = pieces;
-        check(g, f.a, 17);
+        check_kind(g, f.a, 17);
         assert_in_range(pieces - before, f.least, f.most);
     }
     kv_gpu_close(g);
@@ -516,8 +529,9 @@ static void test_same_again(void **)
     struct kv_gpu *g = open_device();
     asked a = {64, 16, 8, 2, 1, {{2, 1, 0, false, {1400, 600}}, {2, 5, 0, false, {70, 3}}, {2, 1, 0, true, {300, 2}}},
                3};
-    for (int multiprocessors : {1, 2, 7}) {
+    for (int multiprocessors : {1, 2, 3, 7}) {
         a.multiprocessors = multiprocessors;
+        a.kind = entry_kinds[multiprocessors % ENTRY_KINDS];
         world *w = make_world(g, a, 11);
         run(w);
         compare(w);

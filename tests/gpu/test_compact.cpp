@@ -53,9 +53,10 @@ enum { LAYER = 1 };
 static void compact(struct lanes *l, const std::vector<left> &lanes)
 {
     std::vector<std::vector<int32_t>> stay;
-    const kv_bf16 *was = l->shape.pool;
-    std::vector<kv_bf16> expected(was, was + l->pool_elements);
-    size_t row = sizeof *was * (size_t)l->shape.d;
+    const char *was = (const char *)l->shape.pool;
+    int64_t size = kv_cuda_entry_bytes(l->shape.entry);
+    std::vector<char> expected(was, was + l->pool_elements * size);
+    size_t row = (size_t)(l->shape.d * size);
     int64_t all = 0, at = 0;
     for (const left &which : lanes) {
         const struct kv_cuda_part *p = &l->part[which.part];
@@ -67,10 +68,10 @@ static void compact(struct lanes *l, const std::vector<left> &lanes)
         all += (int64_t)stay.back().size();
         for (size_t i = 0; i < stay.back().size(); i++) {
             int64_t from = stay.back()[i], to = (int64_t)i;
-            memcpy(expected.data() + (lane_key(l, which.part, LAYER, which.head, to) - was),
-                   lane_key(l, which.part, LAYER, which.head, from), row);
-            memcpy(expected.data() + (lane_value(l, which.part, LAYER, which.head, to) - was),
-                   lane_value(l, which.part, LAYER, which.head, from), row);
+            memcpy(expected.data() + lane_key(l, which.part, LAYER, which.head, to) * size,
+                   was + lane_key(l, which.part, LAYER, which.head, from) * size, row);
+            memcpy(expected.data() + lane_value(l, which.part, LAYER, which.head, to) * size,
+                   was + lane_value(l, which.part, LAYER, which.head, from) * size, row);
         }
     }
     int32_t *keep = room<int32_t>(l->g, all + 1);
@@ -82,14 +83,14 @@ static void compact(struct lanes *l, const std::vector<left> &lanes)
     }
     kv_cuda_compact(l->g, &l->shape, l->part, LAYER, list, (int64_t)lanes.size(), keep);
     wait_for(l->g);
-    assert_memory_equal(expected.data(), l->shape.pool, sizeof *was * (size_t)l->pool_elements);
+    assert_memory_equal(expected.data(), l->shape.pool, expected.size());
     drop(l->g, keep, list);
 }
 
-static void compact_once(struct kv_gpu *g, int d, int page, int entries, enum pattern pattern)
+static void compact_once(struct kv_gpu *g, enum kv_cuda_entry kind, int d, int page, int entries, enum pattern pattern)
 {
     struct lanes l;
-    lanes_open(&l, g, 3, 3, d, page, 2);
+    lanes_open(&l, g, kind, 3, 3, d, page, 2);
     lanes_add(&l, 3, 2, 0, 9, false, 0);
     lanes_add(&l, 3, 1, 2, entries, false, 0);
     compact(&l, {{1, 2, pattern}});
@@ -104,7 +105,7 @@ static void test_many_lanes(void **state)
     for (int seed = 0; seed < 6; seed++) {
         struct lanes l;
         std::vector<left> lanes;
-        lanes_open(&l, g, 4, 4, seed % 2 ? 16 : 10, 4, 2);
+        lanes_open(&l, g, entry_kinds[seed % 3], 4, 4, seed % 2 ? 16 : 10, 4, 2);
         for (int part = 0; part < 3; part++)
             lanes_add(&l, 4, 1 + part, part % 2, 60 + 100 * part, false, 0);
         for (int i = 0; i < 12; i++)
@@ -124,7 +125,8 @@ static void test_patterns(void **state)
     (void)state;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int pattern = 0; pattern < PATTERNS; pattern++)
-            compact_once(g, shapes[s][0], shapes[s][1], shapes[s][2], (enum pattern)pattern);
+            for (enum kv_cuda_entry kind : entry_kinds)
+                compact_once(g, kind, shapes[s][0], shapes[s][1], shapes[s][2], (enum pattern)pattern);
     kv_gpu_close(g);
 }
 
@@ -134,8 +136,10 @@ static void test_long_lanes(void **state)
     struct kv_gpu *g = open_device();
     (void)state;
     for (int pattern = EVERY_OTHER; pattern < PATTERNS; pattern++) {
-        compact_once(g, 16, 16, 9000, (enum pattern)pattern);
-        compact_once(g, 18, 64, 2500, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_BF16, 16, 16, 9000, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_BF16, 18, 64, 2500, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_FP8, 16, 16, 5000, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_FP8, 18, 64, 2500, (enum pattern)pattern);
     }
     kv_gpu_close(g);
 }

@@ -143,6 +143,7 @@ static void test_add_bias(void **state)
 /* ---- append ---- */
 
 struct append_case {
+    enum kv_cuda_entry kind;
     int q_heads, kv_heads, expand, d, page, parts, slot_positions;
     bool bias, q_norm, k_norm;
 };
@@ -163,23 +164,24 @@ static void expected_head(const struct lanes *l, const kv_bf16 *x, const float *
         rotate_double(l, out, position);
 }
 
-static void compare_head(const kv_bf16 *got, const double *expected, int d)
+static void compare_head(enum kv_cuda_entry kind, const void *all, int64_t at, const double *expected, int d)
 {
     for (int i = 0; i < d; i++)
-        assert_bf16(got[i], expected[i], 2e-6);
+        assert_element(kind, element_at(kind, all, at + i), expected[i], fabs(expected[i]) * 1e-5 + 2e-6);
 }
 
 static void append_once(struct kv_gpu *g, const struct append_case *c)
 {
     struct lanes l;
     const float eps = 1e-3f;
-    lanes_open(&l, g, c->q_heads, c->kv_heads, c->d, c->page, 2);
+    lanes_open(&l, g, c->kind, c->q_heads, c->kv_heads, c->d, c->page, 2);
     for (int p = 0; p < c->parts; p++)
         lanes_add(&l, c->kv_heads * (p == 1 ? c->expand : 1), (p * 5 + 3) % 7, p % 3 == 2 ? 2 : 0, p == 2 ? 0 : 30 * p,
                   c->slot_positions && p % 2 == 0, 0);
     int heads = c->q_heads + 2 * c->kv_heads, d = c->d;
     int64_t width = (int64_t)heads * d;
-    kv_bf16 *qkv = room<kv_bf16>(g, l.rows * width), *q = room<kv_bf16>(g, l.rows * c->q_heads * d);
+    kv_bf16 *qkv = room<kv_bf16>(g, l.rows * width);
+    kv_query *q = room<kv_query>(g, l.rows * c->q_heads * d);
     float *bias = room<float>(g, width), *q_norm = room<float>(g, d), *k_norm = room<float>(g, d);
     double expected[256];
     fill_bf16(qkv, l.rows * width, 11);
@@ -187,7 +189,9 @@ static void append_once(struct kv_gpu *g, const struct append_case *c)
     fill(q_norm, d, 13);
     fill(k_norm, d, 14);
     for (int32_t layer = 0; layer < l.shape.layers; layer++) {
-        const std::vector<kv_bf16> before(l.shape.pool, l.shape.pool + l.pool_elements);
+        std::vector<uint32_t> before;
+        for (int64_t i = 0; i < l.pool_elements; i++)
+            before.push_back(code_at(c->kind, l.shape.pool, i));
         kv_cuda_append(g, &l.shape, l.part, l.parts, l.rows, layer, qkv, c->bias ? bias : NULL,
                        c->q_norm ? q_norm : NULL, c->k_norm ? k_norm : NULL, eps, q);
         wait_for(g);
@@ -200,21 +204,21 @@ static void append_once(struct kv_gpu *g, const struct append_case *c)
                 for (int h = 0; h < c->q_heads; h++) {
                     expected_head(&l, row + h * d, c->bias ? bias + h * d : NULL, c->q_norm ? q_norm : NULL, eps,
                                   position, expected);
-                    compare_head(q + ((part->first + t) * c->q_heads + h) * d, expected, d);
+                    compare_head(query_kind(c->kind), q, ((part->first + t) * c->q_heads + h) * d, expected, d);
                 }
                 for (int h = 0; h < part->heads; h++) {
                     int key = c->q_heads + h * c->kv_heads / part->heads, value = key + c->kv_heads;
                     int64_t at = lane_length(part, layer, h) + t;
                     expected_head(&l, row + key * d, c->bias ? bias + key * d : NULL, c->k_norm ? k_norm : NULL, eps,
                                   position, expected);
-                    compare_head(lane_key(&l, p, layer, h, at), expected, d);
+                    compare_head(c->kind, l.shape.pool, lane_key(&l, p, layer, h, at), expected, d);
                     expected_head(&l, row + value * d, c->bias ? bias + value * d : NULL, NULL, eps, -1, expected);
-                    compare_head(lane_value(&l, p, layer, h, at), expected, d);
+                    compare_head(c->kind, l.shape.pool, lane_value(&l, p, layer, h, at), expected, d);
                     written += 2 * d;
                 }
             }
         for (int64_t i = 0; i < l.pool_elements; i++)
-            changed += before[(size_t)i] != l.shape.pool[i];
+            changed += before[(size_t)i] != code_at(c->kind, l.shape.pool, i);
         assert_true(changed <= written && changed > written / 2); /* and nothing else was touched */
     }
     drop(g, qkv, q, bias, q_norm, k_norm);
@@ -223,17 +227,79 @@ static void append_once(struct kv_gpu *g, const struct append_case *c)
 
 static void test_append(void **state)
 {
-    const struct append_case cases[] = {
-        {4, 2, 1, 64, 4, 1, 0, false, false, false},  {8, 2, 4, 128, 16, 3, 0, true, false, false},
-        {6, 3, 2, 64, 64, 4, 1, false, true, true},   {4, 4, 1, 128, 4, 5, 0, true, true, false},
-        {3, 1, 3, 6, 16, 4, 1, true, false, true},    {4, 2, 2, 10, 3, 4, 0, false, true, true},
-        {2, 1, 2, 256, 16, 3, 0, true, true, true},   {2, 2, 1, 2, 1, 3, 0, true, true, true},
-        {12, 4, 3, 80, 16, 4, 1, false, false, true}, {2, 1, 1, 254, 7, 2, 0, true, true, true},
+    const enum kv_cuda_entry any = KV_CUDA_BF16;
+    struct append_case cases[] = {
+        {any, 4, 2, 1, 64, 4, 1, 0, false, false, false},  {any, 8, 2, 4, 128, 16, 3, 0, true, false, false},
+        {any, 6, 3, 2, 64, 64, 4, 1, false, true, true},   {any, 4, 4, 1, 128, 4, 5, 0, true, true, false},
+        {any, 3, 1, 3, 6, 16, 4, 1, true, false, true},    {any, 4, 2, 2, 10, 3, 4, 0, false, true, true},
+        {any, 2, 1, 2, 256, 16, 3, 0, true, true, true},   {any, 2, 2, 1, 2, 1, 3, 0, true, true, true},
+        {any, 12, 4, 3, 80, 16, 4, 1, false, false, true}, {any, 2, 1, 1, 254, 7, 2, 0, true, true, true},
     };
     struct kv_gpu *g = open_device();
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        append_once(g, &cases[i]);
+        for (enum kv_cuda_entry kind : entry_kinds) {
+            cases[i].kind = kind;
+            append_once(g, &cases[i]);
+        }
+    kv_gpu_close(g);
+}
+
+/* A value of each bias, to itself: elements of heads of d, all of one token. */
+static void round_once(struct kv_gpu *g, enum kv_cuda_entry kind, int d, const std::vector<float> &x)
+{
+    struct lanes l;
+    int heads = (int)x.size() / d, width = 3 * heads * d;
+    lanes_open(&l, g, kind, heads, heads, d, 4, 1);
+    lanes_add(&l, heads, 1, 0, 0, false, 0);
+    kv_bf16 *qkv = room<kv_bf16>(g, width);
+    kv_query *q = room<kv_query>(g, heads * d);
+    float *bias = room<float>(g, width);
+    for (int i = 0; i < width; i++) {
+        qkv[i] = 0x8000; /* -0, to which all that is added stays what it is */
+        bias[i] = i < 2 * heads * d ? 0 : x[(size_t)(i - 2 * heads * d)];
+    }
+    kv_cuda_append(g, &l.shape, l.part, 1, 1, 0, qkv, bias, NULL, NULL, 0, q);
+    wait_for(g);
+    for (int i = 0; i < heads * d; i++) {
+        uint32_t got = code_at(kind, l.shape.pool, lane_value(&l, 0, 0, i / d, 0) + i % d);
+        uint32_t expected = code_of_value(kind, (double)x[(size_t)i]);
+        bool both = value_of_code(kind, got) != value_of_code(kind, got) && x[(size_t)i] != x[(size_t)i];
+        if (kind == KV_CUDA_FP8 && expected != code_by_search(kind, (double)x[(size_t)i]))
+            fail_msg("the tests disagree about %.9g", (double)x[(size_t)i]);
+        if (got != expected && !both)
+            fail_msg("%s of %.9g: got 0x%x, expected 0x%x", entry_names[kind], (double)x[(size_t)i], got, expected);
+    }
+    drop(g, qkv, q, bias);
+    lanes_close(&l);
+}
+
+/* All bf16 and fp16 there are, and what lies halfway between two fp8 or fp16, or a little off. */
+static void test_rounding(void **state)
+{
+    struct kv_gpu *g = open_device();
+    std::vector<float> x;
+    (void)state;
+    for (enum kv_cuda_entry kind : {KV_CUDA_BF16, KV_CUDA_FP16})
+        for (uint32_t code = 0; code < 65536; code++)
+            x.push_back((float)value_of_code(kind, code));
+    for (enum kv_cuda_entry kind : {KV_CUDA_FP16, KV_CUDA_FP8})
+        for (uint32_t code = 0; code + 1 < (kind == KV_CUDA_FP8 ? 128u : 32768u); code++) {
+            float middle = (float)((value_of_code(kind, code) + value_of_code(kind, code + 1)) / 2);
+            for (float near : {middle, nextafterf(middle, 0), nextafterf(middle, 1e30f)})
+                x.push_back(code % 3 ? near : -near);
+        }
+    for (float large : {448.0f, 463.99997f, 464.0f, 480.0f, 65504.0f, 65519.996f, 65520.0f, 3e38f})
+        for (float sign : {1.0f, -1.0f})
+            x.push_back(sign * large);
+    for (int d : {128, 254})
+        for (size_t at = 0; at < x.size(); at += (size_t)(d * 16)) {
+            std::vector<float> some((size_t)(d * 16), 0.0f);
+            for (size_t i = 0; i < some.size() && at + i < x.size(); i++)
+                some[i] = x[at + i];
+            round_once(g, KV_CUDA_FP16, d, some);
+            round_once(g, KV_CUDA_FP8, d, some);
+        }
     kv_gpu_close(g);
 }
 
@@ -329,10 +395,11 @@ static void test_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_embed),      cmocka_unit_test(test_rms_norm),
-        cmocka_unit_test(test_silu_times), cmocka_unit_test(test_rms_norm_rounds_first),
-        cmocka_unit_test(test_add_bias),   cmocka_unit_test(test_append),
-        cmocka_unit_test(test_random),     cmocka_unit_test(test_keep_queries),
+        cmocka_unit_test(test_embed),        cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_silu_times),   cmocka_unit_test(test_rms_norm_rounds_first),
+        cmocka_unit_test(test_add_bias),     cmocka_unit_test(test_append),
+        cmocka_unit_test(test_rounding),     cmocka_unit_test(test_random),
+        cmocka_unit_test(test_keep_queries),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Sums of softmax weights, norms and entries against plain sums in double precision over the same bf16 numbers. */
+/* Sums of softmax weights, norms and entries against plain sums in double precision over the same numbers, whatever
+ * they are stored as. */
 #include "tests/gpu/lanes.h"
 
 #include <vector>
@@ -24,18 +25,20 @@ struct sums_case {
 
 /* As attention sees it from its place: turned and rounded, in the very arithmetic of the kernels, or now and then it
  * were rounded to the other side. */
-static void seen_at(const struct lanes *l, bool slot_positions, const kv_bf16 *x, int64_t place, float *out)
+static void seen_at(const struct lanes *l, bool slot_positions, enum kv_cuda_entry kind, const void *x, int64_t at,
+                    int64_t place, float *out)
 {
     int half = l->shape.d / 2;
+    enum kv_cuda_entry turned = query_kind(kind);
     for (int i = 0; i < half; i++) {
-        float low = from_bf16(x[i]), high = from_bf16(x[i + half]);
+        float low = (float)element_at(kind, x, at + i), high = (float)element_at(kind, x, at + i + half);
         out[i] = low;
         out[i + half] = high;
         if (!slot_positions)
             continue;
         float c = l->cosine[place * half + i], s = l->sine[place * half + i];
-        out[i] = from_bf16(to_bf16(fmaf(low, c, -(high * s))));
-        out[i + half] = from_bf16(to_bf16(fmaf(high, c, low * s)));
+        out[i] = (float)rounded_to(turned, (double)fmaf(low, c, -(high * s)));
+        out[i + half] = (float)rounded_to(turned, (double)fmaf(high, c, low * s));
     }
 }
 
@@ -43,7 +46,7 @@ struct expected {
     const struct sums_case *c;
     const struct lanes *l;
     const struct kv_cuda_part *p;
-    const kv_bf16 *q;
+    const kv_query *q;
     const float *keys; /* (end, d) of the lane */
     int64_t from, end;
     int head;
@@ -53,13 +56,13 @@ struct expected {
 static void add_query(const struct expected *x, int back, double *weight, double *sum)
 {
     int64_t d = x->c->d, width = x->c->q_heads * d, tokens = x->p->n_new + x->p->n_patch, seen = x->end - back + 1;
-    const kv_bf16 *row = back <= tokens ? x->q + (x->p->first + tokens - back) * width
-                                        : x->p->query + ((LAYER + 1) * x->p->window - (back - tokens)) * width;
+    const kv_query *row = back <= tokens ? x->q + (x->p->first + tokens - back) * width
+                                         : x->p->query + ((LAYER + 1) * x->p->window - (back - tokens)) * width;
     float q[256];
     double top = -INFINITY, total = 0;
     if (seen <= x->from)
         return;
-    seen_at(x->l, x->p->slot_positions, row + x->head * d, seen - 1, q);
+    seen_at(x->l, x->p->slot_positions, query_kind(x->l->shape.entry), row, x->head * d, seen - 1, q);
     for (int64_t i = x->from; i < seen; i++) {
         weight[i] = 0;
         for (int64_t e = 0; e < d; e++)
@@ -108,10 +111,10 @@ static void compare_lane(const struct expected *x, const float *out, int64_t row
     }
 }
 
-static void sums_once(struct kv_gpu *g, const struct sums_case *c)
+static void sums_once(struct kv_gpu *g, enum kv_cuda_entry kind, const struct sums_case *c)
 {
     struct lanes l;
-    lanes_open(&l, g, c->q_heads, c->kv_heads, c->d, c->page, LAYERS);
+    lanes_open(&l, g, kind, c->q_heads, c->kv_heads, c->d, c->page, LAYERS);
     lanes_add(&l, c->kv_heads, 2, 0, 5, false, 0);
     lanes_add(&l, c->store_heads, c->n_new, c->n_patch, c->longest, c->slot_positions, c->window);
     const struct kv_cuda_part *p = &l.part[1];
@@ -124,12 +127,11 @@ static void sums_once(struct kv_gpu *g, const struct sums_case *c)
     }
     int64_t row_stride = most + MARGIN, lane_stride = row_stride * (c->query_rows ? group : 1);
     int64_t n_scratch = kv_cuda_window_scratch(&l.shape, c->queries);
-    kv_bf16 *q = room<kv_bf16>(g, l.rows * width);
+    kv_query *q = room<kv_query>(g, l.rows * width);
     float *out = room<float>(g, lane_stride * c->store_heads), *again = room<float>(g, lane_stride * c->store_heads);
     float *scratch = room<float>(g, n_scratch + MARGIN);
-    fill_bf16(q, l.rows * width, 61);
     for (int64_t i = 0; i < l.rows * width; i++) /* some weights near 1, some near 0 */
-        q[i] = to_bf16(2 * from_bf16(q[i]));
+        put_element(query_kind(kind), q, i, 2 * (double)number(61, (uint64_t)i));
     for (int64_t i = 0; i < lane_stride * c->store_heads; i++)
         out[i] = again[i] = UNTOUCHED;
     for (int i = 0; i < MARGIN; i++)
@@ -146,7 +148,7 @@ static void sums_once(struct kv_gpu *g, const struct sums_case *c)
         struct expected x = {c, &l, p, q, NULL, from[h], lane_length(p, LAYER, h) + c->n_new + c->n_patch, 0};
         std::vector<float> keys((size_t)(x.end * c->d));
         for (int64_t i = 0; i < x.end; i++)
-            seen_at(&l, c->slot_positions, lane_key(&l, 1, LAYER, h, i), i, keys.data() + i * c->d);
+            seen_at(&l, c->slot_positions, kind, l.shape.pool, lane_key(&l, 1, LAYER, h, i), i, keys.data() + i * c->d);
         x.keys = keys.data();
         x.head = (int)(h * group);
         compare_lane(&x, out + h * lane_stride, row_stride);
@@ -158,7 +160,8 @@ static void sums_once(struct kv_gpu *g, const struct sums_case *c)
 static void sums_of(struct kv_gpu *g, const struct sums_case *c, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        sums_once(g, &c[i]);
+        for (enum kv_cuda_entry kind : entry_kinds)
+            sums_once(g, kind, &c[i]);
 }
 
 /* The last queries of a pass, of which the lanes hold what came before, or some of it. */
@@ -274,10 +277,11 @@ static void test_other_widths(void **state)
 
 /* ---- norms and entries ---- */
 
-static void norms_once(struct kv_gpu *g, int kv_heads, int store_heads, int d, int page, int n_new, int n_patch)
+static void norms_of(struct kv_gpu *g, enum kv_cuda_entry kind, int kv_heads, int store_heads, int d, int page,
+                     int n_new, int n_patch)
 {
     struct lanes l;
-    lanes_open(&l, g, kv_heads * 2, kv_heads, d, page, LAYERS);
+    lanes_open(&l, g, kind, kv_heads * 2, kv_heads, d, page, LAYERS);
     lanes_add(&l, kv_heads, 2, 0, 5, false, 0);
     lanes_add(&l, store_heads, n_new, n_patch, 37, true, 0);
     const struct kv_cuda_part *p = &l.part[1];
@@ -293,7 +297,7 @@ static void norms_once(struct kv_gpu *g, int kv_heads, int store_heads, int d, i
                 double sum = 0;
                 int64_t at = lane_length(p, LAYER, h) + t;
                 for (int e = 0; t < n_new && e < d; e++)
-                    sum += pow(from_bf16((values ? lane_value : lane_key)(&l, 1, LAYER, h, at)[e]), 2);
+                    sum += pow(lane_element(&l, (values ? lane_value : lane_key)(&l, 1, LAYER, h, at) + e), 2);
                 if (t < n_new)
                     assert_true(fabs(out[h * stride + t] - sqrt(sum)) <= 1e-6 * sqrt(sum));
                 else
@@ -302,6 +306,12 @@ static void norms_once(struct kv_gpu *g, int kv_heads, int store_heads, int d, i
     }
     drop(g, out);
     lanes_close(&l);
+}
+
+static void norms_once(struct kv_gpu *g, int kv_heads, int store_heads, int d, int page, int n_new, int n_patch)
+{
+    for (enum kv_cuda_entry kind : entry_kinds)
+        norms_of(g, kind, kv_heads, store_heads, d, page, n_new, n_patch);
 }
 
 static void test_norms(void **state)
@@ -315,10 +325,11 @@ static void test_norms(void **state)
     kv_gpu_close(g);
 }
 
-static void entries_once(struct kv_gpu *g, int d, int page, bool slot_positions, int64_t first, int64_t n)
+static void entries_of(struct kv_gpu *g, enum kv_cuda_entry kind, int d, int page, bool slot_positions, int64_t first,
+                       int64_t n)
 {
     struct lanes l;
-    lanes_open(&l, g, 2, 2, d, page, LAYERS);
+    lanes_open(&l, g, kind, 2, 2, d, page, LAYERS);
     lanes_add(&l, 2, 2, 0, 5, false, 0);
     lanes_add(&l, 2, 3, 1, 60, slot_positions, 0);
     const struct kv_cuda_part *p = &l.part[1];
@@ -330,13 +341,50 @@ static void entries_once(struct kv_gpu *g, int d, int page, bool slot_positions,
     kv_cuda_entries(g, &l.shape, p, LAYER, 1, first, n, keys, values);
     wait_for(g);
     for (int64_t i = 0; i < n; i++) {
-        seen_at(&l, slot_positions, lane_key(&l, 1, LAYER, 1, first + i), first + i, expected);
+        seen_at(&l, slot_positions, kind, l.shape.pool, lane_key(&l, 1, LAYER, 1, first + i), first + i, expected);
         assert_memory_equal(keys + i * d, expected, sizeof *expected * (size_t)d);
         for (int e = 0; e < d; e++)
-            assert_true(values[i * d + e] == from_bf16(lane_value(&l, 1, LAYER, 1, first + i)[e]));
+            assert_true(values[i * d + e] == lane_element(&l, lane_value(&l, 1, LAYER, 1, first + i) + e));
     }
     drop(g, keys, values);
     lanes_close(&l);
+}
+
+static void entries_once(struct kv_gpu *g, int d, int page, bool slot_positions, int64_t first, int64_t n)
+{
+    for (enum kv_cuda_entry kind : entry_kinds)
+        entries_of(g, kind, d, page, slot_positions, first, n);
+}
+
+/* All codes there are, widened: a page of keys and values in which they stand in order. */
+static void test_every_code(void **state)
+{
+    enum { D = 128, PAGE = 256 };
+    struct kv_gpu *g = open_device();
+    int32_t *table = room<int32_t>(g, 1), *length = room<int32_t>(g, 1);
+    struct kv_cuda_part *p = room<struct kv_cuda_part>(g, 1);
+    uint16_t *pool = room<uint16_t>(g, 2 * PAGE * D);
+    float *x = room<float>(g, 2 * PAGE * D);
+    (void)state;
+    *table = *length = 0;
+    *p = {table, length, 1, 1, 0, 0, 0, 0, 0, NULL, 0};
+    for (enum kv_cuda_entry kind : entry_kinds) {
+        struct kv_cuda_shape s = {1, 1, 1, D, PAGE, pool, NULL, NULL, kind};
+        for (int i = 0; i < 2 * PAGE * D; i++)
+            if (kind == KV_CUDA_FP8)
+                ((uint8_t *)pool)[i] = (uint8_t)i;
+            else
+                pool[i] = (uint16_t)i;
+        kv_cuda_entries(g, &s, p, 0, 0, 0, PAGE, x, x + PAGE * D);
+        wait_for(g);
+        for (int i = 0; i < 2 * PAGE * D; i++) {
+            double expected = element_at(kind, pool, i), is = (double)x[i];
+            if (!(is == expected && signbit(is) == signbit(expected)) && !(is != is && expected != expected))
+                fail_msg("%s 0x%x: got %.9g, expected %.9g", entry_names[kind], code_at(kind, pool, i), is, expected);
+        }
+    }
+    drop(g, table, length, p, pool, x);
+    kv_gpu_close(g);
 }
 
 static void test_entries(void **state)
@@ -358,6 +406,7 @@ int main(void)
         cmocka_unit_test(test_windows),       cmocka_unit_test(test_kept_queries),   cmocka_unit_test(test_columns),
         cmocka_unit_test(test_local_windows), cmocka_unit_test(test_slot_positions), cmocka_unit_test(test_splits),
         cmocka_unit_test(test_other_widths),  cmocka_unit_test(test_norms),          cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_every_code),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,7 +93,7 @@ static bool look(void *follow_, struct kv_live *l, int64_t layer, struct kv_err 
     (void)e;
     for (int64_t h = 0; h < t->heads; h++) {
         assert_int_equal(l->seq.lane[layer * t->heads + h].length, truth_entries(t, layer, h));
-        check_entries(w->what, l->backend, w->part, t, layer, h);
+        check_entries(w->f, w->what, w->part, t, layer, h);
         for (int k = 0; k < KV_SCORE_CHANNELS; k++) {
             int64_t n = 0, rows = kv_channels[k].attention ? l->rows : 1;
             if (!(l->wants & KV_BIT(k)) || k == KV_LAG) /* a rank: tests/unit/test_backend.c */
@@ -105,7 +105,7 @@ static bool look(void *follow_, struct kv_live *l, int64_t layer, struct kv_err 
                 for (int64_t i = 0; i < n; i++)
                     all[i] = rows > 1 ? one[i] : all[i] + one[i];
                 if (rows > 1 || q == t->group - 1 || !kv_channels[k].attention)
-                    check_scores(w->what, kv_channels[k].name, layer, h,
+                    check_scores(w->f, w->what, kv_channels[k].name, layer, h,
                                  l->row[k] + (h * l->rows + (rows > 1 ? q : 0)) * l->stride, all, n,
                                  (double)(t->group * (t->n_new + 64)));
             }
@@ -229,7 +229,7 @@ static void compare(struct follow *w)
     if (*kv_witness_problem(&w->witness))
         fail_msg("%s: %s", w->what, kv_witness_problem(&w->witness));
     assert_int_equal(w->witness.checked, (w->witness.turn.index + 1) * t->layers);
-    check_logits(w->what, l->logits, t->logits + (t->n_new - 1) * t->vocab, t->vocab, &w->worst);
+    check_logits(w->f, w->what, l->logits, t->logits + (t->n_new - 1) * t->vocab, t->vocab, &w->worst);
 }
 
 /* Pages of the pool are those of the ledgers, at the end of a pass. */
