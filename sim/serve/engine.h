@@ -90,6 +90,7 @@ struct kv_engine;
 struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const struct kv_holder *holder,
                                  const struct kv_timing *timing, const struct kv_engine_watch *watch,
                                  struct kv_arena *a, struct kv_err *err);
+/* Now the timeline tells of all layouts. */
 void kv_engine_close(struct kv_engine *e);
 
 /* A request arrives; the engine has the job until it is told as finished or refused. */
@@ -105,7 +106,8 @@ double kv_engine_clock(const struct kv_engine *e);
  * when the program is interrupted. */
 bool kv_engine_run(struct kv_engine *e, double until, struct kv_err *err);
 
-const struct kv_engine_sums *kv_engine_sums(const struct kv_engine *e);
+/* View: until the next call on the engine. */
+const struct kv_engine_sums *kv_engine_sums(struct kv_engine *e);
 int64_t kv_engine_waiting(const struct kv_engine *e);
 int64_t kv_engine_running(const struct kv_engine *e);
 /* Pages held within the step that is told of. */

@@ -18,7 +18,7 @@ struct kv_slot {
     int64_t target, seen;            /* prefill: tokens to compute, and those that are computed */
     double held;                     /* prefill: entries, mean over lanes */
     int64_t start;                   /* decode: step of the run's beginning; `seen` is of then */
-    int64_t pages[KV_LAYOUTS];       /* held between steps; of decodes the sums tell */
+    int64_t pages[KV_LAYOUTS];       /* of counted layouts, held between steps; of decodes the sums tell */
     bool single;                     /* the run is one pass that may give pages back */
     bool keeps;                      /* ending: its entries wait for the session's next turn */
     int64_t session;
@@ -62,7 +62,8 @@ struct kv_event {
 };
 
 struct kv_engine {
-    struct kv_engine_rules rules;
+    struct kv_engine_rules rules; /* the pool's in pages of a layout that is counted */
+    int64_t own_pages;            /* of the layout that was asked for, to each of them */
     const struct kv_holder *holder;
     const struct kv_timing *timing;
     const struct kv_engine_watch *watch;
@@ -92,7 +93,7 @@ struct kv_engine {
     double offload_bytes; /* that the next step waits for */
 
     struct kv_decodes decodes;
-    int64_t pages[KV_LAYOUTS];  /* held between steps */
+    int64_t pages[KV_LAYOUTS];  /* held between steps, here and below of layouts that are counted */
     int64_t claims[KV_LAYOUTS]; /* beside them within the step */
 
     /* Of this step. */

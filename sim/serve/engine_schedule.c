@@ -50,7 +50,7 @@ static void claim(struct kv_engine *e, int64_t sign)
 {
     const struct kv_decodes *d = &e->decodes;
     int64_t phase = kv_in_page(e->holder, e->step);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->claims[layout] += sign * kv_decodes_take(d, (enum kv_layout)layout, phase);
 }
 
@@ -262,7 +262,7 @@ static void run_pass(struct kv_engine *e, int32_t number)
     if (e->blocks)
         kv_slot_take_blocks(e, s, s->seen, s->seen + p->n_new);
     else
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
             e->claims[layout] += most(0, p->during[layout] - s->pages[layout]);
     e->chunk[e->now.n_chunks++] = (struct kv_step_chunk){.tokens = tokens, .prefix = p->held};
     e->ran[e->n_ran++] = number;
@@ -346,7 +346,7 @@ static void take_entries(struct kv_engine *e, struct kv_slot *s, const struct kv
 {
     if (!kept || !kv_keep_in_pool(kept))
         e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->pages[layout] += s->pages[layout] - (kept ? kept->pages[layout] : 0);
     s->job->on_host = 0;
     if (!kept)
@@ -404,7 +404,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s, int64_t whole, const st
         kv_blocks_share(e->blocks, s->block[i]);
     s->reserved = sarathi && !e->blocks && e->holder->plain && s->seen < s->target;
     if (s->reserved)
-        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
             int64_t back_already = s->pages[layout]; /* of entries that were kept */
             s->pages[layout] = kv_pages_of(e->holder, s->target) * e->holder->table[layout]->tables;
             e->pages[layout] += s->pages[layout] - back_already;
@@ -487,7 +487,7 @@ static void begin_step(struct kv_engine *e)
     e->n_ran = e->n_back = 0;
     e->recomputed = 0;
     e->decodes_counted = false;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->claims[layout] = 0;
 }
 

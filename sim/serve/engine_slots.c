@@ -10,7 +10,7 @@ int64_t kv_engine_free_pages(const struct kv_engine *e)
 {
     enum kv_layout layout = e->rules.layout;
     if (e->blocks)
-        return kv_blocks_free(e->blocks) * e->holder->table[layout]->tables - e->claims[layout];
+        return kv_blocks_free(e->blocks) - e->claims[layout];
     return e->rules.pages - e->pages[layout] - e->claims[layout];
 }
 
@@ -178,7 +178,7 @@ static void count_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j
     d->held_held += one * held * held;
     d->moved_bytes += one * p->moved_bytes;
     d->scored_bytes += one * p->scored_bytes;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
         if (s->single) {
             d->rise[layout] += sign * (p->during[layout] - p->before[layout]);
             continue;
@@ -201,7 +201,7 @@ static bool is_single(const struct kv_engine *e, const struct kv_hold_pass *p)
 {
     if (p->passes > 1)
         return false;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         for (int64_t i = 0; i < e->holder->n_tables[layout]; i++)
             if (p->line[layout][i].gain < 0 || p->line[layout][i].gain > 1)
                 return true;
@@ -219,8 +219,8 @@ static void count_run(const struct kv_engine *e, struct kv_slot *s, int64_t pass
     s->job->entry_steps += n * (p->held + 1) + p->gain * pairs;
     s->job->full_steps += n * ((double)s->seen + 1) + pairs;
     int64_t most = s->single ? p->during[layout] : s->pages[layout] + kv_hold_rise(e->holder, p, layout, passes - 1);
-    if (most > s->job->peak_pages)
-        s->job->peak_pages = most;
+    if (most * e->own_pages > s->job->peak_pages)
+        s->job->peak_pages = most * e->own_pages;
 }
 
 bool kv_slot_next_run(struct kv_engine *e, int32_t number)
@@ -249,7 +249,7 @@ void kv_slot_stop(struct kv_engine *e, int32_t number)
     struct kv_slot *s = e->slot[number];
     const struct kv_hold_pass *p = s->pass;
     int64_t passes = e->step - s->start;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
         if (s->single && passes) { /* sums did not tell */
             e->pages[layout] += p->after[layout] - p->before[layout];
             e->sums.returned_pages[layout] += p->returned[layout];
@@ -295,7 +295,7 @@ void kv_slot_give_pages(struct kv_engine *e, struct kv_slot *s)
         while (s->n_blocks)
             kv_blocks_give(e->blocks, s->block[--s->n_blocks]);
     else
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
             e->pages[layout] -= s->pages[layout];
     memset(s->pages, 0, sizeof s->pages);
 }

@@ -93,7 +93,7 @@ static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *en
             kv_timing_along(&s.time, kv);
         }
         double took = s.time.s, ends = s.clock + took;
-        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
             taken[layout] = s.pages[layout] + kv_decodes_take(d, (enum kv_layout)layout, phase);
             sums->peak_pages[layout] = kv_most(sums->peak_pages[layout], taken[layout]);
             sums->page_area[layout] += (double)taken[layout] * took;
@@ -102,7 +102,7 @@ static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *en
         if (line) {
             struct kv_stretch *in = same_span(span, span_end, s.clock, ends);
             if (in)
-                kv_stretch_hold(in, took, taken, e->n_running, e->n_waiting);
+                kv_stretch_hold(in, line->counted, took, taken, e->n_running, e->n_waiting);
             else
                 in = kv_timeline_hold(line, s.clock, took, taken, e->n_running, e->n_waiting);
             in->tokens += d->n;

@@ -49,6 +49,7 @@ void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct
                             .plain = !p->law->room && c->n == 1 && !c->at[0].window,
                             .entry_bytes = (double)kv_store_entry_bytes(&p->store),
                             .arena = a};
+    h->counted = h->plain ? KV_SHARED : 0;
     make_tables(h, a);
 }
 
@@ -197,12 +198,10 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     p->passes = decode ? left : 1;
     p->decode = decode;
     p->last = !decode && w->seen + left == w->request.prefill;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) { /* nothing rises: p->rise and p->dip stay 0 */
-        int64_t tables = holder->table[layout]->tables;
-        *h->line[layout] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
-        p->before[layout] = tables * kv_pages_of(holder, w->seen);
-        p->during[layout] = p->after[layout] = tables * kv_pages_of(holder, w->seen + p->n_new);
-    }
+    /* nothing rises: p->rise and p->dip stay 0 */
+    *h->line[KV_SHARED] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
+    p->before[KV_SHARED] = kv_pages_of(holder, w->seen);
+    p->during[KV_SHARED] = p->after[KV_SHARED] = kv_pages_of(holder, w->seen + p->n_new);
     p->held = (double)w->seen;
     p->gain = (double)p->n_new;
     w->seen += left;
@@ -331,8 +330,7 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit)
     if (holder->plain) {
         h->walk.seen = tokens;
         h->held = (double)tokens;
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
-            h->pages[layout] = holder->table[layout]->tables * kv_pages_of(holder, tokens);
+        h->pages[KV_SHARED] = kv_pages_of(holder, tokens);
         return;
     }
     while (h->walk.seen < tokens)

@@ -23,7 +23,9 @@ struct kv_holder {
     int64_t page, lanes;
     int page_shift; /* page is 2 to it; less than 0: it is no power of two */
     enum kv_scope scope;
-    bool plain; /* nothing ever leaves, and all lanes are alike */
+    bool plain;  /* nothing ever leaves, and all lanes are alike */
+    int counted; /* the first layout whose pages are counted: of a plain policy KV_SHARED alone, for each table of the
+                  * others holds as much as that one */
     struct kv_hold_table *table[KV_LAYOUTS];
     int64_t n_tables[KV_LAYOUTS];
     int64_t page_bytes[KV_LAYOUTS]; /* of one table */
@@ -55,13 +57,13 @@ struct kv_hold_line {
 /* `passes` passes that go on alike. */
 struct kv_hold_pass {
     int64_t n_new, n_patch, passes;
-    bool decode, last;                                                 /* last: of the prefill */
-    int64_t before[KV_LAYOUTS], during[KV_LAYOUTS], after[KV_LAYOUTS]; /* pages of the first pass; during: at most,
-                                                                          new and patch tokens included */
-    const struct kv_hold_line *line[KV_LAYOUTS];                       /* (n_tables,) views: until the next pass */
-    double held, gain;                /* entries, mean over lanes: before, and a pass */
-    double moved_bytes, scored_bytes; /* by the eviction of each pass */
-    int64_t returned[KV_LAYOUTS];     /* pages an eviction gives back, in the first pass */
+    bool decode, last; /* last: of the prefill */
+    /* Pages of the first pass, in layouts that are counted; during: at most, new and patch tokens included. */
+    int64_t before[KV_LAYOUTS], during[KV_LAYOUTS], after[KV_LAYOUTS];
+    const struct kv_hold_line *line[KV_LAYOUTS]; /* (n_tables,) views: until the next pass */
+    double held, gain;                           /* entries, mean over lanes: before, and a pass */
+    double moved_bytes, scored_bytes;            /* by the eviction of each pass */
+    int64_t returned[KV_LAYOUTS];                /* pages an eviction gives back, in the first pass */
     /* Of a run of decodes: pages that each pass needs within it and gives back at its end; the last number is added (it
      * is negative) where the lanes that grow, `grows_from` entries long before the first pass, begin a page. */
     int64_t rise[KV_LAYOUTS], dip[KV_LAYOUTS], grows_from;
@@ -94,7 +96,7 @@ static inline int64_t kv_hold_rise(const struct kv_holder *h, const struct kv_ho
     return p->rise[layout] + (kv_in_page(h, p->grows_from + j) ? 0 : p->dip[layout]);
 }
 
-/* Pages of the line's tables in the layout after j passes. */
+/* Pages of the line's tables in the layout, which is counted, after j passes. */
 int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j);
 
 #endif
