@@ -131,13 +131,139 @@ static bool take_steps(struct kv_engine *e, int64_t last, double until, bool *en
     return good;
 }
 
+/* ---- where nothing ever leaves ---- */
+
+/* Gaps that do not fall, until they come into another bucket. */
+struct row {
+    double least, most, end;
+    int64_t steps;
+};
+
+static void count_row(struct kv_quantiles *gaps, struct row *r, int64_t n)
+{
+    if (r->steps)
+        kv_quantiles_count(gaps, r->least, r->most, r->steps * n);
+    *r = (struct row){.end = -INFINITY};
+}
+
+/* The squares after j steps: whole numbers, so that it does not matter how they are summed up. */
+static double squares_after(const struct kv_decodes *d, double j)
+{
+    return d->held_held + 2 * j * d->gain_held + j * j * d->gain_gain;
+}
+
+static void end_plain(struct kv_engine *e, int64_t steps)
+{
+    struct kv_decodes *d = &e->decodes;
+    double j = (double)steps;
+    d->held_held = squares_after(d, j);
+    d->gain_held += j * d->gain_gain;
+    d->held += j * d->gain;
+    e->step += steps;
+    e->sums.steps += steps;
+    e->sums.output_tokens += steps * d->n;
+    e->tokens_left -= steps * d->n;
+}
+
+/* The same: each decode is an entry longer with every step, one layout is counted, and nothing but time and pages taken
+ * for good changes. */
+static bool take_plain_steps(struct kv_engine *e, int64_t last, double until, bool *enough, struct kv_err *err)
+{
+    const struct kv_engine_watch *watch = e->watch;
+    struct kv_timeline *line = watch ? watch->timeline : NULL;
+    struct kv_quantiles *gaps = watch ? watch->gaps : NULL;
+    struct kv_stretch *span = NULL;
+    struct kv_engine_sums *sums = &e->sums;
+    const struct kv_decodes *d = &e->decodes;
+    const int64_t *grow = d->phase[KV_SHARED];
+    int64_t page = e->holder->page, phase = kv_in_page(e->holder, e->step), left = last - e->step, steps = 0;
+    int64_t spare = kv_engine_decodes_need(e, phase) - grow[phase], pages = e->pages[KV_SHARED];
+    double n = (double)d->n, kv = d->held + n, clock = e->clock, begun = e->begun, span_end = -INFINITY;
+    double area = sums->page_area[KV_SHARED], held_area = sums->held_area, busy = sums->busy_s,
+           prefill = sums->part_s[KV_TIME_PREFILL], decode = sums->part_s[KV_TIME_DECODE],
+           gap_sum = gaps ? gaps->sum : 0;
+    struct row row = {.end = -INFINITY};
+    struct kv_step_time time = {.line.until = -INFINITY};
+    bool good = true;
+    while (steps < left && clock < until) {
+        int64_t taken = pages + grow[phase];
+        *enough = taken + spare <= e->rules.pages;
+        if (!*enough)
+            break;
+        if (!(kv <= time.line.until)) {
+            count_row(gaps, &row, d->n);
+            e->now.decode_kv = kv;
+            e->now.decode_kv_squares = squares_after(d, (double)steps) + 2 * (kv - n) + n;
+            good = kv_timing_step(e->timing, &e->now, &time, err);
+            if (!good)
+                break;
+            sums->outside = time.outside > sums->outside ? time.outside : sums->outside;
+        } else if (time.line.per_kv > 0) {
+            kv_timing_along(&time, kv);
+        }
+        double took = time.s, ends = clock + took;
+        pages = taken;
+        area += (double)taken * took;
+        held_area += kv * took;
+        busy += took;
+        prefill += time.part[KV_TIME_PREFILL];
+        decode += time.part[KV_TIME_DECODE];
+        if (line) {
+            const int64_t all[KV_LAYOUTS] = {[KV_SHARED] = taken};
+            struct kv_stretch *in = same_span(span, span_end, clock, ends);
+            if (in)
+                kv_stretch_hold(in, KV_SHARED, took, all, e->n_running, e->n_waiting);
+            else
+                in = kv_timeline_hold(line, clock, took, all, e->n_running, e->n_waiting);
+            in->tokens += d->n;
+            in->steps++;
+            span = in;
+            span_end = (double)(in - line->span + 1) * line->width;
+        }
+        if (gaps) {
+            if (!(took < row.end)) {
+                count_row(gaps, &row, d->n);
+                row.least = took;
+                row.end = kv_quantiles_bucket_end(took);
+            }
+            row.most = took;
+            row.steps++;
+            gap_sum += took * n;
+        }
+        if (e->n_waiting) {
+            sums->limit_s[e->full ? KV_LIMIT_PAGES : e->limit] += took;
+            sums->waited_s += (double)e->n_waiting * took;
+        }
+        begun = clock;
+        clock = ends;
+        kv += n;
+        steps++;
+        phase = phase + 1 < page ? phase + 1 : 0;
+    }
+    sums->peak_pages[KV_SHARED] = kv_most(sums->peak_pages[KV_SHARED], pages);
+    sums->page_area[KV_SHARED] = area;
+    sums->held_area = held_area;
+    sums->busy_s = busy;
+    sums->part_s[KV_TIME_PREFILL] = prefill;
+    sums->part_s[KV_TIME_DECODE] = decode;
+    if (gaps) {
+        count_row(gaps, &row, d->n);
+        gaps->sum = gap_sum;
+    }
+    e->pages[KV_SHARED] = pages;
+    e->clock = clock;
+    e->begun = begun;
+    end_plain(e, steps);
+    return good;
+}
+
 bool kv_engine_take_stretches(struct kv_engine *e, double until, struct kv_err *err)
 {
     bool enough = true;
     while (enough && !e->ended && e->clock < until && is_quiet(e)) {
         kv_engine_begin_decodes(e);
         e->now.tokens = kv_engine_padded(e, e->decodes.n);
-        if (!take_steps(e, e->event[0].step, until, &enough, err))
+        if (!(e->holder->plain ? take_plain_steps : take_steps)(e, e->event[0].step, until, &enough, err))
             return false;
         kv_engine_end_runs(e);
     }
