@@ -309,27 +309,24 @@ static int64_t find_blocks(struct kv_engine *e, struct kv_slot *s, int64_t *unus
     return s->n_blocks;
 }
 
+static struct kv_request request_of(const struct kv_job *job)
+{
+    return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
+}
+
 /* Pages of the whole prefill at its largest, run through in passes as long as it has when it is alone: in shorter ones
  * layers that evict as their own attention ends hold more. */
 static int64_t prefill_peak(struct kv_engine *e, struct kv_slot *s)
 {
-    int64_t peak = 0, budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
+    int64_t budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
     int64_t limit = threshold && threshold < budget ? threshold : budget;
-    const struct kv_hold_pass *p;
-    if (s->job->peak_of == s->job->target)
-        return s->job->prefill_peak;
-    do {
-        p = kv_hold_next(&s->hold, limit);
-        peak = most(peak, p->during[e->rules.layout]);
-    } while (!p->last);
-    s->job->peak_of = s->job->target;
-    s->job->prefill_peak = peak;
-    return peak;
-}
-
-static struct kv_request request_of(const struct kv_job *job)
-{
-    return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
+    struct kv_request request = request_of(s->job);
+    if (s->job->peak_of != s->job->target) {
+        kv_hold_start(&s->hold, &request);
+        s->job->prefill_peak = kv_hold_prefill_peak(&s->hold, e->rules.layout, limit);
+        s->job->peak_of = s->job->target;
+    }
+    return s->job->prefill_peak;
 }
 
 /* Goes on behind the first `tokens`, whose entries exist. */
@@ -364,10 +361,7 @@ static bool next_decode(struct kv_slot *s)
 /* Pages of the whole prefill. */
 static int64_t whole_prefill(struct kv_engine *e, struct kv_slot *s)
 {
-    struct kv_request request = request_of(s->job);
-    kv_hold_start(&s->hold, &request);
-    return e->holder->plain ? kv_pages_of(e->holder, s->target) * e->holder->table[e->rules.layout]->tables
-                            : prefill_peak(e, s);
+    return e->holder->plain ? kv_pages_of(e->holder, s->target) : prefill_peak(e, s);
 }
 
 /* Whether there are pages for the first pass, and for what else the rules ask: `whole` for all of the prefill. `kept`:

@@ -34,6 +34,10 @@ static void make_tables(struct kv_holder *h, struct kv_arena *a)
                                                            .n_members = c->first[layer + 1] - c->first[layer]};
     }
     h->table[KV_SHARED][0] = (struct kv_hold_table){.tables = 1, .member = all, .n_members = c->n};
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int64_t i = 0; i < h->n_tables[layout]; i++)
+            h->table[layout][i].in_layer =
+                h->table[layout][i].tables / (h->alike && layout != KV_SHARED ? c->layers : 1);
 }
 
 void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct kv_shape *s,
@@ -50,6 +54,7 @@ void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct
                             .entry_bytes = (double)kv_store_entry_bytes(&p->store),
                             .arena = a};
     h->counted = h->plain ? KV_SHARED : 0;
+    h->alike = c->n_kinds == 1;
     make_tables(h, a);
 }
 
@@ -130,6 +135,8 @@ static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, 
         return now;
     if (still)
         return now + most_more;
+    if (h->alike) /* a straight line from the first layer to the last */
+        return during[0] + (c->layers - 1) * most(before[0], after[0]);
     if (c->n_kinds == 1) /* a straight line from the first layer to the last */
         return during[0] + (c->layers - 1) * most(before[0], after[0]);
     for (int64_t layer = 0; layer < c->layers; layer++) {
@@ -141,27 +148,39 @@ static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, 
     return peak;
 }
 
-static void count_pages(struct kv_hold *h, const struct kv_run *run, struct kv_hold_pass *p)
+/* Of layers that are all of one kind, each of which holds so many pages before, during and after its own attention. */
+static int64_t largest_of_alike(const struct kv_holder *h, int64_t before, int64_t during, int64_t after)
+{
+    int64_t others = h->scope == KV_SCOPE_PASS ? during : most(before, after);
+    return during + (h->classes->layers - 1) * others;
+}
+
+/* Pages of the layout before, during and after the first pass, and the lines of its tables. */
+static void count_tables(struct kv_hold *h, enum kv_layout layout, const struct kv_run *run, struct kv_hold_pass *p)
 {
     const struct kv_holder *holder = h->holder;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        int64_t before = 0, during = 0, after = 0;
-        for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
-            const struct kv_hold_table *t = &holder->table[layout][i];
-            struct kv_hold_line line = longest(t, run, &p->passes);
-            int64_t end = longest_after(t, run);
-            if (p->passes == 1)
-                line.gain = end - line.value;
-            h->line[layout][i] = line;
-            before += t->tables * kv_pages_of(holder, line.value);
-            during += t->tables * kv_pages_of(holder, line.value + p->n_new + p->n_patch);
-            after += t->tables * kv_pages_of(holder, end);
-        }
-        p->before[layout] = before;
-        p->after[layout] = after;
-        p->during[layout] =
-            layout == KV_SHARED ? during : most(after, largest_moment(holder, (enum kv_layout)layout, run));
+    int64_t before = 0, during = 0, after = 0,
+            times = layout == KV_SHARED || !holder->alike ? 1 : holder->classes->layers;
+    for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
+        const struct kv_hold_table *t = &holder->table[layout][i];
+        int64_t c = t->member->class_index;
+        bool alone = t->n_members == 1;
+        struct kv_hold_line line =
+            alone ? (struct kv_hold_line){.value = run->before[c], .gain = run->gain[c]} : longest(t, run, &p->passes);
+        int64_t end = alone ? line.value + line.gain : longest_after(t, run);
+        if (p->passes == 1)
+            line.gain = end - line.value;
+        h->line[layout][i] = line;
+        before += t->in_layer * kv_pages_of(holder, line.value);
+        during += t->in_layer * kv_pages_of(holder, line.value + p->n_new + p->n_patch);
+        after += t->in_layer * kv_pages_of(holder, end);
     }
+    p->before[layout] = times * before;
+    p->after[layout] = times * after;
+    if (layout != KV_SHARED)
+        during = most(p->after[layout], holder->alike ? largest_of_alike(holder, before, during, after)
+                                                      : largest_moment(holder, layout, run));
+    p->during[layout] = during;
 }
 
 static void count_entries(const struct kv_holder *h, const struct kv_run *run, struct kv_hold_pass *p)
@@ -285,7 +304,8 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     for (int64_t i = 0; i < h->holder->classes->n; i++)
         if (h->run.gain[i] < 0 || h->run.gain[i] > 1)
             p->passes = 1;
-    count_pages(h, &h->run, p);
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        count_tables(h, (enum kv_layout)layout, &h->run, p);
     if (decode)
         count_rise(h->holder, &h->run, p);
     count_entries(h->holder, &h->run, p);
@@ -305,6 +325,32 @@ int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
         sum += holder->table[layout][i].tables * kv_pages_of(holder, line->value + line->gain * j);
     }
     return sum;
+}
+
+/* The longest of all lanes at any moment of the run: lanes change by the same in each pass of it, so it is longest at
+ * one of its ends. */
+static int64_t longest_of_run(const struct kv_holder *h, const struct kv_run *run)
+{
+    int64_t longest = 0, last = run->passes - 1;
+    for (int64_t i = 0; i < h->classes->n; i++)
+        longest = most(longest, run->before[i] + (run->gain[i] > 0 ? last * run->gain[i] : 0));
+    return longest + run->pass.n_new + run->pass.n_patch;
+}
+
+int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit)
+{
+    int64_t peak = 0;
+    do {
+        if (layout == KV_SHARED && !h->holder->plain) {
+            h->walk.limit = limit;
+            bool more = kv_walk_next(&h->walk, INT64_MAX, &h->run);
+            KV_ASSERT(more);
+            peak = most(peak, kv_pages_of(h->holder, longest_of_run(h->holder, &h->run)));
+        } else {
+            peak = most(peak, kv_hold_next(h, limit)->during[layout]);
+        }
+    } while (h->walk.seen < h->walk.request.prefill);
+    return peak;
 }
 
 static void seek_pass(struct kv_hold *h, int64_t tokens, int64_t limit)

@@ -10,7 +10,7 @@
 
 /* Tables of a layout that always hold as much as each other: lanes of a class, layers of a kind, or the shared one. */
 struct kv_hold_table {
-    int64_t tables;
+    int64_t tables, in_layer;       /* in_layer: of each layer where layers are alike; else all */
     const struct kv_member *member; /* classes that lie in it, the longest of which decides */
     int64_t n_members;
 };
@@ -23,6 +23,7 @@ struct kv_holder {
     int64_t page, lanes;
     int page_shift; /* page is 2 to it; less than 0: it is no power of two */
     enum kv_scope scope;
+    bool alike;  /* layers are all of one kind */
     bool plain;  /* nothing ever leaves, and all lanes are alike */
     int counted; /* the first layout whose pages are counted: of a plain policy KV_SHARED alone, for each table of the
                   * others holds as much as that one */
@@ -88,6 +89,9 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit);
 
 /* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);
+
+/* From its start to the end of prefill in passes of at most `limit` tokens: the most pages that any of them needs. */
+int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit);
 
 /* What the j-th pass of a run of decodes needs within it. */
 static inline int64_t kv_hold_rise(const struct kv_holder *h, const struct kv_hold_pass *p, enum kv_layout layout,
