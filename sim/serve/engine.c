@@ -327,10 +327,10 @@ int64_t kv_engine_padded(const struct kv_engine *e, int64_t tokens)
 
 static bool take_step(struct kv_engine *e, struct kv_err *err)
 {
-    struct kv_step_time time = {0};
+    struct kv_step_time time;
     const struct kv_decodes *d = &e->decodes;
     const struct kv_engine_watch *w = e->watch;
-    int64_t tokens = e->now.tokens, chunk_tokens = 0;
+    int64_t tokens = e->now.tokens, chunk_tokens = tokens - e->now.decodes;
     e->now.decode_kv = d->held + (double)d->n;
     e->now.decode_kv_squares = d->held_held + 2 * d->held + (double)d->n;
     e->now.moved_bytes += d->moved_bytes;
@@ -347,8 +347,6 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
         tell_who_ran(e);
         kv_engine_tell(e, KV_STEPPED, NULL, tokens, e->n_running);
     }
-    for (int64_t i = 0; i < e->now.n_chunks; i++)
-        chunk_tokens += e->chunk[i].tokens;
     if (e->recomputed)
         count_recomputed(e, &time, chunk_tokens);
     if (w && w->timeline)
@@ -359,7 +357,8 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     advance(e, kv_in_page(e->holder, e->step));
     int32_t ending = e->n_ending;
     kv_engine_end_runs(e);
-    release(e, ending); /* those that ended a step before */
+    if (ending)
+        release(e, ending); /* those that ended a step before */
     if (e->blocks)
         count_blocks(e);
     return true;

@@ -55,6 +55,7 @@ struct kv_keep {
     int64_t step;
 };
 
+/* When a run ends. */
 struct kv_event {
     int64_t step;
     int64_t order;
@@ -112,6 +113,15 @@ struct kv_engine {
     struct kv_engine_sums sums;
 };
 
+/* Pages that there must be for decodes in a step of that number modulo page: sarathi asks for a free one before it
+ * looks whether one is needed. */
+static inline int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase)
+{
+    enum kv_layout layout = e->rules.layout;
+    int64_t need = kv_decodes_take(&e->decodes, layout, phase);
+    return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
+}
+
 /* ---- a step (engine.c) ---- */
 
 /* Tokens that are computed where so many are asked for: a captured graph's. */
@@ -132,8 +142,6 @@ bool kv_engine_take_stretches(struct kv_engine *e, double until, struct kv_err *
 bool kv_engine_schedule(struct kv_engine *e, double cutoff);
 /* Begins with a step of all decodes and nothing else, as the above would. */
 void kv_engine_begin_decodes(struct kv_engine *e);
-/* Pages that there must be for them in a step of that number modulo page. */
-int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase);
 /* Takes the first that waits out of the queue. */
 struct kv_job *kv_engine_next_job(struct kv_engine *e);
 void kv_engine_tell(const struct kv_engine *e, enum kv_engine_event what, struct kv_job *job, int64_t tokens,
@@ -157,7 +165,12 @@ int64_t kv_slot_generated(const struct kv_engine *e, const struct kv_slot *s);
 /* Pages this decode takes in the step that begins, those it gives back at its end included. */
 int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s);
 void kv_slot_give_pages(struct kv_engine *e, struct kv_slot *s);
-int64_t kv_engine_free_pages(const struct kv_engine *e);
+static inline int64_t kv_engine_free_pages(const struct kv_engine *e)
+{
+    enum kv_layout layout = e->rules.layout;
+    int64_t there = e->blocks ? kv_blocks_free(e->blocks) : e->rules.pages - e->pages[layout];
+    return there - e->claims[layout];
+}
 
 /* ---- sessions and the host (engine_keep.c) ---- */
 

@@ -199,14 +199,6 @@ static void name_blocks(struct kv_engine *e)
     }
 }
 
-int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase)
-{
-    const struct kv_decodes *d = &e->decodes;
-    enum kv_layout layout = e->rules.layout;
-    int64_t need = kv_decodes_take(d, layout, phase);
-    return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
-}
-
 static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 {
     return kv_engine_decodes_need(e, phase) <= kv_engine_free_pages(e);

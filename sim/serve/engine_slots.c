@@ -6,14 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t kv_engine_free_pages(const struct kv_engine *e)
-{
-    enum kv_layout layout = e->rules.layout;
-    if (e->blocks)
-        return kv_blocks_free(e->blocks) - e->claims[layout];
-    return e->rules.pages - e->pages[layout] - e->claims[layout];
-}
-
 /* ---- slots ---- */
 
 static bool grow(struct kv_engine *e)
@@ -103,21 +95,10 @@ void kv_slot_leave(struct kv_engine *e, int32_t number)
 
 /* ---- events: the first step, then the earliest admitted ---- */
 
+/* Without a branch: which of two comes first cannot be foretold. */
 static bool sooner(const struct kv_event *a, const struct kv_event *b)
 {
-    return a->step != b->step ? a->step < b->step : a->order < b->order;
-}
-
-static void sift_down(struct kv_engine *e, int32_t at, struct kv_event moved)
-{
-    for (int32_t child; (child = 2 * at + 1) < e->n_events; at = child) {
-        if (child + 1 < e->n_events && sooner(&e->event[child + 1], &e->event[child]))
-            child++;
-        if (!sooner(&e->event[child], &moved))
-            break;
-        e->event[at] = e->event[child];
-    }
-    e->event[at] = moved;
+    return (a->step < b->step) | ((a->step == b->step) & (a->order < b->order));
 }
 
 static void sift_up(struct kv_engine *e, int32_t at, struct kv_event moved)
@@ -127,18 +108,29 @@ static void sift_up(struct kv_engine *e, int32_t at, struct kv_event moved)
     e->event[at] = moved;
 }
 
+/* The sooner children move up all the way, and the one that was last goes into the gap: it mostly stays down there. */
+static void fill_gap(struct kv_engine *e, int32_t at, struct kv_event last)
+{
+    int32_t child;
+    for (; (child = 2 * at + 2) < e->n_events; at = child) {
+        child -= sooner(&e->event[child - 1], &e->event[child]);
+        e->event[at] = e->event[child];
+    }
+    if (child - 1 < e->n_events) {
+        e->event[at] = e->event[child - 1];
+        at = child - 1;
+    }
+    sift_up(e, at, last);
+}
+
 static void drop_event(struct kv_engine *e, int32_t number)
 {
     int32_t at = 0;
     while (e->event[at].slot != number)
         at++;
     struct kv_event last = e->event[--e->n_events];
-    if (at == e->n_events)
-        return;
-    if (sooner(&last, &e->event[at]))
-        sift_up(e, at, last);
-    else
-        sift_down(e, at, last);
+    if (at < e->n_events)
+        fill_gap(e, at, last);
 }
 
 /* ---- sums over decodes ---- */
@@ -164,12 +156,30 @@ static void enter_phase(struct kv_engine *e, int32_t number, bool enter)
         *first = s->phase_newer;
 }
 
+/* Nothing ever leaves: an entry more with each step. */
+static void count_plain_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j, int64_t sign)
+{
+    struct kv_decodes *d = &e->decodes;
+    double one = (double)sign, held = (double)(s->seen + j);
+    d->n += sign;
+    d->held += one * held;
+    d->gain += one;
+    d->gain_held += one * held;
+    d->gain_gain += one;
+    d->held_held += one * held * held;
+    d->phase[KV_SHARED][kv_in_page(e->holder, s->start - s->seen)] += sign;
+}
+
 /* Adds (sign 1) what a decode holds and takes from the step `j` of its run on, or takes it away (-1). */
 static void count_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j, int64_t sign)
 {
     struct kv_decodes *d = &e->decodes;
     const struct kv_hold_pass *p = s->pass;
     double one = (double)sign, held = p->held + p->gain * (double)j;
+    if (e->holder->plain) {
+        count_plain_decode(e, s, j, sign);
+        return;
+    }
     d->n += sign;
     d->held += one * held;
     d->gain += one * p->gain;
@@ -237,7 +247,7 @@ void kv_slot_begin_run(struct kv_engine *e, int32_t number)
     struct kv_slot *s = e->slot[number];
     s->decoding = true;
     s->start = e->step;
-    s->single = is_single(e, s->pass);
+    s->single = !e->holder->plain && is_single(e, s->pass);
     count_decode(e, s, 0, 1);
     if (e->blocks)
         enter_phase(e, number, true);
