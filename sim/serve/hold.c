@@ -183,6 +183,16 @@ static void count_tables(struct kv_hold *h, enum kv_layout layout, const struct 
     p->during[layout] = during;
 }
 
+/* Where layers are alike, the table of each holds what the shared one does. */
+static void count_layers_alike(struct kv_hold *h, struct kv_hold_pass *p)
+{
+    int64_t layers = h->holder->classes->layers, before = p->before[KV_SHARED], after = p->after[KV_SHARED];
+    *h->line[KV_PER_LAYER] = *h->line[KV_SHARED];
+    p->before[KV_PER_LAYER] = layers * before;
+    p->after[KV_PER_LAYER] = layers * after;
+    p->during[KV_PER_LAYER] = most(layers * after, largest_of_alike(h->holder, before, p->during[KV_SHARED], after));
+}
+
 static void count_entries(const struct kv_holder *h, const struct kv_run *run, struct kv_hold_pass *p)
 {
     int64_t held = 0, gain = 0, moved = 0, scored = 0;
@@ -304,8 +314,12 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     for (int64_t i = 0; i < h->holder->classes->n; i++)
         if (h->run.gain[i] < 0 || h->run.gain[i] > 1)
             p->passes = 1;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        count_tables(h, (enum kv_layout)layout, &h->run, p);
+    count_tables(h, KV_PER_HEAD, &h->run, p);
+    if (!h->holder->alike)
+        count_tables(h, KV_PER_LAYER, &h->run, p);
+    count_tables(h, KV_SHARED, &h->run, p);
+    if (h->holder->alike)
+        count_layers_alike(h, p);
     if (decode)
         count_rise(h->holder, &h->run, p);
     count_entries(h->holder, &h->run, p);
