@@ -473,8 +473,7 @@ static void begin_step(struct kv_engine *e)
     e->n_ran = e->n_back = 0;
     e->recomputed = 0;
     e->decodes_counted = false;
-    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] = 0;
+    memset(e->claims, 0, sizeof e->claims);
 }
 
 void kv_engine_begin_decodes(struct kv_engine *e)
