@@ -29,20 +29,37 @@ static inline int kv_quantiles_bucket(double value)
     return i < 0 ? 0 : i >= BUCKETS ? BUCKETS - 1 : (int)i;
 }
 
+/* Of a value >= 0: no number from it up to this one, exclusive, is of another bucket. */
+static inline double kv_quantiles_bucket_end(double value)
+{
+    enum { BELOW = 52 - 7 };
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = ((bits >> BELOW) + 1) << BELOW;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* `times` > 0 values from `least` to `most`, all of one bucket; whoever counts them adds to the sum. */
+static inline void kv_quantiles_count(struct kv_quantiles *q, double least, double most, int64_t times)
+{
+    KV_ASSERT(least >= 0 && most < INFINITY && times > 0);
+    if (!q->n || least < q->least)
+        q->least = least;
+    if (!q->n || most > q->most)
+        q->most = most;
+    q->n += times;
+    if (least > 0)
+        q->bucket[kv_quantiles_bucket(least)] += times;
+    else
+        q->zeros += times;
+}
+
 /* The value `times` > 0 times. Start from zeroed memory. value >= 0 and finite. */
 static inline void kv_quantiles_add_many(struct kv_quantiles *q, double value, int64_t times)
 {
-    KV_ASSERT(value >= 0 && isfinite(value) && times > 0);
-    if (!q->n || value < q->least)
-        q->least = value;
-    if (!q->n || value > q->most)
-        q->most = value;
-    q->n += times;
+    kv_quantiles_count(q, value, value, times);
     q->sum += value * (double)times;
-    if (value > 0)
-        q->bucket[kv_quantiles_bucket(value)] += times;
-    else
-        q->zeros += times;
 }
 
 void kv_quantiles_add(struct kv_quantiles *q, double value);

@@ -160,9 +160,9 @@ static void guard(const struct kv_policy *p, const struct kv_pass *pass, struct 
 struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *s, const struct kv_lane *lane,
                               int64_t window, const struct kv_pass *pass)
 {
-    struct kv_room room = {.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
-    if (pass->evict && p->law->room)
-        room = p->law->room(p, s, lane, pass);
+    bool bound = pass->evict && p->law->room;
+    struct kv_room room =
+        bound ? p->law->room(p, s, lane, pass) : (struct kv_room){.keep = KV_NO_BOUND, .steady = KV_SAME_TOTAL};
     if (room.keep != KV_NO_BOUND)
         guard(p, pass, &room);
     /* A sliding-window layer holds no more than its window, whatever else; its sinks leave with the window, so a
@@ -179,5 +179,7 @@ struct kv_room kv_policy_room(const struct kv_policy *p, const struct kv_shape *
     }
     if (window)
         room.keep = kv_least(room.keep, window);
-    return room;
+    /* field by field: a copy in wider pieces would have to wait for them */
+    return (struct kv_room){
+        .frozen = room.frozen, .keep = room.keep, .first = room.first, .newest = room.newest, .steady = room.steady};
 }

@@ -151,11 +151,10 @@ void kv_walk_start(struct kv_walk *w, const struct kv_policy *p, const struct kv
 
 void kv_walk_restart(struct kv_walk *w, const struct kv_request *r)
 {
-    size_t bytes = sizeof(int64_t) * (size_t)w->classes->n;
     w->request = *r;
     w->index = w->seen = w->unit = 0;
-    memset(w->held, 0, bytes);
-    memset(w->now, 0, bytes);
+    for (int64_t i = 0; i < w->classes->n; i++)
+        w->held[i] = w->now[i] = 0;
 }
 
 /* Passes from this one on for which the class changes by the same amount, given that the passes themselves are alike.

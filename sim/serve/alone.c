@@ -59,8 +59,11 @@ static bool comes_through(struct kv_alone *a, int64_t prompt, int64_t output)
         struct kv_request request = {.prompt = prompt, .output = output, .prefill = prompt};
         int64_t generated = 1, fit;
         kv_hold_start(&a->hold, &request);
-        if (kv_hold_prefill_peak(&a->hold, r->layout, threshold ? kv_least(threshold, budget) : budget) > r->pages)
-            return false;
+        do {
+            p = kv_hold_next(&a->hold, threshold ? kv_least(threshold, budget) : budget);
+            if (p->during[r->layout] > r->pages)
+                return false;
+        } while (!p->last);
         while ((p = kv_hold_next(&a->hold, INT64_MAX)) && (fit = decodes_that_fit(a, p)) == p->passes)
             generated += fit;
         if (!p)

@@ -12,6 +12,24 @@ static int64_t most(int64_t a, int64_t b)
 
 /* ---- open and close ---- */
 
+/* The pool in pages of the layout that is counted in its stead: what is asked for and what is there are then whole
+ * numbers of its tables, and a rest of the pool is of no use. */
+static void count_own(struct kv_engine *e)
+{
+    struct kv_engine_rules *r = &e->rules;
+    int64_t tables = e->holder->table[r->layout]->tables, left = r->pages - r->watermark;
+    e->own_pages = 1;
+    if (!e->holder->plain)
+        return;
+    e->own_pages = tables;
+    r->pages /= tables;
+    r->watermark = r->pages - (left < 0 ? -((tables - 1 - left) / tables) : left / tables);
+    r->page_bytes *= tables;
+    r->layout = KV_SHARED;
+    if (e->watch && e->watch->timeline)
+        e->watch->timeline->counted = e->holder->counted;
+}
+
 struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const struct kv_holder *holder,
                                  const struct kv_timing *timing, const struct kv_engine_watch *watch,
                                  struct kv_arena *a, struct kv_err *err)
@@ -26,15 +44,16 @@ struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const stru
                             .oldest = KV_NOBODY,
                             .newest = KV_NOBODY};
     e->last_waiting = &e->first_waiting;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = holder->counted; layout < KV_LAYOUTS; layout++) {
         e->decodes.phase[layout] = KV_NEW_N(a, int64_t, holder->page);
         e->decodes.dip[layout] = KV_NEW_N(a, int64_t, holder->page);
     }
+    count_own(e);
     if (rules->prefix_caching && holder->plain) {
         e->in_phase = KV_NEW_N(a, int32_t, holder->page);
         for (int64_t i = 0; i < holder->page; i++)
             e->in_phase[i] = KV_NOBODY;
-        e->blocks = kv_blocks_open(rules->pages / holder->table[rules->layout]->tables, a, err);
+        e->blocks = kv_blocks_open(e->rules.pages, a, err);
         if (!e->blocks)
             return NULL;
     }
@@ -43,9 +62,7 @@ struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const stru
 
 static void count_blocks(struct kv_engine *e)
 {
-    int64_t used = e->rules.pages / e->holder->table[e->rules.layout]->tables - kv_blocks_free(e->blocks);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->pages[layout] = used * e->holder->table[layout]->tables;
+    e->pages[KV_SHARED] = e->rules.pages - kv_blocks_free(e->blocks);
 }
 
 void kv_engine_close(struct kv_engine *e)
@@ -56,8 +73,12 @@ void kv_engine_close(struct kv_engine *e)
         return;
     if (e->blocks)
         count_blocks(e);
-    for (int layout = 0; layout < KV_LAYOUTS && !e->n_running && !e->n_keep; layout++) /* taken = given back */
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS && !e->n_running && !e->n_keep;
+         layout++) /* taken = given back */
         KV_ASSERT(e->pages[layout] == 0);
+    if (e->watch && e->watch->timeline)
+        for (int layout = 0; layout < e->holder->counted; layout++)
+            kv_timeline_follow(e->watch->timeline, (enum kv_layout)layout, e->holder->table[layout]->tables);
     void *lists[] = {e->keep, e->slot, e->idle, e->ending, e->prefill, e->event, e->chunk, e->ran, e->away_s};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]);
@@ -68,7 +89,7 @@ static void idle_until(struct kv_engine *e, double until)
 {
     double s = until - e->clock;
     if (e->n_keep && !e->blocks) {
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
             e->sums.page_area[layout] += (double)e->pages[layout] * s;
         if (e->watch && e->watch->timeline)
             kv_timeline_hold(e->watch->timeline, e->clock, s, e->pages, 0, 0);
@@ -167,7 +188,7 @@ static void end_pass(struct kv_engine *e, int32_t number)
     const struct kv_hold_pass *p = s->pass;
     struct kv_job *job = s->job;
     double n = (double)p->n_new, ramp = n * (n + 1) / 2;
-    for (int layout = 0; layout < KV_LAYOUTS && !e->blocks; layout++) {
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS && !e->blocks; layout++) {
         int64_t after = s->reserved ? most(s->pages[layout], p->after[layout]) : p->after[layout];
         e->pages[layout] += after - s->pages[layout];
         s->pages[layout] = after;
@@ -175,7 +196,7 @@ static void end_pass(struct kv_engine *e, int32_t number)
     }
     job->entry_steps += n * p->held + ramp;
     job->full_steps += n * (double)s->seen + ramp;
-    job->peak_pages = most(job->peak_pages, p->during[e->rules.layout]);
+    job->peak_pages = most(job->peak_pages, p->during[e->rules.layout] * e->own_pages);
     s->seen += p->n_new;
     e->prefill_held += p->gain;
     s->held += p->gain;
@@ -189,7 +210,7 @@ static void end_pass(struct kv_engine *e, int32_t number)
 static void advance(struct kv_engine *e, int64_t phase)
 {
     struct kv_decodes *d = &e->decodes;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->pages[layout] += d->phase[layout][phase];
     d->held_held += 2 * d->gain_held + d->gain_gain;
     d->gain_held += d->gain_gain;
@@ -233,7 +254,7 @@ static void count_waiting(struct kv_engine *e, double s)
 static void count_span(const struct kv_engine *e, double s, int64_t tokens)
 {
     int64_t pages[KV_LAYOUTS];
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         pages[layout] = e->pages[layout] + e->claims[layout];
     struct kv_stretch *span = kv_timeline_hold(e->watch->timeline, e->clock, s, pages, e->n_running, e->n_waiting);
     span->tokens += tokens;
@@ -255,7 +276,7 @@ static void count_step(struct kv_engine *e, const struct kv_step_time *time, int
 {
     struct kv_engine_sums *sums = &e->sums;
     double held = e->prefill_held + e->decodes.held + (double)e->decodes.n;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
         int64_t pages = e->pages[layout] + e->claims[layout];
         sums->peak_pages[layout] = most(sums->peak_pages[layout], pages);
         sums->page_area[layout] += (double)pages * time->s;
@@ -311,10 +332,10 @@ int64_t kv_engine_padded(const struct kv_engine *e, int64_t tokens)
 
 static bool take_step(struct kv_engine *e, struct kv_err *err)
 {
-    struct kv_step_time time = {0};
+    struct kv_step_time time;
     const struct kv_decodes *d = &e->decodes;
     const struct kv_engine_watch *w = e->watch;
-    int64_t tokens = e->now.tokens, chunk_tokens = 0;
+    int64_t tokens = e->now.tokens, chunk_tokens = tokens - e->now.decodes;
     e->now.decode_kv = d->held + (double)d->n;
     e->now.decode_kv_squares = d->held_held + 2 * d->held + (double)d->n;
     e->now.moved_bytes += d->moved_bytes;
@@ -331,8 +352,6 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
         tell_who_ran(e);
         kv_engine_tell(e, KV_STEPPED, NULL, tokens, e->n_running);
     }
-    for (int64_t i = 0; i < e->now.n_chunks; i++)
-        chunk_tokens += e->chunk[i].tokens;
     if (e->recomputed)
         count_recomputed(e, &time, chunk_tokens);
     if (w && w->timeline)
@@ -343,7 +362,8 @@ static bool take_step(struct kv_engine *e, struct kv_err *err)
     advance(e, kv_in_page(e->holder, e->step));
     int32_t ending = e->n_ending;
     kv_engine_end_runs(e);
-    release(e, ending); /* those that ended a step before */
+    if (ending)
+        release(e, ending); /* those that ended a step before */
     if (e->blocks)
         count_blocks(e);
     return true;
@@ -403,6 +423,11 @@ struct kv_engine_sums kv_engine_sums(const struct kv_engine *e)
     for (int32_t i = e->oldest; i >= 0; i = e->slot[i]->newer)
         if (e->slot[i]->decoding)
             kv_slot_add_returned(e, e->slot[i], sums.returned_pages);
+    for (int layout = 0; layout < e->holder->counted; layout++) {
+        int64_t tables = e->holder->table[layout]->tables;
+        sums.peak_pages[layout] = sums.peak_pages[KV_SHARED] * tables;
+        sums.page_area[layout] = sums.page_area[KV_SHARED] * (double)tables;
+    }
     return sums;
 }
 
@@ -446,7 +471,9 @@ int64_t kv_engine_running(const struct kv_engine *e)
 
 int64_t kv_engine_pages(const struct kv_engine *e, enum kv_layout layout)
 {
-    return e->pages[layout] + e->claims[layout];
+    bool counted = (int)layout >= e->holder->counted;
+    return counted ? e->pages[layout] + e->claims[layout]
+                   : (e->pages[KV_SHARED] + e->claims[KV_SHARED]) * e->holder->table[layout]->tables;
 }
 
 double kv_engine_now(const struct kv_engine *e)

@@ -90,6 +90,7 @@ struct kv_engine;
 struct kv_engine *kv_engine_open(const struct kv_engine_rules *rules, const struct kv_holder *holder,
                                  const struct kv_timing *timing, const struct kv_engine_watch *watch,
                                  struct kv_arena *a, struct kv_err *err);
+/* Now the timeline tells of all layouts. */
 void kv_engine_close(struct kv_engine *e);
 
 /* A request arrives; the engine has the job until it is told as finished or refused. */

@@ -18,7 +18,7 @@ struct kv_slot {
     int64_t target, seen;            /* prefill: tokens to compute, and those that are computed */
     double held;                     /* prefill: entries, mean over lanes */
     int64_t start;                   /* decode: step of the run's beginning; `seen` is of then */
-    int64_t pages[KV_LAYOUTS];       /* held between steps; of decodes the sums tell */
+    int64_t pages[KV_LAYOUTS];       /* of counted layouts, held between steps; of decodes the sums tell */
     bool single;                     /* the run is one pass that may give pages back */
     bool keeps;                      /* ending: its entries wait for the session's next turn */
     int64_t session;
@@ -55,6 +55,7 @@ struct kv_keep {
     int64_t step;
 };
 
+/* When a run ends. */
 struct kv_event {
     int64_t step;
     int64_t order;
@@ -62,7 +63,8 @@ struct kv_event {
 };
 
 struct kv_engine {
-    struct kv_engine_rules rules;
+    struct kv_engine_rules rules; /* the pool's in pages of a layout that is counted */
+    int64_t own_pages;            /* of the layout that was asked for, to each of them */
     const struct kv_holder *holder;
     const struct kv_timing *timing;
     const struct kv_engine_watch *watch;
@@ -92,7 +94,7 @@ struct kv_engine {
     double offload_bytes; /* that the next step waits for */
 
     struct kv_decodes decodes;
-    int64_t pages[KV_LAYOUTS];  /* held between steps */
+    int64_t pages[KV_LAYOUTS];  /* held between steps, here and below of layouts that are counted */
     int64_t claims[KV_LAYOUTS]; /* beside them within the step */
 
     /* Of this step. */
@@ -110,6 +112,15 @@ struct kv_engine {
     bool full; /* the first that waits was refused for lack of pages, and none came back since */
     struct kv_engine_sums sums;
 };
+
+/* Pages that there must be for decodes in a step of that number modulo page: sarathi asks for a free one before it
+ * looks whether one is needed. */
+static inline int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase)
+{
+    enum kv_layout layout = e->rules.layout;
+    int64_t need = kv_decodes_take(&e->decodes, layout, phase);
+    return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
+}
 
 /* ---- a step (engine.c) ---- */
 
@@ -131,8 +142,6 @@ bool kv_engine_take_stretches(struct kv_engine *e, double until, struct kv_err *
 bool kv_engine_schedule(struct kv_engine *e, double cutoff);
 /* Begins with a step of all decodes and nothing else, as the above would. */
 void kv_engine_begin_decodes(struct kv_engine *e);
-/* Pages that there must be for them in a step of that number modulo page. */
-int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase);
 /* Takes the first that waits out of the queue. */
 struct kv_job *kv_engine_next_job(struct kv_engine *e);
 void kv_engine_tell(const struct kv_engine *e, enum kv_engine_event what, struct kv_job *job, int64_t tokens,
@@ -158,7 +167,12 @@ void kv_slot_add_returned(const struct kv_engine *e, const struct kv_slot *s, in
 /* Pages this decode takes in the step that begins, those it gives back at its end included. */
 int64_t kv_slot_need(const struct kv_engine *e, const struct kv_slot *s);
 void kv_slot_give_pages(struct kv_engine *e, struct kv_slot *s);
-int64_t kv_engine_free_pages(const struct kv_engine *e);
+static inline int64_t kv_engine_free_pages(const struct kv_engine *e)
+{
+    enum kv_layout layout = e->rules.layout;
+    int64_t there = e->blocks ? kv_blocks_free(e->blocks) : e->rules.pages - e->pages[layout];
+    return there - e->claims[layout];
+}
 
 /* ---- sessions and the host (engine_keep.c) ---- */
 

@@ -47,7 +47,7 @@ void kv_keep_end(struct kv_engine *e, const struct kv_keep *k)
 
 static void give_back(struct kv_engine *e, struct kv_keep *k)
 {
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->pages[layout] -= k->pages[layout];
     if (kv_keep_in_pool(k))
         e->full = false;

@@ -50,7 +50,7 @@ static void claim(struct kv_engine *e, int64_t sign)
 {
     const struct kv_decodes *d = &e->decodes;
     int64_t phase = kv_in_page(e->holder, e->step);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->claims[layout] += sign * kv_decodes_take(d, (enum kv_layout)layout, phase);
 }
 
@@ -199,14 +199,6 @@ static void name_blocks(struct kv_engine *e)
     }
 }
 
-int64_t kv_engine_decodes_need(const struct kv_engine *e, int64_t phase)
-{
-    const struct kv_decodes *d = &e->decodes;
-    enum kv_layout layout = e->rules.layout;
-    int64_t need = kv_decodes_take(d, layout, phase);
-    return e->rules.scheduler == KV_SCHEDULER_SARATHI ? need + e->holder->table[layout]->tables : need;
-}
-
 static bool decodes_fit(const struct kv_engine *e, int64_t phase)
 {
     return kv_engine_decodes_need(e, phase) <= kv_engine_free_pages(e);
@@ -262,7 +254,7 @@ static void run_pass(struct kv_engine *e, int32_t number)
     if (e->blocks)
         kv_slot_take_blocks(e, s, s->seen, s->seen + p->n_new);
     else
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
             e->claims[layout] += most(0, p->during[layout] - s->pages[layout]);
     e->chunk[e->now.n_chunks++] = (struct kv_step_chunk){.tokens = tokens, .prefix = p->held};
     e->ran[e->n_ran++] = number;
@@ -309,22 +301,24 @@ static int64_t find_blocks(struct kv_engine *e, struct kv_slot *s, int64_t *unus
     return s->n_blocks;
 }
 
+static struct kv_request request_of(const struct kv_job *job)
+{
+    return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
+}
+
 /* Pages of the whole prefill at its largest, run through in passes as long as it has when it is alone: in shorter ones
  * layers that evict as their own attention ends hold more. */
 static int64_t prefill_peak(struct kv_engine *e, struct kv_slot *s)
 {
     int64_t budget = e->rules.max_num_batched_tokens, threshold = e->rules.long_prefill_token_threshold;
-    if (s->job->peak_of == s->job->target)
-        return s->job->prefill_peak;
-    s->job->peak_of = s->job->target;
-    s->job->prefill_peak =
-        kv_hold_prefill_peak(&s->hold, e->rules.layout, threshold && threshold < budget ? threshold : budget);
+    int64_t limit = threshold && threshold < budget ? threshold : budget;
+    struct kv_request request = request_of(s->job);
+    if (s->job->peak_of != s->job->target) {
+        kv_hold_start(&s->hold, &request);
+        s->job->prefill_peak = kv_hold_prefill_peak(&s->hold, e->rules.layout, limit);
+        s->job->peak_of = s->job->target;
+    }
     return s->job->prefill_peak;
-}
-
-static struct kv_request request_of(const struct kv_job *job)
-{
-    return (struct kv_request){.prompt = job->target, .output = job->left, .prefill = job->target};
 }
 
 /* Goes on behind the first `tokens`, whose entries exist. */
@@ -341,7 +335,7 @@ static void take_entries(struct kv_engine *e, struct kv_slot *s, const struct kv
 {
     if (!kept || !kv_keep_in_pool(kept))
         e->offload_bytes += (double)(s->pages[e->rules.layout] * e->rules.page_bytes);
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         e->pages[layout] += s->pages[layout] - (kept ? kept->pages[layout] : 0);
     s->job->on_host = 0;
     if (!kept)
@@ -359,10 +353,7 @@ static bool next_decode(struct kv_slot *s)
 /* Pages of the whole prefill. */
 static int64_t whole_prefill(struct kv_engine *e, struct kv_slot *s)
 {
-    struct kv_request request = request_of(s->job);
-    kv_hold_start(&s->hold, &request);
-    return e->holder->plain ? kv_pages_of(e->holder, s->target) * e->holder->table[e->rules.layout]->tables
-                            : prefill_peak(e, s);
+    return e->holder->plain ? kv_pages_of(e->holder, s->target) : prefill_peak(e, s);
 }
 
 /* Whether there are pages for the first pass, and for what else the rules ask: `whole` for all of the prefill. `kept`:
@@ -399,7 +390,7 @@ static bool fits(struct kv_engine *e, struct kv_slot *s, int64_t whole, const st
         kv_blocks_share(e->blocks, s->block[i]);
     s->reserved = sarathi && !e->blocks && e->holder->plain && s->seen < s->target;
     if (s->reserved)
-        for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
             int64_t back_already = s->pages[layout]; /* of entries that were kept */
             s->pages[layout] = kv_pages_of(e->holder, s->target) * e->holder->table[layout]->tables;
             e->pages[layout] += s->pages[layout] - back_already;
@@ -484,8 +475,7 @@ static void begin_step(struct kv_engine *e)
     e->n_ran = e->n_back = 0;
     e->recomputed = 0;
     e->decodes_counted = false;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
-        e->claims[layout] = 0;
+    memset(e->claims, 0, sizeof e->claims);
 }
 
 void kv_engine_begin_decodes(struct kv_engine *e)

@@ -6,14 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t kv_engine_free_pages(const struct kv_engine *e)
-{
-    enum kv_layout layout = e->rules.layout;
-    if (e->blocks)
-        return kv_blocks_free(e->blocks) * e->holder->table[layout]->tables - e->claims[layout];
-    return e->rules.pages - e->pages[layout] - e->claims[layout];
-}
-
 /* ---- slots ---- */
 
 static bool grow(struct kv_engine *e)
@@ -103,21 +95,10 @@ void kv_slot_leave(struct kv_engine *e, int32_t number)
 
 /* ---- events: the first step, then the earliest admitted ---- */
 
+/* Without a branch: which of two comes first cannot be foretold. */
 static bool sooner(const struct kv_event *a, const struct kv_event *b)
 {
-    return a->step != b->step ? a->step < b->step : a->order < b->order;
-}
-
-static void sift_down(struct kv_engine *e, int32_t at, struct kv_event moved)
-{
-    for (int32_t child; (child = 2 * at + 1) < e->n_events; at = child) {
-        if (child + 1 < e->n_events && sooner(&e->event[child + 1], &e->event[child]))
-            child++;
-        if (!sooner(&e->event[child], &moved))
-            break;
-        e->event[at] = e->event[child];
-    }
-    e->event[at] = moved;
+    return (a->step < b->step) | ((a->step == b->step) & (a->order < b->order));
 }
 
 static void sift_up(struct kv_engine *e, int32_t at, struct kv_event moved)
@@ -127,18 +108,29 @@ static void sift_up(struct kv_engine *e, int32_t at, struct kv_event moved)
     e->event[at] = moved;
 }
 
+/* The sooner children move up all the way, and the one that was last goes into the gap: it mostly stays down there. */
+static void fill_gap(struct kv_engine *e, int32_t at, struct kv_event last)
+{
+    int32_t child;
+    for (; (child = 2 * at + 2) < e->n_events; at = child) {
+        child -= sooner(&e->event[child - 1], &e->event[child]);
+        e->event[at] = e->event[child];
+    }
+    if (child - 1 < e->n_events) {
+        e->event[at] = e->event[child - 1];
+        at = child - 1;
+    }
+    sift_up(e, at, last);
+}
+
 static void drop_event(struct kv_engine *e, int32_t number)
 {
     int32_t at = 0;
     while (e->event[at].slot != number)
         at++;
     struct kv_event last = e->event[--e->n_events];
-    if (at == e->n_events)
-        return;
-    if (sooner(&last, &e->event[at]))
-        sift_up(e, at, last);
-    else
-        sift_down(e, at, last);
+    if (at < e->n_events)
+        fill_gap(e, at, last);
 }
 
 /* ---- sums over decodes ---- */
@@ -164,12 +156,30 @@ static void enter_phase(struct kv_engine *e, int32_t number, bool enter)
         *first = s->phase_newer;
 }
 
+/* Nothing ever leaves: an entry more with each step. */
+static void count_plain_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j, int64_t sign)
+{
+    struct kv_decodes *d = &e->decodes;
+    double one = (double)sign, held = (double)(s->seen + j);
+    d->n += sign;
+    d->held += one * held;
+    d->gain += one;
+    d->gain_held += one * held;
+    d->gain_gain += one;
+    d->held_held += one * held * held;
+    d->phase[KV_SHARED][kv_in_page(e->holder, s->start - s->seen)] += sign;
+}
+
 /* Adds (sign 1) what a decode holds and takes from the step `j` of its run on, or takes it away (-1). */
 static void count_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j, int64_t sign)
 {
     struct kv_decodes *d = &e->decodes;
     const struct kv_hold_pass *p = s->pass;
     double one = (double)sign, held = p->held + p->gain * (double)j;
+    if (e->holder->plain) {
+        count_plain_decode(e, s, j, sign);
+        return;
+    }
     d->n += sign;
     d->held += one * held;
     d->gain += one * p->gain;
@@ -178,7 +188,7 @@ static void count_decode(struct kv_engine *e, const struct kv_slot *s, int64_t j
     d->held_held += one * held * held;
     d->moved_bytes += one * p->moved_bytes;
     d->scored_bytes += one * p->scored_bytes;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
         if (s->single) {
             d->rise[layout] += sign * (p->during[layout] - p->before[layout]);
             continue;
@@ -201,7 +211,7 @@ static bool is_single(const struct kv_engine *e, const struct kv_hold_pass *p)
 {
     if (p->passes > 1)
         return false;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
         for (int64_t i = 0; i < e->holder->n_tables[layout]; i++)
             if (p->line[layout][i].gain < 0 || p->line[layout][i].gain > 1)
                 return true;
@@ -219,8 +229,8 @@ static void count_run(const struct kv_engine *e, struct kv_slot *s, int64_t pass
     s->job->entry_steps += n * (p->held + 1) + p->gain * pairs;
     s->job->full_steps += n * ((double)s->seen + 1) + pairs;
     int64_t most = s->single ? p->during[layout] : s->pages[layout] + kv_hold_rise(e->holder, p, layout, passes - 1);
-    if (most > s->job->peak_pages)
-        s->job->peak_pages = most;
+    if (most * e->own_pages > s->job->peak_pages)
+        s->job->peak_pages = most * e->own_pages;
 }
 
 bool kv_slot_next_run(struct kv_engine *e, int32_t number)
@@ -237,7 +247,7 @@ void kv_slot_begin_run(struct kv_engine *e, int32_t number)
     struct kv_slot *s = e->slot[number];
     s->decoding = true;
     s->start = e->step;
-    s->single = is_single(e, s->pass);
+    s->single = !e->holder->plain && is_single(e, s->pass);
     count_decode(e, s, 0, 1);
     if (e->blocks)
         enter_phase(e, number, true);
@@ -261,7 +271,7 @@ void kv_slot_stop(struct kv_engine *e, int32_t number)
     struct kv_slot *s = e->slot[number];
     const struct kv_hold_pass *p = s->pass;
     int64_t passes = e->step - s->start;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++) {
         if (s->single && passes) /* sums did not tell */
             e->pages[layout] += p->after[layout] - p->before[layout];
         s->pages[layout] = s->single ? (passes ? p->after[layout] : p->before[layout])
@@ -306,7 +316,7 @@ void kv_slot_give_pages(struct kv_engine *e, struct kv_slot *s)
         while (s->n_blocks)
             kv_blocks_give(e->blocks, s->block[--s->n_blocks]);
     else
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int layout = e->holder->counted; layout < KV_LAYOUTS; layout++)
             e->pages[layout] -= s->pages[layout];
     memset(s->pages, 0, sizeof s->pages);
 }

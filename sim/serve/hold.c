@@ -34,6 +34,10 @@ static void make_tables(struct kv_holder *h, struct kv_arena *a)
                                                            .n_members = c->first[layer + 1] - c->first[layer]};
     }
     h->table[KV_SHARED][0] = (struct kv_hold_table){.tables = 1, .member = all, .n_members = c->n};
+    for (int layout = 0; layout < KV_LAYOUTS; layout++)
+        for (int64_t i = 0; i < h->n_tables[layout]; i++)
+            h->table[layout][i].in_layer =
+                h->table[layout][i].tables / (h->alike && layout != KV_SHARED ? c->layers : 1);
 }
 
 void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct kv_shape *s,
@@ -49,6 +53,8 @@ void kv_holder_open(struct kv_holder *h, const struct kv_policy *p, const struct
                             .plain = !p->law->room && c->n == 1 && !c->at[0].window,
                             .entry_bytes = (double)kv_store_entry_bytes(&p->store),
                             .arena = a};
+    h->counted = h->plain ? KV_SHARED : 0;
+    h->alike = c->n_kinds == 1;
     make_tables(h, a);
 }
 
@@ -129,6 +135,8 @@ static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, 
         return now;
     if (still)
         return now + most_more;
+    if (h->alike) /* a straight line from the first layer to the last */
+        return during[0] + (c->layers - 1) * most(before[0], after[0]);
     if (c->n_kinds == 1) /* a straight line from the first layer to the last */
         return during[0] + (c->layers - 1) * most(before[0], after[0]);
     for (int64_t layer = 0; layer < c->layers; layer++) {
@@ -140,27 +148,49 @@ static int64_t largest_moment(const struct kv_holder *h, enum kv_layout layout, 
     return peak;
 }
 
-static void count_pages(struct kv_hold *h, const struct kv_run *run, struct kv_hold_pass *p)
+/* Of layers that are all of one kind, each of which holds so many pages before, during and after its own attention. */
+static int64_t largest_of_alike(const struct kv_holder *h, int64_t before, int64_t during, int64_t after)
+{
+    int64_t others = h->scope == KV_SCOPE_PASS ? during : most(before, after);
+    return during + (h->classes->layers - 1) * others;
+}
+
+/* Pages of the layout before, during and after the first pass, and the lines of its tables. */
+static void count_tables(struct kv_hold *h, enum kv_layout layout, const struct kv_run *run, struct kv_hold_pass *p)
 {
     const struct kv_holder *holder = h->holder;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
-        int64_t before = 0, during = 0, after = 0;
-        for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
-            const struct kv_hold_table *t = &holder->table[layout][i];
-            struct kv_hold_line line = longest(t, run, &p->passes);
-            int64_t end = longest_after(t, run);
-            if (p->passes == 1)
-                line.gain = end - line.value;
-            h->line[layout][i] = line;
-            before += t->tables * kv_pages_of(holder, line.value);
-            during += t->tables * kv_pages_of(holder, line.value + p->n_new + p->n_patch);
-            after += t->tables * kv_pages_of(holder, end);
-        }
-        p->before[layout] = before;
-        p->after[layout] = after;
-        p->during[layout] =
-            layout == KV_SHARED ? during : most(after, largest_moment(holder, (enum kv_layout)layout, run));
+    int64_t before = 0, during = 0, after = 0,
+            times = layout == KV_SHARED || !holder->alike ? 1 : holder->classes->layers;
+    for (int64_t i = 0; i < holder->n_tables[layout]; i++) {
+        const struct kv_hold_table *t = &holder->table[layout][i];
+        int64_t c = t->member->class_index;
+        bool alone = t->n_members == 1;
+        struct kv_hold_line line =
+            alone ? (struct kv_hold_line){.value = run->before[c], .gain = run->gain[c]} : longest(t, run, &p->passes);
+        int64_t end = alone ? line.value + line.gain : longest_after(t, run);
+        if (p->passes == 1)
+            line.gain = end - line.value;
+        h->line[layout][i] = line;
+        before += t->in_layer * kv_pages_of(holder, line.value);
+        during += t->in_layer * kv_pages_of(holder, line.value + p->n_new + p->n_patch);
+        after += t->in_layer * kv_pages_of(holder, end);
     }
+    p->before[layout] = times * before;
+    p->after[layout] = times * after;
+    if (layout != KV_SHARED)
+        during = most(p->after[layout], holder->alike ? largest_of_alike(holder, before, during, after)
+                                                      : largest_moment(holder, layout, run));
+    p->during[layout] = during;
+}
+
+/* Where layers are alike, the table of each holds what the shared one does. */
+static void count_layers_alike(struct kv_hold *h, struct kv_hold_pass *p)
+{
+    int64_t layers = h->holder->classes->layers, before = p->before[KV_SHARED], after = p->after[KV_SHARED];
+    *h->line[KV_PER_LAYER] = *h->line[KV_SHARED];
+    p->before[KV_PER_LAYER] = layers * before;
+    p->after[KV_PER_LAYER] = layers * after;
+    p->during[KV_PER_LAYER] = most(layers * after, largest_of_alike(h->holder, before, p->during[KV_SHARED], after));
 }
 
 static void count_entries(const struct kv_holder *h, const struct kv_run *run, struct kv_hold_pass *p)
@@ -197,12 +227,10 @@ static const struct kv_hold_pass *next_plain(struct kv_hold *h, int64_t limit)
     p->passes = decode ? left : 1;
     p->decode = decode;
     p->last = !decode && w->seen + left == w->request.prefill;
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) { /* nothing rises: p->rise and p->dip stay 0 */
-        int64_t tables = holder->table[layout]->tables;
-        *h->line[layout] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
-        p->before[layout] = tables * kv_pages_of(holder, w->seen);
-        p->during[layout] = p->after[layout] = tables * kv_pages_of(holder, w->seen + p->n_new);
-    }
+    /* nothing rises: p->rise and p->dip stay 0 */
+    *h->line[KV_SHARED] = (struct kv_hold_line){.value = w->seen, .gain = p->n_new};
+    p->before[KV_SHARED] = kv_pages_of(holder, w->seen);
+    p->during[KV_SHARED] = p->after[KV_SHARED] = kv_pages_of(holder, w->seen + p->n_new);
     p->held = (double)w->seen;
     p->gain = (double)p->n_new;
     w->seen += left;
@@ -286,7 +314,12 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     for (int64_t i = 0; i < h->holder->classes->n; i++)
         if (h->run.gain[i] < 0 || h->run.gain[i] > 1)
             p->passes = 1;
-    count_pages(h, &h->run, p);
+    count_tables(h, KV_PER_HEAD, &h->run, p);
+    if (!h->holder->alike)
+        count_tables(h, KV_PER_LAYER, &h->run, p);
+    count_tables(h, KV_SHARED, &h->run, p);
+    if (h->holder->alike)
+        count_layers_alike(h, p);
     if (decode)
         count_rise(h->holder, &h->run, p);
     count_entries(h->holder, &h->run, p);
@@ -295,17 +328,6 @@ const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit)
     if (p->passes < h->run.passes)
         kv_walk_shorten(w, &h->run, p->passes);
     return p;
-}
-
-int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit)
-{
-    const struct kv_hold_pass *p;
-    int64_t peak = 0;
-    do {
-        p = kv_hold_next(h, limit);
-        peak = most(peak, p->during[layout]);
-    } while (!p->last);
-    return peak;
 }
 
 int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
@@ -317,6 +339,32 @@ int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j)
         sum += holder->table[layout][i].tables * kv_pages_of(holder, line->value + line->gain * j);
     }
     return sum;
+}
+
+/* The longest of all lanes at any moment of the run: lanes change by the same in each pass of it, so it is longest at
+ * one of its ends. */
+static int64_t longest_of_run(const struct kv_holder *h, const struct kv_run *run)
+{
+    int64_t longest = 0, last = run->passes - 1;
+    for (int64_t i = 0; i < h->classes->n; i++)
+        longest = most(longest, run->before[i] + (run->gain[i] > 0 ? last * run->gain[i] : 0));
+    return longest + run->pass.n_new + run->pass.n_patch;
+}
+
+int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit)
+{
+    int64_t peak = 0;
+    do {
+        if (layout == KV_SHARED && !h->holder->plain) {
+            h->walk.limit = limit;
+            bool more = kv_walk_next(&h->walk, INT64_MAX, &h->run);
+            KV_ASSERT(more);
+            peak = most(peak, kv_pages_of(h->holder, longest_of_run(h->holder, &h->run)));
+        } else {
+            peak = most(peak, kv_hold_next(h, limit)->during[layout]);
+        }
+    } while (h->walk.seen < h->walk.request.prefill);
+    return peak;
 }
 
 static void seek_pass(struct kv_hold *h, int64_t tokens, int64_t limit)
@@ -342,8 +390,7 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit)
     if (holder->plain) {
         h->walk.seen = tokens;
         h->held = (double)tokens;
-        for (int layout = 0; layout < KV_LAYOUTS; layout++)
-            h->pages[layout] = holder->table[layout]->tables * kv_pages_of(holder, tokens);
+        h->pages[KV_SHARED] = kv_pages_of(holder, tokens);
         return;
     }
     while (h->walk.seen < tokens)

@@ -10,7 +10,7 @@
 
 /* Tables of a layout that always hold as much as each other: lanes of a class, layers of a kind, or the shared one. */
 struct kv_hold_table {
-    int64_t tables;
+    int64_t tables, in_layer;       /* in_layer: of each layer where layers are alike; else all */
     const struct kv_member *member; /* classes that lie in it, the longest of which decides */
     int64_t n_members;
 };
@@ -23,7 +23,10 @@ struct kv_holder {
     int64_t page, lanes;
     int page_shift; /* page is 2 to it; less than 0: it is no power of two */
     enum kv_scope scope;
-    bool plain; /* nothing ever leaves, and all lanes are alike */
+    bool alike;  /* layers are all of one kind */
+    bool plain;  /* nothing ever leaves, and all lanes are alike */
+    int counted; /* the first layout whose pages are counted: of a plain policy KV_SHARED alone, for each table of the
+                  * others holds as much as that one */
     struct kv_hold_table *table[KV_LAYOUTS];
     int64_t n_tables[KV_LAYOUTS];
     int64_t page_bytes[KV_LAYOUTS]; /* of one table */
@@ -55,13 +58,13 @@ struct kv_hold_line {
 /* `passes` passes that go on alike. */
 struct kv_hold_pass {
     int64_t n_new, n_patch, passes;
-    bool decode, last;                                                 /* last: of the prefill */
-    int64_t before[KV_LAYOUTS], during[KV_LAYOUTS], after[KV_LAYOUTS]; /* pages of the first pass; during: at most,
-                                                                          new and patch tokens included */
-    const struct kv_hold_line *line[KV_LAYOUTS];                       /* (n_tables,) views: until the next pass */
-    double held, gain;                /* entries, mean over lanes: before, and a pass */
-    double moved_bytes, scored_bytes; /* by the eviction of each pass */
-    int64_t returned[KV_LAYOUTS];     /* pages an eviction gives back, in the first pass */
+    bool decode, last; /* last: of the prefill */
+    /* Pages of the first pass, in layouts that are counted; during: at most, new and patch tokens included. */
+    int64_t before[KV_LAYOUTS], during[KV_LAYOUTS], after[KV_LAYOUTS];
+    const struct kv_hold_line *line[KV_LAYOUTS]; /* (n_tables,) views: until the next pass */
+    double held, gain;                           /* entries, mean over lanes: before, and a pass */
+    double moved_bytes, scored_bytes;            /* by the eviction of each pass */
+    int64_t returned[KV_LAYOUTS];                /* pages an eviction gives back, in the first pass */
     /* Of a run of decodes: pages that each pass needs within it and gives back at its end; the last number is added (it
      * is negative) where the lanes that grow, `grows_from` entries long before the first pass, begin a page. */
     int64_t rise[KV_LAYOUTS], dip[KV_LAYOUTS], grows_from;
@@ -87,7 +90,8 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit);
 /* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);
 
-/* The most pages of any pass of the prefill, of at most `limit` tokens each: from its first pass to its last. */
+/* From its start to the end of prefill in passes of at most `limit` tokens: the most pages that any of them needs. There
+ * is no kv_hold_next after it, but for a new start. */
 int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit);
 
 /* What the j-th pass of a run of decodes needs within it. */
@@ -97,7 +101,7 @@ static inline int64_t kv_hold_rise(const struct kv_holder *h, const struct kv_ho
     return p->rise[layout] + (kv_in_page(h, p->grows_from + j) ? 0 : p->dip[layout]);
 }
 
-/* Pages of the line's tables in the layout after j passes. */
+/* Pages of the line's tables in the layout, which is counted, after j passes. */
 int64_t kv_hold_pages(const struct kv_hold *h, enum kv_layout layout, int64_t j);
 
 #endif

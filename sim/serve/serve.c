@@ -241,11 +241,12 @@ static int64_t pages_at_end(struct run *r, const struct kv_classes *classes)
     struct kv_hold hold;
     int64_t pages = 0;
     open_holder(r, &holder, classes);
+    enum kv_layout layout = holder.plain ? KV_SHARED : KV_PER_HEAD;
     kv_hold_open(&hold, &holder);
     kv_hold_start(&hold, &request);
     for (const struct kv_hold_pass *p; (p = kv_hold_next(&hold, request.prompt));)
-        pages = p->passes > 1 ? kv_hold_pages(&hold, KV_PER_HEAD, p->passes) : p->after[KV_PER_HEAD];
-    return pages;
+        pages = p->passes > 1 ? kv_hold_pages(&hold, layout, p->passes) : p->after[layout];
+    return holder.plain ? pages * holder.table[KV_PER_HEAD]->tables : pages;
 }
 
 /* Heads are dealt out to devices in order; the device that holds most decides what fits, so all count as if they held

@@ -53,11 +53,19 @@ struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s
     int64_t first = (int64_t)(from * t->per_s), i = first;
     while (until > (double)(i + 1) * t->width) {
         double end = (double)(i + 1) * t->width;
-        kv_stretch_hold(&t->span[i++], end - from, pages, running, waiting);
+        kv_stretch_hold(&t->span[i++], t->counted, end - from, pages, running, waiting);
         s = until - end;
         from = end;
     }
-    kv_stretch_hold(&t->span[i], s, pages, running, waiting);
+    kv_stretch_hold(&t->span[i], t->counted, s, pages, running, waiting);
     t->n = t->n > i ? t->n : i + 1;
     return &t->span[first];
+}
+
+void kv_timeline_follow(struct kv_timeline *t, enum kv_layout layout, int64_t times)
+{
+    for (int64_t i = 0; i < t->n; i++) {
+        t->span[i].peak[layout] = t->span[i].peak[KV_SHARED] * times;
+        t->span[i].area[layout] = t->span[i].area[KV_SHARED] * (double)times;
+    }
 }

@@ -16,6 +16,7 @@ struct kv_stretch {
 };
 
 struct kv_timeline {
+    int counted;  /* the first layout that pages are told of; the others follow */
     double width; /* seconds of a span: a power of two */
     double per_s; /* 1 / width */
     int64_t n;    /* spans up to the last one that anything was in */
@@ -26,11 +27,11 @@ void kv_timeline_start(struct kv_timeline *t);
 /* Spans become longer until `at` lies in one. */
 void kv_timeline_reach(struct kv_timeline *t, double at);
 
-/* Pages held for `s` seconds in it, while so many ran and waited. */
-static inline void kv_stretch_hold(struct kv_stretch *span, double s, const int64_t pages[KV_LAYOUTS], int64_t running,
-                                   int64_t waiting)
+/* Pages, of the layouts from `counted` on, held for `s` seconds in it, while so many ran and waited. */
+static inline void kv_stretch_hold(struct kv_stretch *span, int counted, double s, const int64_t pages[KV_LAYOUTS],
+                                   int64_t running, int64_t waiting)
 {
-    for (int layout = 0; layout < KV_LAYOUTS; layout++) {
+    for (int layout = counted; layout < KV_LAYOUTS; layout++) {
         span->peak[layout] = span->peak[layout] > pages[layout] ? span->peak[layout] : pages[layout];
         span->area[layout] += (double)pages[layout] * s;
     }
@@ -42,6 +43,9 @@ static inline void kv_stretch_hold(struct kv_stretch *span, double s, const int6
  * first of them. */
 struct kv_stretch *kv_timeline_hold(struct kv_timeline *t, double from, double s, const int64_t pages[KV_LAYOUTS],
                                     int64_t running, int64_t waiting);
+
+/* A layout that was not counted held so many times as many pages as KV_SHARED. */
+void kv_timeline_follow(struct kv_timeline *t, enum kv_layout layout, int64_t times);
 
 /* The span that `at` lies in; to be filled by the caller. */
 static inline struct kv_stretch *kv_timeline_at(struct kv_timeline *t, double at)

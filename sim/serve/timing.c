@@ -174,7 +174,7 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     struct kv_step_cost c = {.evict = -1, .outside = 1, .until = -INFINITY};
     t->cost(t, step, &c);
     double evict = 0, offload = 0;
-    if (step->moved_bytes > 0 || step->scored_bytes > 0 || step->offload_bytes > 0) {
+    if (step->moved_bytes + step->scored_bytes + step->offload_bytes > 0) {
         evict = c.evict;
         if (!add_memory(t, step, &evict, &offload, e))
             return false;
@@ -182,19 +182,23 @@ bool kv_timing_step(const struct kv_timing *t, const struct kv_step *step, struc
     if (c.outside > 1 && t->strict)
         return missing(step, c.outside, e);
     double reduce = t->overhead + t->reduce_s * (double)step->tokens, own = (c.sum + reduce) * t->scale;
-    double to_decode = step->tokens > 0 ? (double)step->decodes / (double)step->tokens : 1;
+    bool alone = step->decodes == step->tokens; /* decodes are all there is */
+    double to_decode = alone ? 1 : (double)step->decodes / (double)step->tokens;
     out->part[KV_TIME_DECODE] = (c.decode + (c.shared + reduce) * to_decode) * t->scale;
     out->part[KV_TIME_PREFILL] = own - out->part[KV_TIME_DECODE];
     out->part[KV_TIME_EVICT] = evict;
     out->part[KV_TIME_OFFLOAD] = offload;
     out->s = own + evict + offload;
     out->outside = c.outside;
-    out->line = (struct kv_step_line){.until = step->n_chunks ? -INFINITY : c.until,
-                                      .per_kv = c.per_kv,
-                                      .shared = c.shared,
-                                      .all = reduce,
-                                      .scale = t->scale,
-                                      .to_decode = to_decode};
+    if (step->n_chunks)
+        out->line.until = -INFINITY;
+    else
+        out->line = (struct kv_step_line){.until = c.until,
+                                          .per_kv = c.per_kv,
+                                          .shared = c.shared,
+                                          .all = reduce,
+                                          .scale = t->scale,
+                                          .to_decode = to_decode};
     return true;
 }
 

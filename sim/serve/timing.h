@@ -32,6 +32,7 @@ enum kv_part_of_step { KV_TIME_PREFILL, KV_TIME_DECODE, KV_TIME_EVICT, KV_TIME_O
 
 /* How the time of a step of decodes alone follows from its lengths. */
 struct kv_step_line {
+    /* the rest is not there where it is -infinity */
     double until;              /* of decode_kv: as long as it does not fall, and rises no further; -infinity: never */
     double per_kv;             /* seconds an entry; 0: the time stays as it is */
     double shared, all, scale; /* seconds of what all tokens go through together; of what is added to any step; times */

@@ -16,7 +16,9 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     const struct kv_fit *f = t->own;
     const struct kv_fit_sizes *most = &f->largest;
     const double *c = f->c;
-    struct kv_step_chunks chunks = kv_step_chunks_of(step);
+    struct kv_step_chunks chunks = {0};
+    if (step->n_chunks)
+        chunks = kv_step_chunks_of(step);
     double tokens = (double)step->tokens, decodes = (double)step->decodes;
     out->shared =
         c[KV_FIT_BASE] + c[KV_FIT_TOKEN] * larger(f->knee, tokens) + c[KV_FIT_SEQUENCE] * (double)step->sequences;
@@ -24,7 +26,10 @@ static void cost(const struct kv_timing *t, const struct kv_step *step, struct k
     out->decode = entry_s * step->decode_kv + beside_s * (step->n_chunks ? step->decode_kv : 0);
     out->prefill = c[KV_FIT_PAIR] * chunks.pairs + c[KV_FIT_PREFIX] * chunks.prefixes;
     out->sum = out->shared + out->decode + out->prefill;
-    if ((f->there[KV_FIT_MOVED] || !(step->moved_bytes > 0)) && (f->there[KV_FIT_SCORED] || !(step->scored_bytes > 0)))
+    if (!(step->moved_bytes + step->scored_bytes > 0))
+        out->evict = 0;
+    else if ((f->there[KV_FIT_MOVED] || !(step->moved_bytes > 0)) &&
+             (f->there[KV_FIT_SCORED] || !(step->scored_bytes > 0)))
         out->evict = c[KV_FIT_MOVED] * step->moved_bytes + c[KV_FIT_SCORED] * step->scored_bytes;
     if (tokens <= most->tokens && decodes <= most->decodes && step->decode_kv <= most->length * decodes &&
         chunks.tokens <= most->chunk && chunks.longest <= most->prefix) {

@@ -122,9 +122,12 @@ static double prefill_ms(const struct step_time *s, const struct kv_step_chunk *
         prefix += columns_up(g, whole_up(chunk[i].prefix));
         squares += (double)chunk[i].tokens * (double)chunk[i].tokens;
     }
-    double root = sqrt(squares);
-    int64_t size = (int64_t)root;
-    size += root - (double)size >= 0.5;
+    int64_t size = chunk->tokens;
+    if (n > 1) {
+        double root = sqrt(squares);
+        size = (int64_t)root;
+        size += root - (double)size >= 0.5;
+    }
     if (size < g->rows && prefix < g->width[size])
         return g->ms[size * g->columns + prefix];
     int64_t row = size < g->rows ? size : g->rows - 1;
