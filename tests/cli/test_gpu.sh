@@ -12,7 +12,7 @@ ln -s "$model" model
 export KVSIM_DATA="$root"
 simulator=$KVSIM KVSIM=$PWD/bin/kvengine # what tap.sh runs
 
-works "a key is found" generate model --prompt-file "$root/traces/samples/needle.txt" -n 3 -c 128 --backend cuda
+works "a key is found" generate model --prompt-file "$root/traces/samples/needle.txt" -n 3 -c 128 --backend cuda -q
 cp out found
 KVSIM=$KVENGINE works "on the CPU" generate model --prompt-file "$root/traces/samples/needle.txt" -n 3 -c 128
 KVSIM=$PWD/bin/kvengine
