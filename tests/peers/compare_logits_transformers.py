@@ -29,7 +29,11 @@ SEED, SCALE = 7, 0.06  # so wide that attention has peaks and likely tokens are 
 
 
 def theirs(folder, ids, dtype, device):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except TypeError:  # before 4.56
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype)
+    model = model.to(device).eval()
     with torch.inference_mode():
         return model(torch.tensor([ids], device=device), use_cache=False).logits[0].double().cpu()
 
