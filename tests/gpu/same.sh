@@ -76,12 +76,17 @@ cpu() {
     "$on/logits" agree "$work/cpu.f32" "$work/device.f32" "$(sed -n 's/.*"vocab_size": *\([0-9]*\).*/\1/p' "$small/config.json")"
 }
 
-# One of each kind that can run live; of the others their lengths decide nothing that these do not.
+# One of each kind that can run live; which cannot is said.
 every_policy() {
     ids "$((${short%/*} - 8))" 6 >"$work/ids" || exit
     # shellcheck disable=SC2086
     "$engine" verify "$model" --backend "$backend" $drawn --ids "@$work/ids" -n 8 --chunk "${short#*/}" --no-open-loop \
-        --no-reference
+        --no-reference >"$work/every_policy.txt"
+    status=$?
+    cat "$work/every_policy.txt"
+    sed -n 's/^\([a-z0-9-]*\):[^:]*: not run: /\1 is left out: /p' "$work/every_policy.txt"
+    tail -n 1 "$work/every_policy.txt"
+    return "$status"
 }
 
 # passes LENGTH/CHUNK SPEC...: what `policies` noted in each pass
