@@ -31,7 +31,7 @@ done
 tried "the same text as the CPU's" 60 sh tests/gpu/same.sh text
 tried "twice the same numbers" 60 sh tests/gpu/same.sh twice
 tried "keeping all is no policy, bit for bit" 90 sh tests/gpu/same.sh keep_all
-tried "a graph is no graph, bit for bit" 60 sh tests/gpu/same.sh graph
+tried "a graph draws the tokens of no graph" 60 sh tests/gpu/same.sh graph
 tried "the CPU's logits" 60 sh tests/gpu/same.sh cpu
 tried "transformers' logits" 90 "$python" tests/peers/compare_logits_transformers.py "$on/logits" "$backend" "$small" \
     "${CHECK_PEER_TOKENS:-1024}" 256

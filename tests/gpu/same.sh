@@ -48,22 +48,16 @@ keep_all() {
     done
 }
 
+# Tokens that are drawn show a difference of logits sooner than the most likely ones; test_backend has the logits.
 graph() {
     "$engine" generate --help | grep -q -e --no-graph || skip "kvengine generate has no --no-graph"
     ids 300 4 >"$work/ids" || exit
     for how in '' --no-graph; do
         # shellcheck disable=SC2086
         "$engine" generate "$model" --backend "$backend" $drawn --ids "@$work/ids" --ids 1,2,3 -n 64 --no-stop --print-ids \
-            $how >"$work/graph$how.txt" || exit
+            --temperature 1 --seed 5 $how >"$work/graph$how.txt" || exit
     done
-    cmp "$work/graph.txt" "$work/graph--no-graph.txt" || exit
-    "$engine" record --help | grep -q -e --no-graph && command -v h5diff >/dev/null || return 0
-    for how in '' --no-graph; do
-        # shellcheck disable=SC2086
-        "$engine" record models/recall-870k --prompt-file "$prompt" -n 24 -c 128 --backend "$backend" -q --filter none \
-            --channels key_norm --decode-tick 24 $how -o "$work/graph$how.kvt.h5" || exit
-    done
-    same_traces "$work/graph.kvt.h5" "$work/graph--no-graph.kvt.h5"
+    cmp "$work/graph.txt" "$work/graph--no-graph.txt"
 }
 
 # The same bf16 weights, from a file.
