@@ -242,8 +242,15 @@ $(B)/emulated/engine/host.o: engine/host.c $(B)/all.cflags $(B)/engine.cflags $(
 $(B)/tests/gpu/kvengine: $(B)/engine/kvengine.o $(B)/emulated/engine/host.o $(emulated) $(B)/libkvengine.a $(common_libs) $(B)/kvengine.libs
 	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
 
+# What gpu-check measures with, over the emulated device: so its script is tried where there is none.
+check_programs := $(patsubst tests/gpu/%.c,%,$(filter-out tests/gpu/test_%,$(wildcard tests/gpu/*.c)))
+emulated_check := $(if $(KERNEL_CU),$(check_programs:%=$(B)/tests/gpu/%))
+$(emulated_check:=.o): $(B)/engine.cflags
+$(emulated_check): %: %.o $(emulated) $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
+	$(CXX) -o $@ $(filter %.o,$^) $(filter %.a,$^) @$(filter %.libs,$^)
+
 # The same tests, and benches, with the device itself.
-on_device := $(if $(cuda_on),$(addprefix $(B)/tests/gpu/on_device/,facts bench test_backend test_steps \
+on_device := $(if $(cuda_on),$(addprefix $(B)/tests/gpu/on_device/,$(check_programs) test_backend test_steps \
   $(patsubst tests/gpu/%.cpp,%,$(filter-out %/test_emulate.cpp,$(TEST_CPP)))))
 $(B)/tests/gpu/on_device/%.o: tests/gpu/%.cpp $(B)/cpp.flags $(B)/compiler
 	@mkdir -p $(@D)
@@ -259,7 +266,7 @@ $(on_device): %: %.o $(B)/libkvengine.a $(sim_libs) $(B)/test.libs
 # Each test is a command line that speaks TAP.
 golden_test := $(if $(GOLDEN),'$(B)/golden --tap "$$GOLDEN"','echo "no golden data; GOLDEN=DIR says where they are"; exit 77')
 fuzz_names := $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_C))
-test: $(PROGRAMS) $(test_programs) $(gpu_tests) $(emulated_engine) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
+test: $(PROGRAMS) $(test_programs) $(gpu_tests) $(emulated_engine) $(emulated_check) $(fuzz_programs) $(if $(GOLDEN_C),$(B)/golden) ## build and run all tests
 	@KVSIM="$$PWD/$(B)/kvsim" KVENGINE="$$PWD/$(B)/kvengine" KVENGINE_EMULATED="$$PWD/$(B)/tests/gpu/kvengine" sh tests/run.sh -j $(JOBS) $(test_programs) $(gpu_tests) \
 	  $(foreach n,$(fuzz_names),'$(B)/tests/fuzz/fuzz_$n tests/fuzz/corpus/$n') $(CLI_SH:%='sh %') $(if $(GOLDEN_C),$(golden_test))
 

@@ -19,7 +19,7 @@ struct kv_verify {
     const char *folder; /* of temporary files */
     const char *kvsim;
     double tolerance; /* of logits */
-    bool reference;
+    bool reference, open_loop;
     const char *name;      /* of the policy in hand, for people */
     const char *mechanics; /* why this model and prompt show mechanics only, or NULL */
     FILE *closed, *open;   /* where each pass goes as CSV, or NULL */

@@ -55,6 +55,10 @@ bool kv_verify_weights(const struct kv_verify *c, const char **mechanics, struct
 {
     double gain, error;
     *mechanics = NULL;
+    if (c->host->weights.drawn) {
+        *mechanics = "its weights are drawn";
+        return true;
+    }
     if (c->host->weights.config.random) {
         *mechanics = "its config.json says that its weights are random";
         return true;

@@ -90,8 +90,8 @@ void kv_hold_seek(struct kv_hold *h, int64_t tokens, int64_t limit);
 /* The next pass, of at most `limit` tokens in prefill, patch included; NULL at the end of the request. View. */
 const struct kv_hold_pass *kv_hold_next(struct kv_hold *h, int64_t limit);
 
-/* From its start to the end of prefill in passes of at most `limit` tokens: the most pages that any of them needs. There
- * is no kv_hold_next after it, but for a new start. */
+/* From its start to the end of prefill in passes of at most `limit` tokens: the most pages that any of them needs.
+ * There is no kv_hold_next after it, but for a new start. */
 int64_t kv_hold_prefill_peak(struct kv_hold *h, enum kv_layout layout, int64_t limit);
 
 /* What the j-th pass of a run of decodes needs within it. */

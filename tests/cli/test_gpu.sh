@@ -52,6 +52,10 @@ for seed in 7 7 8; do
     times=$((times + 1))
 done
 same "the same seed, the same tokens" drawn.7.0 drawn.7.1
+works "weights drawn on the device, against the simulator" verify bare --backend cuda --random-weights 7 --ids "$(seq -s, 1 60)" -n 2 -c 32 \
+    --no-open-loop --policy h2o:tokens=20,recent_size=4
+has "drawn weights: said" "its weights are drawn" out
+has "drawn weights: passed" "1 passed, 0 failed" out
 if cmp -s drawn.7.0 drawn.8.2; then fail "another seed, other tokens"; else pass "another seed, other tokens"; fi
 
 kv generate model --backend cuda -p hi -n 2 --pool 64KiB

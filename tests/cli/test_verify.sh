@@ -73,6 +73,9 @@ has "patched: the rest passes" "1 passed, 0 failed" out
 
 # ---- random weights --------------------------------------------------------------------------------------------------
 
+works "no open loop" verify "$model" --prompt-file prompt.txt -n 3 --policy tova:tokens=60 --no-open-loop -q
+has "no open loop: passed" "1 passed, 0 failed" out
+hasnt "no open loop: nothing is predicted" "Predicted" out
 works "random weights" verify "$model" --random-weights 7 --prompt-file prompt.txt -n 4 --chunk 32 --block-size 4 -q
 has "random weights: are known" "mechanics only (prompt.txt): its config.json says that its weights are random" out
 has "random weights: all pass" "23 passed, 0 failed" out

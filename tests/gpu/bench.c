@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RUNS = 5, PARTS = 64 };
+enum { RUNS = 5, PARTS = 64, PAGE = 64 };
 
 struct bench {
     struct kv_gpu *gpu;
@@ -389,12 +389,16 @@ static void print_context(struct bench *b, struct model *m, int64_t length, int 
     struct kv_backend_use use = m->backend->ops->use(m->backend);
     double kv = 4.0 * (double)(n * length * c->layers * c->kv_heads * c->head_dim),
            unread = c->tied ? 0 : 2.0 * (double)m->w.embedding.rows * (double)m->w.embedding.columns,
-           bytes = (double)use.weight_bytes - unread + kv;
+           bytes = (double)use.weight_bytes - unread + kv, prompt = (double)(length - STEPS),
+           linear = (double)c->hidden * (double)(2 * (c->q_heads + c->kv_heads) * c->head_dim + 3 * c->intermediate),
+           layers = (double)c->layers, pairs = prompt * (prompt + 1) / 2;
     printf("{\"bench\": \"model\", \"context\": %lld, \"batch\": %d, \"chunk\": %lld, \"prefill_s\": %.4f, "
-           "\"prefill_tokens_s\": %.0f, \"step_ms\": %.3f, \"tokens_s\": %.1f, \"gb_s\": %.1f, \"of_copy\": %.3f, "
-           "\"pages\": %lld, \"mapped_bytes\": %lld}\n",
-           (long long)length, n, (long long)chunk, prefill_s, (double)(length - STEPS) / prefill_s, 1e3 * step_s,
-           n / step_s, bytes / step_s / 1e9, bytes / step_s / b->copy_bytes_s, (long long)use.pages_live,
+           "\"prefill_tokens_s\": %.0f, \"linear_tflop\": %.4g, \"attention_tflop\": %.4g, \"step_ms\": %.3f, "
+           "\"step_bytes\": %.0f, \"tokens_s\": %.1f, \"gb_s\": %.1f, \"of_copy\": %.3f, \"pages\": %lld, "
+           "\"mapped_bytes\": %lld}\n",
+           (long long)length, n, (long long)chunk, prefill_s, prompt / prefill_s, 2e-12 * prompt * layers * linear,
+           4e-12 * pairs * layers * (double)(c->q_heads * c->head_dim), 1e3 * step_s, bytes, n / step_s,
+           bytes / step_s / 1e9, bytes / step_s / b->copy_bytes_s, (long long)use.pages_live,
            (long long)use.resident_bytes);
 }
 
@@ -409,9 +413,24 @@ static bool warm_up(struct bench *b, struct model *m, int64_t tokens)
     return good;
 }
 
+/* Whether the device has room for the entries: found out before minutes of prefill, not by them. */
+static bool has_room(const struct model *m, int64_t length, int n)
+{
+    const struct kv_config *c = &m->w.config;
+    const struct kv_cuda *cuda = kv_cuda_of(m->backend);
+    int64_t pages = (length + PAGE - 1) / PAGE * c->layers * c->kv_heads * n;
+    if (pages <= cuda->pool.most)
+        return true;
+    fprintf(stderr, "bench: %lldx%d is left out: %lld pages, of which %lld fit\n", (long long)length, n,
+            (long long)pages, (long long)cuda->pool.most);
+    return false;
+}
+
 static void bench_context(struct bench *b, struct model *m, int64_t length, int n, int64_t chunk)
 {
     struct kv_seq s[PARTS];
+    if (!has_room(m, length, n))
+        return;
     double prefill_s = 0, step_s[STEPS];
     for (int i = 0; i < n; i++) {
         s[i] = (struct kv_seq){.store_heads = m->w.config.kv_heads};
@@ -434,7 +453,7 @@ static void bench_context(struct bench *b, struct model *m, int64_t length, int 
 static void bench_model(struct bench *b, const char *folder, int n_cases, char **cases)
 {
     struct model m = {.token = NULL};
-    struct kv_backend_asked asked = {.dtype = KV_BF16, .page = 64, .threads = 1};
+    struct kv_backend_asked asked = {.dtype = KV_BF16, .page = PAGE, .threads = 1};
     must(b, kv_weights_blank(&m.w, folder, 1, b->a, &b->e));
     must(b, kv_backend_cuda.open(&m.backend, &m.w, &asked, &b->e));
     m.token = calloc(1 << 17, sizeof *m.token);
@@ -509,7 +528,7 @@ static void write_holes(const struct kv_weights *w, const char *path)
 
 static void load(struct bench *b, const char *folder, const char *what)
 {
-    struct kv_backend_asked asked = {.page = 64, .threads = kv_team_cores(), .pool_bytes = 1 << 20};
+    struct kv_backend_asked asked = {.dtype = KV_BF16, .page = PAGE, .threads = kv_team_cores(), .pool_bytes = 1 << 20};
     struct kv_backend *backend;
     struct kv_weights w;
     must(b, kv_weights_open(&w, folder, NULL, b->a, &b->e));

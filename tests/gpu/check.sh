@@ -1,20 +1,22 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# All that wants a device, in one go: kernels against their C twins, the backend against the model in doubles, the engine
-# against kvsim's pages and bytes, and then how fast it is. Writes report.md and report.json into a folder. Without a
-# device it says so, and that everything is skipped; status 0 then. Status 1: a check failed.
+# All that wants a device, in one go: kernels against their C twins, the engine against the CPU's and against transformers,
+# live runs against kvsim's pages and bytes, and then how fast it is. Writes report.md and report.json into a folder. Without
+# a device it says so, and that everything is skipped; status 0 then. Status 1: a check failed. What is checked, and in which
+# order, is in checks.sh; what is made of the figures in limits.awk and predict.sh.
 #
-#   check.sh PROGRAMS FOLDER     PROGRAMS: where tests/gpu/, kvengine and kvsim were built
-#   CHECK_SECONDS=540            for all of it; what it no longer comes to is skipped, and said
+#   check.sh PROGRAMS FOLDER     PROGRAMS: where tests/gpu/on_device/, kvengine and kvsim were built
+#   CHECK_SECONDS=585            for all of it; what it no longer comes to is skipped, and said
+#   CHECK_ONLY=PATTERN           checks whose name matches (grep -E)
 set -u
-programs=$1 folder=$2
 here=${0%/*}
 cd "$here/../.." || exit 4
-on=$programs/tests/gpu/on_device
-seconds=${CHECK_SECONDS:-540}
+programs=$1 folder=$2
+on=${CHECK_ON:-$programs/tests/gpu/on_device}
+engine=${CHECK_ENGINE:-$programs/kvengine}
+kvsim=$programs/kvsim
+seconds=${CHECK_SECONDS:-585}
 begun=$(date +%s)
-model=tests/gpu/llama-3.1-8b
-needle=traces/samples/needle.txt
 
 # One line of printable text, for a table and for JSON.
 plain() {
@@ -37,19 +39,21 @@ case $? in
     ;;
 esac
 mkdir -p "$folder/logs" || exit 4
-rm -f "$folder/report.md" "$folder/report.json" "$folder"/logs/*
+rm -rf "$folder/report.md" "$folder/report.json" "$folder/logs"/*
 json=$folder/report.json.part report=$folder/report.md.part figures=$folder/figures.part left_out=$folder/left_out.part
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || commit="$commit with changes"
 commit=${CHECK_COMMIT:-$commit}
 today=$(date -u +%Y-%m-%d)
+driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 | plain)
 passed=0 failed=0 skipped=0 comma=
 
-printf '{"date": "%s", "commit": "%s", "device": %s, "checks": [\n' "$today" "$(quoted "$commit")" "$facts" >"$json"
+printf '{"date": "%s", "commit": "%s", "driver": "%s", "device": %s, "checks": [\n' "$today" "$(quoted "$commit")" \
+    "$(quoted "$driver")" "$facts" >"$json"
 {
     echo "# What a device says: $today"
     echo
-    echo "Commit $commit. Device: \`$facts\`"
+    echo "Commit $commit. Driver ${driver:-unknown}. Device: \`$facts\`"
     echo
     echo "| check | result | seconds |"
     echo "|---|---|---|"
@@ -73,17 +77,24 @@ done_with() {
 '
 }
 
-# tried NAME LIMIT COMMAND...: its output goes to a log; 77 is skipped
+# asked NAME: whether CHECK_ONLY has it
+asked() {
+    [ -z "${CHECK_ONLY:-}" ] || printf '%s\n' "$1" | grep -qE -e "$CHECK_ONLY"
+}
+
+# tried NAME LIMIT COMMAND...: its output goes to a log, the last line is said unless all is well; 77 is skipped. Lines of
+# JSON are figures, and what was left out is said in the report. Status: the command's.
 tried() {
     name=$1 limit=$2
     shift 2
+    asked "$name" || return 77
     log="$folder/logs/$(echo "$name" | tr -c 'a-zA-Z0-9\n' -).log"
     start=$(date +%s)
     left=$((seconds - start + begun))
     [ "$limit" -lt "$left" ] || limit=$left
     if [ "$limit" -lt 5 ]; then
         done_with "$name" skipped 0 'no time left'
-        return
+        return 77
     fi
     timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
     status=$? said=$(tail -n 1 "$log" | plain)
@@ -95,63 +106,34 @@ tried() {
     124) done_with "$name" failed "$took" "more than $limit s" ;;
     *) done_with "$name" failed "$took" "status $status${said:+, $said}" ;;
     esac
-}
-
-# bench NAME LIMIT COMMAND...: lines of JSON are figures
-bench() {
-    log=
-    tried "$@"
-    [ -e "$log" ] || return
-    grep '^{.*}$' "$log" >>"$figures"
+    grep '^{"bench": .*}$' "$log" >>"$figures"
     grep 'left out' "$log" >>"$left_out"
+    return "$status"
 }
 
-for test in pool upload rows skinny products compact leave scores attention backend steps; do
-    tried "on the device: $test" 120 "$on/test_$test"
-done
+# missing NAME WHY
+missing() {
+    asked "$1" && done_with "$1" skipped 0 "$2"
+}
 
-for policy in full streaming:sink_size=4,recent_size=256 snapkv:when=postfill,window_size=32,keep=30% \
-    h2o:keep=30%,when=decode prulong:sparsity=50%; do
-    tried "pages and bytes against kvsim: $policy" 60 env KVSIM="$programs/kvsim" "$programs/kvengine" verify \
-        models/recall-870k --backend cuda --prompt-file "$needle" -n 24 --chunk 128 --policy "$policy"
-done
-tried "the same text as the CPU's" 60 sh -c '
-    "$1" generate models/recall-870k --prompt-file "$2" -n 3 -c 128 >"$3/cpu.txt" &&
-    "$1" generate models/recall-870k --prompt-file "$2" -n 3 -c 128 --backend cuda >"$3/cuda.txt" &&
-    cmp "$3/cpu.txt" "$3/cuda.txt"' sh "$programs/kvengine" "$needle" "$folder/logs"
-# Traces say when their passes were; nothing else in them may differ. h5diff does not know every filter.
-tried "twice the same numbers" 60 sh -c '
-    command -v h5diff >/dev/null || { echo "there is no h5diff"; exit 77; }
-    for i in 1 2; do
-        "$1" record models/recall-870k --prompt-file "$2" -n 8 -c 128 --backend cuda -q --filter none \
-            -o "$3/$i.kvt.h5" || exit
-    done
-    h5diff --exclude-path /ticks/t_start_ns --exclude-path /ticks/t_end_ns "$3/1.kvt.h5" "$3/2.kvt.h5"' \
-    sh "$programs/kvengine" "$needle" "$folder/logs"
-rm -f "$folder"/logs/*.kvt.h5
+. tests/gpu/checks.sh
 
-bench "bench: kernels" 120 "$on/bench"
-bench "bench: weights from files" 120 "$on/bench" --load "$model"
-bench "bench: Llama-3.1-8B, drawn weights" 180 "$on/bench" --model "$model" \
-    8192x1/8192 32768x1/8192 131072x1/8192 8192x8/8192 32768x8/8192
-bench "bench: transformers beside it" 120 python3 tests/peers/bench_transformers.py "$model" 8192x1/8192 32768x1/8192 8192x8/8192
-
-# Last, as it makes kernels many times as slow.
-PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
-if command -v compute-sanitizer >/dev/null; then
-    tried "kernels under compute-sanitizer" 120 compute-sanitizer --error-exitcode 1 "$on/test_attention"
-else
-    done_with "kernels under compute-sanitizer" skipped 0 'there is none'
-fi
-
-printf '\n], "passed": %d, "failed": %d, "skipped": %d, "figures": [\n' "$passed" "$failed" "$skipped" >>"$json"
-sed '$!s/$/,/' "$figures" >>"$json"
-echo ']}' >>"$json"
+{
+    printf '\n], "passed": %d, "failed": %d, "skipped": %d, "figures": [\n' "$passed" "$failed" "$skipped"
+    sed '$!s/$/,/' "$figures"
+    echo '], "limits": ['
+    awk -f tests/gpu/limits.awk -v want=json "$figures" | sed '$!s/$/,/'
+    echo ']}'
+} >>"$json"
 {
     echo
     echo "$passed passed, $failed failed, $skipped skipped"
     echo
     sed 's/^/- /' "$left_out"
+    echo
+    echo "| measured against | measured | limit, or the whole | limit / measured, or share |"
+    echo "|---|---|---|---|"
+    awk -f tests/gpu/limits.awk -v want=report "$figures"
     echo
     echo '```'
     cat "$figures"

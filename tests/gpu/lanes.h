@@ -14,19 +14,19 @@ struct lanes {
     struct kv_cuda_part *part; /* (LANES_PARTS,) */
     int parts;
     int64_t rows, pages, pool_elements;
-    float *cosine, *sine;
+    float *cosine, *sine; /* (positions, d / 2) */
 };
 
 static inline void lanes_open(struct lanes *l, struct kv_gpu *g, enum kv_cuda_entry kind, int q_heads, int kv_heads,
-                              int d, int page, int layers)
+                              int d, int page, int layers, int positions = LANES_POSITIONS)
 {
     int half = d / 2;
     *l = {};
     l->g = g;
     l->part = room<struct kv_cuda_part>(g, LANES_PARTS);
-    l->cosine = room<float>(g, LANES_POSITIONS * half);
-    l->sine = room<float>(g, LANES_POSITIONS * half);
-    for (int i = 0; i < LANES_POSITIONS * half; i++) {
+    l->cosine = room<float>(g, (int64_t)positions * half);
+    l->sine = room<float>(g, (int64_t)positions * half);
+    for (int i = 0; i < positions * half; i++) {
         double angle = i / half * pow(1000, -(double)(i % half) / half);
         l->cosine[i] = (float)cos(angle);
         l->sine[i] = (float)sin(angle);

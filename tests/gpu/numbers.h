@@ -50,6 +50,20 @@ template <typename... T> static inline void drop(struct kv_gpu *g, T *...at)
     (kv_gpu_delete_host(g, (void *)(uintptr_t)at), ...);
 }
 
+/* Lanes of 128K entries: what adds up over so many, or lies so far. An emulated device takes minutes for them, and
+ * tries them with KV_TEST_LONG only; KV_TEST_SHORT leaves them out on a real one, for tools that make kernels slow. */
+enum { LONG = 131072 };
+static inline void only_where_long_is_quick(void)
+{
+#ifdef KV_EMULATED
+    const bool slow = getenv("KV_TEST_LONG") == NULL;
+#else
+    const bool slow = getenv("KV_TEST_SHORT") != NULL;
+#endif
+    if (slow)
+        skip();
+}
+
 static inline float from_bf16(kv_bf16 x)
 {
     uint32_t bits = (uint32_t)x << 16;

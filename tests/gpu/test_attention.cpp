@@ -523,6 +523,19 @@ static void test_full_device(void **)
     kv_gpu_close(g);
 }
 
+/* One token, and a few, of lanes of 128K entries and of hardly any. */
+static void test_long_lanes(void **)
+{
+    only_where_long_is_quick();
+    struct kv_gpu *g = open_device();
+    check(g, {128, 64, 8, 2, 132, {{2, 1, 0, false, {LONG - 1, 40}}}, 3}, 1);
+    check(g, {128, 16, 4, 1, 132, {{1, 1, 0, false, {LONG - 1}}, {1, 1, 0, false, {7}}}, 3}, 2);
+    check(g, {64, 64, 2, 2, 132, {{2, 1, 0, false, {LONG - 77, LONG - 1}}}, 3}, 3);
+    check(g, {128, 64, 4, 1, 132, {{1, 12, 0, false, {LONG - 12}}}, 3}, 4);
+    check(g, {64, 16, 2, 1, 132, {{1, 17, 2, false, {LONG - 19}}}, 3}, 5);
+    kv_gpu_close(g);
+}
+
 /* However many pieces: the same up to rounding; twice: the same bits. */
 static void test_same_again(void **)
 {
@@ -647,6 +660,7 @@ int main(void)
         cmocka_unit_test(test_hopper_anything),
         cmocka_unit_test(test_hopper_same_again),
         cmocka_unit_test(test_hopper_refuses),
+        cmocka_unit_test(test_long_lanes),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

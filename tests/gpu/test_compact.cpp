@@ -144,12 +144,23 @@ static void test_long_lanes(void **state)
     kv_gpu_close(g);
 }
 
+static void test_longest_lanes(void **state)
+{
+    only_where_long_is_quick();
+    struct kv_gpu *g = open_device();
+    (void)state;
+    for (int pattern = EVERY_OTHER; pattern < PATTERNS; pattern++)
+        compact_once(g, 128, 64, LONG - 3, (enum pattern)pattern);
+    kv_gpu_close(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_long_lanes),
         cmocka_unit_test(test_many_lanes),
+        cmocka_unit_test(test_longest_lanes),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

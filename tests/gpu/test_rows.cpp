@@ -146,6 +146,7 @@ struct append_case {
     enum kv_cuda_entry kind;
     int q_heads, kv_heads, expand, d, page, parts, slot_positions;
     bool bias, q_norm, k_norm;
+    int longest = 0; /* entries of the longest lane; 0: a few */
 };
 
 /* A head after bias, norm and rotation. */
@@ -174,9 +175,12 @@ static void append_once(struct kv_gpu *g, const struct append_case *c)
 {
     struct lanes l;
     const float eps = 1e-3f;
-    lanes_open(&l, g, c->kind, c->q_heads, c->kv_heads, c->d, c->page, 2);
+    lanes_open(&l, g, c->kind, c->q_heads, c->kv_heads, c->d, c->page, 2, c->longest + LANES_POSITIONS);
     for (int p = 0; p < c->parts; p++)
-        lanes_add(&l, c->kv_heads * (p == 1 ? c->expand : 1), (p * 5 + 3) % 7, p % 3 == 2 ? 2 : 0, p == 2 ? 0 : 30 * p,
+        lanes_add(&l, c->kv_heads * (p == 1 ? c->expand : 1), (p * 5 + 3) % 7, p % 3 == 2 ? 2 : 0,
+                  p == 1 && c->longest ? c->longest
+                  : p == 2             ? 0
+                                       : 30 * p,
                   c->slot_positions && p % 2 == 0, 0);
     int heads = c->q_heads + 2 * c->kv_heads, d = c->d;
     int64_t width = (int64_t)heads * d;
@@ -303,6 +307,21 @@ static void test_rounding(void **state)
     kv_gpu_close(g);
 }
 
+/* Behind 128K entries, at positions as far. */
+static void test_append_far(void **state)
+{
+    const struct append_case cases[] = {
+        {4, 1, 1, 128, 64, 2, 0, false, false, false, LONG - 8},
+        {2, 1, 2, 64, 16, 3, 1, true, true, true, LONG - 8},
+    };
+    only_where_long_is_quick();
+    struct kv_gpu *g = open_device();
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        append_once(g, &cases[i]);
+    kv_gpu_close(g);
+}
+
 /* ---- queries kept ---- */
 
 static void keep_once(struct kv_gpu *g, int q_heads, int d, int window, const int *n_new, int passes)
@@ -399,7 +418,7 @@ int main(void)
         cmocka_unit_test(test_silu_times),   cmocka_unit_test(test_rms_norm_rounds_first),
         cmocka_unit_test(test_add_bias),     cmocka_unit_test(test_append),
         cmocka_unit_test(test_rounding),     cmocka_unit_test(test_random),
-        cmocka_unit_test(test_keep_queries),
+        cmocka_unit_test(test_keep_queries), cmocka_unit_test(test_append_far),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);

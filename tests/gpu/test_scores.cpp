@@ -261,6 +261,22 @@ static void test_splits(void **state)
     kv_gpu_close(g);
 }
 
+/* Windows over 128K entries, which a pass ends; sums of all its queries; its last one. */
+static void test_long_lanes(void **state)
+{
+    const struct sums_case cases[] = {
+        {4, 2, 2, 128, 64, LONG - 40, 40, 0, 0, 32, 0, WHOLE, false, false},
+        {2, 1, 1, 128, 64, LONG - 1, 1, 0, 16, 16, 0, WHOLE, true, false},
+        {1, 1, 1, 128, 64, LONG - 130, 130, 0, 0, 130, 0, WHOLE, false, false},
+        {4, 1, 1, 64, 16, LONG - 1, 1, 0, 0, 1, 0, WHOLE, true, false},
+    };
+    only_where_long_is_quick();
+    struct kv_gpu *g = open_device();
+    (void)state;
+    sums_of(g, cases, sizeof cases / sizeof *cases);
+    kv_gpu_close(g);
+}
+
 static void test_other_widths(void **state)
 {
     const struct sums_case cases[] = {
@@ -407,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_local_windows), cmocka_unit_test(test_slot_positions), cmocka_unit_test(test_splits),
         cmocka_unit_test(test_other_widths),  cmocka_unit_test(test_norms),          cmocka_unit_test(test_entries),
         cmocka_unit_test(test_every_code),
+        cmocka_unit_test(test_long_lanes),
     };
     need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
