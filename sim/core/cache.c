@@ -214,18 +214,14 @@ bool kv_cache_leaves(const struct kv_cache *c, struct kv_leave *leave)
         return false;
     for (int64_t i = 0; i < c->lanes; i++) {
         struct kv_room room = room_of(c, i);
-        int64_t n = c->before[i] + c->pass.n_new, first = room.frozen + kv_least(room.first, room.keep);
-        leave[i] = (struct kv_leave){0};
-        if (!evicts(c, i, &room))
-            continue;
-        if (positional) { /* evict_positions: what lies behind the hole is all held */
-            int64_t from = kv_least(room.first, room.keep), end = lane_end(c);
-            from = from > c->lane[i].hole ? from : c->lane[i].hole;
-            first = n - (end - from);
-        }
-        leave[i] =
-            (struct kv_leave){(int32_t)first, (int32_t)(n - room.newest), (int32_t)(n - room.frozen - room.keep)};
-        if (!positional && (leave[i].n > 1 || leave[i].behind <= leave[i].first))
+        int64_t n = c->before[i] + c->pass.n_new, first = kv_least(room.first, room.keep), gone;
+        gone = evicts(c, i, &room) ? n - room.frozen - room.keep : 0;
+        if (positional) /* evict_positions: what lies behind the hole is all held */
+            first = n - (lane_end(c) - (first > c->lane[i].hole ? first : c->lane[i].hole));
+        else
+            first += room.frozen;
+        leave[i] = (struct kv_leave){(int32_t)first, (int32_t)(n - room.newest), (int32_t)gone};
+        if (!positional && gone && (gone > 1 || leave[i].behind <= leave[i].first))
             return false;
     }
     return true;

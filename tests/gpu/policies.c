@@ -39,9 +39,10 @@ struct measured {
     struct kv_live live;
     struct kv_live_watch watch;
     double prefill_s, prefill_score_s, prefill_evict_s, step_s[STEPS];
-    int64_t step_evictions;         /* in the steps but the first, at which what gathered in prefill may leave */
-    int64_t taken_peak, list_bytes; /* of the device; of the sequence's tables and queries */
-    int64_t step_entries;           /* held before the step in the middle */
+    int64_t step_evictions; /* in the steps but the first, at which what gathered in prefill may leave */
+    /* Of the device at its largest; of work space, and the sequence's tables and queries, at that moment. */
+    int64_t taken_peak, work_bytes, list_bytes;
+    int64_t step_entries; /* held before the step in the middle */
     int64_t trace_bytes;
 };
 
@@ -109,7 +110,11 @@ static bool look(void *measured, struct kv_live *l, int64_t layer, struct kv_err
     struct measured *m = measured;
     (void)e;
     int64_t taken = layer + 1 == l->shape.layers && l->pass.decode_step <= 0 ? taken_bytes(m->r) : 0;
-    m->taken_peak = taken > m->taken_peak ? taken : m->taken_peak;
+    if (taken > m->taken_peak) {
+        m->taken_peak = taken;
+        m->work_bytes = work_bytes(m->r);
+        m->list_bytes = list_bytes(m->r, &l->seq);
+    }
     return true;
 }
 
@@ -151,8 +156,6 @@ static void pass(struct measured *m, double *seconds)
     double start = now_s();
     must(m->r, kv_live_step(one, 1, &m->r->e));
     *seconds = now_s() - start;
-    int64_t lists = list_bytes(m->r, &m->live.seq);
-    m->list_bytes = lists > m->list_bytes ? lists : m->list_bytes;
     note_pass(m);
 }
 
@@ -205,7 +208,7 @@ static void print(const struct measured *m)
            (double)g->entry_steps / ((double)g->lanes * (double)g->steps * (double)(g->steps + 1) / 2),
            (long long)(g->pages[KV_PER_HEAD][KV_COMPACT].peak[KV_SCOPE_LAYER].value * page),
            (long long)(g->pages[KV_PER_HEAD][KV_COMPACT].end * page), (long long)mapped, (long long)use.resident_bytes,
-           r->cuda ? (long long)r->cuda->pool.slab_bytes : 0LL, (long long)use.weight_bytes, (long long)work_bytes(r),
+           r->cuda ? (long long)r->cuda->pool.slab_bytes : 0LL, (long long)use.weight_bytes, (long long)m->work_bytes,
            (long long)m->list_bytes, (long long)r->library_bytes, (long long)m->taken_peak, (long long)m->trace_bytes);
 }
 

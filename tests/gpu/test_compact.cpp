@@ -150,7 +150,7 @@ static void test_longest_lanes(void **state)
     struct kv_gpu *g = open_device();
     (void)state;
     for (int pattern = EVERY_OTHER; pattern < PATTERNS; pattern++)
-        compact_once(g, 128, 64, LONG - 3, (enum pattern)pattern);
+        compact_once(g, KV_CUDA_BF16, 128, 64, LONG - 3, (enum pattern)pattern);
     kv_gpu_close(g);
 }
 

@@ -311,8 +311,8 @@ static void test_rounding(void **state)
 static void test_append_far(void **state)
 {
     const struct append_case cases[] = {
-        {4, 1, 1, 128, 64, 2, 0, false, false, false, LONG - 8},
-        {2, 1, 2, 64, 16, 3, 1, true, true, true, LONG - 8},
+        {KV_CUDA_BF16, 4, 1, 1, 128, 64, 2, 0, false, false, false, LONG - 8},
+        {KV_CUDA_FP8, 2, 1, 2, 64, 16, 3, 1, true, true, true, LONG - 8},
     };
     only_where_long_is_quick();
     struct kv_gpu *g = open_device();

@@ -383,9 +383,9 @@ static void test_every_code(void **state)
     float *x = room<float>(g, 2 * PAGE * D);
     (void)state;
     *table = *length = 0;
-    *p = {table, length, 1, 1, 0, 0, 0, 0, 0, NULL, 0};
+    *p = {table, length, 1, 1, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, 0};
     for (enum kv_cuda_entry kind : entry_kinds) {
-        struct kv_cuda_shape s = {1, 1, 1, D, PAGE, pool, NULL, NULL, kind};
+        struct kv_cuda_shape s = {1, 1, 1, D, PAGE, pool, NULL, NULL, kind, 0};
         for (int i = 0; i < 2 * PAGE * D; i++)
             if (kind == KV_CUDA_FP8)
                 ((uint8_t *)pool)[i] = (uint8_t)i;

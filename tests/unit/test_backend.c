@@ -416,7 +416,8 @@ static bool thin_out(void *fixture, int64_t layer, struct kv_err *e)
 static long run_steps(struct fixture *f, bool no_graph, int32_t *token, float *logits)
 {
     static const int64_t prompts[GOING] = {3, 30, 45};
-    struct kv_backend_asked asked = {.page = 4, .pool_bytes = 1 << 24, .threads = 2, .no_graph = no_graph};
+    struct kv_backend_asked asked = {
+        .dtype = TESTED.dtype[0], .page = 4, .pool_bytes = 1 << 24, .threads = 2, .no_graph = no_graph};
     struct kv_seq s[GOING];
     int64_t heads = f->w.config.kv_heads, vocab = f->w.config.vocab;
     long before = kv_emulated_repeats;
