@@ -124,7 +124,7 @@ static __device__ __forceinline__ void move_numbers_up(float *column, int32_t fi
 
 /* Blocks of a lane: columns of K, then of V, then one for the numbers. */
 template <typename unit>
-__global__ __launch_bounds__(MOVE_THREADS) void close_up(struct kv_cuda_shape s, const struct kv_cuda_part *part,
+__global__ __launch_bounds__(MOVE_THREADS, 2) void close_up(struct kv_cuda_shape s, const struct kv_cuda_part *part,
                                                          int32_t layer, const struct kv_cuda_lowest *lowest,
                                                          int64_t chunks, int32_t units)
 {
