@@ -83,4 +83,36 @@ static __device__ __forceinline__ int64_t kv_query_of(const struct kv_attention 
     return ((int64_t)p.first + token) * a.s.q_heads + head;
 }
 
+/* A tile's work: query rows [first, rows) of a store head, `head` being its first query head; the lane has `old`
+ * entries before the pass, of which and the new ones the last row sees `entries`. */
+struct kv_attention_place {
+    const int32_t *table;
+    int32_t old, part_first, head, group;
+    int32_t first, rows;
+    int32_t entries;
+};
+
+static __device__ __forceinline__ struct kv_attention_place
+kv_place_of(const struct kv_attention &a, const struct kv_attention_tile &tile, int32_t first)
+{
+    const struct kv_cuda_part &p = a.part[tile.part];
+    int32_t group = a.s.q_heads / p.heads;
+    struct kv_attention_place w = {kv_table_of(p, a.layer, tile.head),
+                                   (int32_t)kv_length_of(p, a.layer, tile.head),
+                                   p.first,
+                                   tile.head * group,
+                                   group,
+                                   first,
+                                   (p.n_new + p.n_patch) * group,
+                                   tile.entries};
+    return w;
+}
+
+/* As kv_query_of, of one of the tile's rows. */
+static __device__ __forceinline__ int64_t kv_query_at(const struct kv_attention &a, const struct kv_attention_place &w,
+                                                      int32_t row)
+{
+    return ((int64_t)w.part_first + row / w.group) * a.s.q_heads + w.head + row % w.group;
+}
+
 #endif

@@ -76,14 +76,6 @@ template <int D> struct room {
     }
 };
 
-/* One tile's work. */
-struct place {
-    const int32_t *table;
-    int32_t old, part_first, head, group; /* head: the group's first query head */
-    int32_t first, rows;                  /* the warpgroup's first row; rows of the part */
-    int32_t entries;
-};
-
 /* What a thread keeps of its two rows, 8 apart. */
 template <int D> struct sums {
     float o[D / 2], top[2], sum[2];
@@ -103,27 +95,6 @@ static __device__ __forceinline__ int64_t tile_of(int64_t n, int turn)
 {
     int64_t blocks = gridDim.x, at = turn * blocks + (turn % 2 ? blocks - 1 - blockIdx.x : blockIdx.x);
     return at < n ? at : -1;
-}
-
-static __device__ __forceinline__ struct place place_of(const struct kv_attention &a,
-                                                        const struct kv_attention_tile &tile)
-{
-    const struct kv_cuda_part &p = a.part[tile.part];
-    int32_t group = a.s.q_heads / p.heads;
-    struct place w = {kv_table_of(p, a.layer, tile.head),
-                      (int32_t)kv_length_of(p, a.layer, tile.head),
-                      p.first,
-                      tile.head * group,
-                      group,
-                      tile.number * ROWS + group_here() * GROUP_ROWS,
-                      (p.n_new + p.n_patch) * group,
-                      tile.entries};
-    return w;
-}
-
-static __device__ __forceinline__ int64_t query_at(const struct kv_attention &a, const struct place &w, int32_t row)
-{
-    return ((int64_t)w.part_first + row / w.group) * a.s.q_heads + w.head + row % w.group;
 }
 
 /* ---- the thread that copies ---- */
@@ -168,7 +139,7 @@ static __device__ __forceinline__ void copy_lanes(const struct kv_attention &a, 
 
 /* The warpgroup's rows, zeros behind the last. */
 template <int D>
-static __device__ __forceinline__ void copy_queries(const struct kv_attention &a, const struct place &w,
+static __device__ __forceinline__ void copy_queries(const struct kv_attention &a, const struct kv_attention_place &w,
                                                     unsigned char *q)
 {
     enum { CHUNKS = D / 8 };
@@ -177,7 +148,7 @@ static __device__ __forceinline__ void copy_queries(const struct kv_attention &a
     q += group_here() * (GROUP_ROWS * KV_TILE_ROW) + chunk / 8 * form<D>::Q_TILE;
     for (int r = t / CHUNKS; r < GROUP_ROWS; r += WARPGROUP / CHUNKS) {
         bool there = w.first + r < w.rows;
-        int64_t at = query_at(a, w, there ? w.first + r : 0);
+        int64_t at = kv_query_at(a, w, there ? w.first + r : 0);
         kv_copy_later(q + r * KV_TILE_ROW + ((chunk ^ r) & 7) * 16, a.q + at * D + chunk * 8, there);
     }
     kv_copy_group();
@@ -218,7 +189,7 @@ static __device__ __forceinline__ void leave(uint64_t *empty)
 }
 
 /* What a row does not see counts nothing: entries [old + token + 1, ...). `first`: the first key's. */
-static __device__ __forceinline__ void mask(const struct place &w, int32_t first, float (&s)[KEYS / 2])
+static __device__ __forceinline__ void mask(const struct kv_attention_place &w, int32_t first, float (&s)[KEYS / 2])
 {
     if (first + KEYS <= w.old + w.first / w.group + 1)
         return;
@@ -293,7 +264,7 @@ template <int D> static __device__ __forceinline__ void clear_behind(int32_t ent
 }
 
 template <int D>
-static __device__ __forceinline__ void write_rows(const struct kv_attention &a, const struct place &w,
+static __device__ __forceinline__ void write_rows(const struct kv_attention &a, const struct kv_attention_place &w,
                                                   const struct sums<D> &r, float scale)
 {
     int lane = (int)threadIdx.x % 32;
@@ -305,7 +276,7 @@ static __device__ __forceinline__ void write_rows(const struct kv_attention &a, 
         int32_t row = w.first + row_here() + half * 8;
         if (row >= w.rows)
             continue; /* a row's four lanes together */
-        int64_t at = query_at(a, w, row);
+        int64_t at = kv_query_at(a, w, row);
         float by = sum > 0 ? 1 / sum : 0.0f;
         KV_UNROLL
         for (int n = 0; n < D / 8; n++)
@@ -326,7 +297,7 @@ template <int D> static __device__ __forceinline__ void before_products(struct s
 
 /* One tile. `keys`: the stage of its first keys; left as that of the next tile's. */
 template <int D>
-static __device__ __forceinline__ void attend(const struct kv_attention &a, const struct place &w,
+static __device__ __forceinline__ void attend(const struct kv_attention &a, const struct kv_attention_place &w,
                                               const struct room<D> &at, struct stage *keys)
 {
     const float scale = 1.44269504f / sqrtf((float)D);
@@ -393,7 +364,9 @@ static __device__ __forceinline__ void attend_all(const struct kv_attention &a, 
     if (group_here() == 1)
         kv_named_arrive(TURN, BOTH); /* the first turn is the other's */
     for (int turn = 0; tile_of(n, turn) >= 0; turn++) {
-        const struct place w = place_of(a, list[tile_of(n, turn)]);
+        const struct kv_attention_tile tile = list[tile_of(n, turn)];
+        const struct kv_attention_place w =
+            kv_place_of(a, tile, tile.number * ROWS + group_here() * GROUP_ROWS); /* the warpgroup's own rows */
         copy_queries<D>(a, w, at.base);
         attend<D>(a, w, at, &s);
     }

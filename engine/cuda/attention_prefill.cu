@@ -30,14 +30,6 @@ template <int D> struct form {
     };
 };
 
-/* One block's work. */
-struct place {
-    const int32_t *table;
-    int32_t old, part_first, head, group; /* head: the group's first query head */
-    int32_t first, rows;                  /* first row of the tile; rows of the part */
-    int32_t entries;
-};
-
 /* What a thread keeps of its rows: of each 16-row block, rows lane / 4 and 8 behind. */
 template <int D> struct sums {
     float o[BLOCKS][D / 8][4], top[BLOCKS][2], sum[BLOCKS][2];
@@ -51,27 +43,22 @@ template <int D> static __device__ __forceinline__ uint32_t chunk_at(int row, in
     return (uint32_t)((row * form<D>::CHUNKS + mixed) * 16);
 }
 
-static __device__ __forceinline__ int64_t query_at(const struct kv_attention &a, const struct place &w, int32_t row)
-{
-    return ((int64_t)w.part_first + row / w.group) * a.s.q_heads + w.head + row % w.group;
-}
-
 template <int D>
-static __device__ __forceinline__ void copy_queries(const struct kv_attention &a, const struct place &w,
+static __device__ __forceinline__ void copy_queries(const struct kv_attention &a, const struct kv_attention_place &w,
                                                     unsigned char *q)
 {
     int chunk = (int)threadIdx.x % form<D>::CHUNKS;
     for (int r = (int)threadIdx.x / form<D>::CHUNKS; r < ROWS; r += THREADS / form<D>::CHUNKS) {
         bool there = w.first + r < w.rows;
-        int64_t at = query_at(a, w, there ? w.first + r : w.first);
+        int64_t at = kv_query_at(a, w, there ? w.first + r : w.first);
         kv_copy_later(q + chunk_at<D>(r, chunk), a.q + at * D + chunk * 8, there);
     }
 }
 
 /* Entries [first, first + KEYS), zeros behind the last; fp8 as bare rows. */
 template <int D, typename E>
-static __device__ __forceinline__ void copy_tile(const struct kv_attention &a, const struct place &w, int32_t first,
-                                                 unsigned char *keys, unsigned char *values)
+static __device__ __forceinline__ void copy_tile(const struct kv_attention &a, const struct kv_attention_place &w,
+                                                 int32_t first, unsigned char *keys, unsigned char *values)
 {
     enum { PER_CHUNK = 16 / (int)sizeof(E), CHUNKS = D / PER_CHUNK, STEP = THREADS / CHUNKS };
     int chunk = (int)threadIdx.x % CHUNKS, mine = (int)threadIdx.x / CHUNKS;
@@ -138,7 +125,7 @@ static __device__ __forceinline__ void rotate_chunk(const struct kv_cuda_shape &
 
 /* Queries by their tokens' places in the lane. */
 template <int D, typename M>
-static __device__ __forceinline__ void rotate_queries(const struct kv_attention &a, const struct place &w,
+static __device__ __forceinline__ void rotate_queries(const struct kv_attention &a, const struct kv_attention_place &w,
                                                       unsigned char *q)
 {
     enum { PAIRS = form<D>::CHUNKS / 2 };
@@ -148,8 +135,8 @@ static __device__ __forceinline__ void rotate_queries(const struct kv_attention 
 }
 
 template <int D, typename M>
-static __device__ __forceinline__ void rotate_tile(const struct kv_attention &a, const struct place &w, int32_t first,
-                                                   unsigned char *keys)
+static __device__ __forceinline__ void rotate_tile(const struct kv_attention &a, const struct kv_attention_place &w,
+                                                   int32_t first, unsigned char *keys)
 {
     enum { PAIRS = form<D>::CHUNKS / 2 };
     for (int i = (int)threadIdx.x; i < KEYS * PAIRS; i += THREADS)
@@ -190,7 +177,8 @@ static __device__ __forceinline__ void multiply_keys(unsigned char *q, unsigned 
 }
 
 /* What a row does not see counts nothing: entries [old + token + 1, ...). `first`: the tile's first. */
-static __device__ __forceinline__ void mask(const struct place &w, int32_t first, float s[BLOCKS][KEYS / 8][4])
+static __device__ __forceinline__ void mask(const struct kv_attention_place &w, int32_t first,
+                                            float s[BLOCKS][KEYS / 8][4])
 {
     int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 * WARP_ROWS + lane / 4;
     KV_UNROLL
@@ -272,7 +260,7 @@ static __device__ __forceinline__ void multiply_values(struct sums<D> *r, float 
 }
 
 template <int D>
-static __device__ __forceinline__ void write_rows(const struct kv_attention &a, const struct place &w,
+static __device__ __forceinline__ void write_rows(const struct kv_attention &a, const struct kv_attention_place &w,
                                                   struct sums<D> *r, float scale)
 {
     int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 * WARP_ROWS + lane / 4;
@@ -286,7 +274,7 @@ static __device__ __forceinline__ void write_rows(const struct kv_attention &a, 
         int32_t number = w.first + row + b * 16 + half * 8;
         if (number >= w.rows)
             continue; /* a row's four lanes together */
-        int64_t at = query_at(a, w, number);
+        int64_t at = kv_query_at(a, w, number);
         float by = sum > 0 ? 1 / sum : 0.0f;
         KV_UNROLL
         for (int n = 0; n < D / 8; n++)
@@ -295,22 +283,6 @@ static __device__ __forceinline__ void write_rows(const struct kv_attention &a, 
         if (lane % 4 == 0)
             a.lse[at] = sum > 0 ? r->top[b][half] * (scale * 0.693147181f) + logf(sum) : -INFINITY;
     }
-}
-
-static __device__ __forceinline__ struct place place_of(const struct kv_attention &a,
-                                                        const struct kv_attention_tile &tile)
-{
-    const struct kv_cuda_part &p = a.part[tile.part];
-    int32_t group = a.s.q_heads / p.heads;
-    struct place w = {kv_table_of(p, a.layer, tile.head),
-                      (int32_t)kv_length_of(p, a.layer, tile.head),
-                      p.first,
-                      tile.head * group,
-                      group,
-                      tile.number * ROWS,
-                      (p.n_new + p.n_patch) * group,
-                      tile.entries};
-    return w;
 }
 
 template <int D> static __device__ __forceinline__ void clear(struct sums<D> *r)
@@ -336,7 +308,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     enum { TILE = form<D>::TILE_BYTES };
     constexpr bool widens = sizeof(E) == 1; /* then tiles arrive in the first half of the first one's room */
     constexpr int arrives = widens ? TILE / 2 : TILE;
-    const struct place w = place_of(a, list[blockIdx.x]);
+    const struct kv_attention_tile &tile = list[blockIdx.x];
+    const struct kv_attention_place w = kv_place_of(a, tile, tile.number * ROWS);
     unsigned char *q = shared, *tiles = shared + form<D>::Q_BYTES;
     float scale = 1.44269504f / sqrtf((float)D);
     int32_t mine = w.first + (int)threadIdx.x / 32 * WARP_ROWS;
@@ -373,7 +346,8 @@ __global__ void __launch_bounds__(THREADS, 2)
         take_weights<D>(&r, s, scale);
         multiply_values<D, M>(&r, s, keys + TILE);
     }
-    write_rows<D>(a, place_of(a, list[blockIdx.x]), &r, scale); /* asked again: not kept in registers till here */
+    /* asked again: not kept in registers till here */
+    write_rows<D>(a, kv_place_of(a, list[blockIdx.x], list[blockIdx.x].number * ROWS), &r, scale);
 }
 
 template <int D>

@@ -125,8 +125,8 @@ static __device__ __forceinline__ void move_numbers_up(float *column, int32_t fi
 /* Blocks of a lane: columns of K, then of V, then one for the numbers. */
 template <typename unit>
 __global__ __launch_bounds__(MOVE_THREADS, 2) void close_up(struct kv_cuda_shape s, const struct kv_cuda_part *part,
-                                                         int32_t layer, const struct kv_cuda_lowest *lowest,
-                                                         int64_t chunks, int32_t units)
+                                                            int32_t layer, const struct kv_cuda_lowest *lowest,
+                                                            int64_t chunks, int32_t units)
 {
     const struct kv_cuda_part &p = *part;
     int32_t head = (int32_t)blockIdx.y, end = (int32_t)kv_length_of(p, layer, head) + p.n_new;
