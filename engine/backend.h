@@ -89,6 +89,7 @@ struct kv_backend_use {
     int64_t pages_live, pages_peak, page_bytes;
     int64_t resident_bytes; /* of the pool, as the system says */
     int64_t weight_bytes;
+    int64_t device_bytes; /* that the driver says were taken since the backend began to open; 0: there is no driver */
     int64_t load_bytes; /* of matrices, read from files when it was opened; 0: where they are read as they are needed */
     double load_s;      /* until all weights were where they are computed with */
 };

@@ -284,6 +284,7 @@ static const struct kv_column columns[] = {
     {"pages_end_bytes", "at the\nend", KV_CELL_BYTES},
     {"pool_pages", NULL, KV_CELL_COUNT},
     {"resident_bytes", "resident", KV_CELL_BYTES},
+    {"device_bytes", NULL, KV_CELL_BYTES},
     {"ties", NULL, KV_CELL_COUNT},
     {"passes", NULL, KV_CELL_COUNT},
     {"prefill_s", "prefill\ns", KV_CELL_REAL},
@@ -327,6 +328,8 @@ static void fill_row(const struct kv_host *h, const struct sequence *s, struct k
     kv_set_whole(t, row, "pages_end_bytes", g->pages[KV_PER_HEAD][KV_COMPACT].end * page);
     kv_set_whole(t, row, "pool_pages", s->use.pages_live);
     kv_set_whole(t, row, "resident_bytes", s->use.resident_bytes);
+    if (s->use.device_bytes)
+        kv_set_whole(t, row, "device_bytes", s->use.device_bytes);
     kv_set_whole(t, row, "ties", ties);
     kv_set_whole(t, row, "passes", g->passes);
     kv_set_real(t, row, "prefill_s", s->prefill_s);

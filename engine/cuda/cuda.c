@@ -91,7 +91,9 @@ static bool cuda_open(struct kv_backend **out, const struct kv_weights *w, const
     b->config = *c;
     b->asked = *asked;
     *out = &b->base;
-    bool good = kv_gpu_open(&b->gpu, e) && kv_cuda_load(b, e);
+    bool good = kv_gpu_open(&b->gpu, e);
+    b->free_before = good ? kv_gpu_free_bytes(b->gpu) : 0;
+    good = good && kv_cuda_load(b, e);
     enum kv_cuda_entry entry = entry_of(asked->dtype);
     int64_t page_bytes = 2 * asked->page * c->head_dim * kv_cuda_entry_bytes(entry);
     int64_t pool = !good || asked->pool_bytes ? asked->pool_bytes : kv_gpu_free_bytes(b->gpu) / 2;
@@ -559,6 +561,7 @@ static struct kv_backend_use cuda_use(const struct kv_backend *backend)
                                    .page_bytes = b->pool.page_bytes,
                                    .resident_bytes = b->pool.mapped * b->pool.slab_bytes,
                                    .weight_bytes = b->weight_bytes,
+                                   .device_bytes = b->free_before - kv_gpu_free_bytes(b->gpu),
                                    .load_bytes = b->load_bytes,
                                    .load_s = b->load_s};
 }

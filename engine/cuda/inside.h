@@ -48,7 +48,7 @@ struct kv_cuda {
     struct kv_gpu *gpu;
     struct kv_cuda_shape shape;
     struct kv_cuda_pool pool;
-    int64_t weight_bytes;
+    int64_t weight_bytes, free_before; /* of the device, before weights */
     int64_t load_bytes; /* read from files for them */
     double load_s;
 
