@@ -28,7 +28,7 @@ static int64_t chunk_end(const struct kv_when *w, const struct kv_request *r, in
     *region = r->prefill > w->tail ? r->prefill - w->tail : 0;
     if (seen >= *region)
         return r->prefill;
-    int64_t start = seen / w->chunk * w->chunk;
+    int64_t start = seen < w->chunk ? 0 : seen / w->chunk * w->chunk; /* dividing takes as long as all the rest */
     return w->chunk < *region - start ? start + w->chunk : *region;
 }
 
@@ -59,7 +59,7 @@ static void plan_decode(const struct kv_when *w, int64_t end, struct kv_pass *p)
     p->last = false;
     p->decode_step = p->seen - p->prefill;
     bool evicts = w->at & KV_AT_DECODE;
-    int64_t in_period = p->decode_step % w->every; /* periods count decoded tokens, from the first */
+    int64_t in_period = w->every > 1 ? p->decode_step % w->every : 0; /* of decoded tokens, from the first */
     p->evict = evicts && in_period == w->every - 1;
     p->repeat = end - p->seen;
     if (evicts && w->every > 1)

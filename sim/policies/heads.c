@@ -107,7 +107,7 @@ static bool prepare_mask(struct kv_policy *p, const struct kv_shape *s, struct k
 
 static int64_t mask_group(const struct kv_policy *p, const struct kv_shape *s, int64_t layer, int64_t head)
 {
-    int64_t kv_head = head / (s->store_heads / s->kv_heads);
+    int64_t kv_head = s->store_heads == s->kv_heads ? head : head / (s->store_heads / s->kv_heads);
     return !((const struct mask_params *)p->law_params)->full[layer * s->kv_heads + kv_head];
 }
 
