@@ -85,11 +85,11 @@ bool kv_cache_next(const struct kv_cache *c, int64_t limit, struct kv_pass *pass
  * KV_ENV. */
 bool kv_cache_begin(struct kv_cache *c, const struct kv_pass *pass, int64_t passes, struct kv_err *e);
 
-/* Channels (KV_BIT) that a layer's lanes need in this pass; 0: nothing will leave and nothing is observed. Then the
- * lanes need not be handed in. */
+/* Channels (KV_BIT) that a layer's lanes need in this pass; 0: the lanes need not be handed in, the layer alone, if
+ * something leaves it at all (kv_cache_idle). */
 unsigned kv_cache_wants(const struct kv_cache *c, int64_t layer);
 
-/* Whether that is so of all layers, and nothing leaves by its position either: a pass nobody needs to look into. */
+/* Whether nothing leaves any layer and nothing is observed: a pass nobody needs to look into. */
 bool kv_cache_idle(const struct kv_cache *c);
 
 /* What a lane loses in a pass, by rank, the new tokens counted: `n` of its entries [first, behind). */

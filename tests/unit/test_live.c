@@ -116,6 +116,15 @@ static bool look(void *follow_, struct kv_live *l, int64_t layer, struct kv_err 
     return true;
 }
 
+static bool nothing_in_layer(void *follow, struct kv_live *l, int64_t layer, struct kv_err *e)
+{
+    (void)follow;
+    (void)l;
+    (void)layer;
+    (void)e;
+    return true;
+}
+
 static bool nothing_more(void *follow, struct kv_live *l, struct kv_err *e)
 {
     (void)follow;
@@ -361,6 +370,64 @@ static void every_kind_on_recall(void **state)
     run_specs(f, draw_tokens(f, PROMPT, 5));
 }
 
+/* Feeds what it says itself, to the end; looked at by nobody, or in each layer. What its lanes hold by then, all sets
+ * together, and the passes' logits in `seen`. */
+static void run_alone(struct fixture *f, const char *spec, const int32_t *token, bool watched, uint64_t *set,
+                      float *seen, double *entries)
+{
+    struct kv_defaults run = {.chunk = CHUNK, .dtype = KV_FP32};
+    struct kv_live_watch watch = {.wants = wants_nothing, .scores = nothing_in_layer, .ends = nothing_more};
+    struct kv_policy policy;
+    struct kv_live l, *one[] = {&l};
+    int64_t vocab = f->w.config.vocab;
+    open_backend(f, PAGE, 1 << 24, 2);
+    MUST(kv_policy_from_spec(&policy, spec, f->a, &f->e));
+    MUST(kv_live_open(&l, f->b, &f->w, &policy, &run, token, PROMPT, OUTPUT, 0, PAGE, false, f->a, &f->e));
+    l.watch = watched ? &watch : NULL;
+    for (; kv_live_next(&l); seen += vocab) {
+        MUST(kv_live_step(one, 1, &f->e));
+        memcpy(seen, l.logits, sizeof *seen * (size_t)vocab);
+        if (l.cache.seen == l.n_token && l.n_token < PROMPT + OUTPUT)
+            kv_live_add(&l, kv_live_greedy(&l));
+    }
+    for (int64_t i = 0; i < l.cache.lanes; i++, set += ROOM / 64 + 1) {
+        int64_t layer = i / l.shape.store_heads, head = i % l.shape.store_heads;
+        memcpy(set, kv_cache_set(&l.cache, layer, head), sizeof *set * (size_t)kv_words(l.cache.seen));
+        assert_int_equal(l.seq.lane[i].length, kv_cache_held(&l.cache, layer, head));
+    }
+    *entries = (double)l.cache.ledger.entry_steps;
+    kv_live_close(&l);
+}
+
+/* A pass that nobody needs to look into leaves out the layers' hook: no other entries may stay for that. */
+static void nobody_has_to_watch(void **state)
+{
+    struct fixture *f = *state;
+    enum { SETS = 64 * (ROOM / 64 + 1), PASSES = PROMPT + OUTPUT };
+    open_model(f, &shape, KV_TENSOR_F32, 11);
+    int32_t *token = draw_tokens(f, PROMPT, 4);
+    size_t numbers = (size_t)(PASSES * f->w.config.vocab);
+    float *seen = malloc(sizeof *seen * numbers), *watched = malloc(sizeof *watched * numbers);
+    for (int i = 0; i < SPECS; i++) {
+        uint64_t sets[2][SETS] = {{0}};
+        double entries[2];
+        if (specs[i].refused)
+            continue;
+        memset(seen, 0, sizeof *seen * numbers);
+        memset(watched, 0, sizeof *watched * numbers);
+        const char *spec = with_heads(f, specs[i].spec);
+        run_alone(f, spec, token, true, sets[0], watched, &entries[0]);
+        run_alone(f, spec, token, false, sets[1], seen, &entries[1]);
+        if (memcmp(sets[0], sets[1], sizeof sets[0]) || entries[0] != entries[1] ||
+            memcmp(seen, watched, sizeof *seen * numbers))
+            fail_msg("%s: %.0f entries over its steps where nobody looks, %.0f where somebody does", specs[i].spec,
+                     entries[1], entries[0]);
+    }
+    unlink(kv_format(f->a, "%s.heads.tsv", f->folder));
+    free(seen);
+    free(watched);
+}
+
 /* Rules that are not those of the run: the witness says where they part. */
 static void other_rules_are_noticed(void **state)
 {
@@ -558,6 +625,7 @@ int main(void)
         TEST(every_kind_was_tried),
         TEST(every_kind_on_a_random_model),
         TEST(every_kind_on_recall),
+        TEST(nobody_has_to_watch),
         TEST(sequences_do_not_disturb_each_other),
         TEST(keeping_all_is_no_policy),
         TEST(other_rules_are_noticed),
